@@ -1,0 +1,10 @@
+#![doc = include_str!("README.md")]
+
+pub mod catalog_facts;
+pub mod change;
+pub mod clock;
+pub mod exit_code;
+pub mod limits;
+pub mod lsn;
+pub mod pgoutput;
+pub mod relations;
