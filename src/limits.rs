@@ -1,5 +1,7 @@
 //! Every bound that is not a setting, by name.
 
+use std::time::Duration;
+
 /// Protocol messages read from PostgreSQL in one turn of the loop before Kafka is served again.
 pub const MESSAGES_PER_TURN_MAX: u32 = 256;
 
@@ -11,3 +13,9 @@ pub const RING_ENTRIES_MAX: usize = 32_768;
 
 /// What librdkafka keeps beside a record's key and value, in bytes, as `[memory] max` counts it.
 pub const RECORD_OVERHEAD_BYTES: usize = 300;
+
+/// Bytes of WAL by which the confirmed position may be ahead of the last status update before one is sent early.
+pub const CONFIRMED_BYTES_BEFORE_UPDATE: u64 = 256 * 1024;
+
+/// The least time between two early status updates: at most 20 a second.
+pub const STATUS_UPDATE_SPACING: Duration = Duration::from_millis(50);

@@ -1,0 +1,239 @@
+//! What is in flight: a preallocated ring of entries, one per unit of confirmation.
+//!
+//! An entry is a transaction, or a non-transactional logical message (later a snapshot chunk or a heartbeat). It is
+//! opened at the first record, counts the records that no delivery report has settled, and is sealed when no more
+//! records will join it. The contiguous prefix of entries that are sealed and settled gives the LSN to confirm.
+//! The ring knows neither libpq nor Kafka.
+
+use crate::change::Ticket;
+use crate::lsn::Lsn;
+
+/// One unit of confirmation.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    /// Records handed to the sink and not settled yet.
+    outstanding: u32,
+    /// The LSN to name in messages: of the commit record, or of the message.
+    position: Lsn,
+    /// The LSN to confirm once this entry and all before it are settled; none while records may still join.
+    confirm: Option<Lsn>,
+}
+
+/// A fixed number of entries; the oldest is the next to be confirmed.
+#[derive(Debug)]
+pub struct Ring {
+    entries: Box<[Entry]>,
+    /// Sequence number of the oldest entry.
+    oldest: u64,
+    /// Sequence number of the next entry to be opened.
+    next: u64,
+    /// Records of all entries that are not settled.
+    outstanding: u64,
+}
+
+/// A ticket that no entry in flight has: a defect of the sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a record was settled twice, or was never in flight (ticket {0:?})")]
+pub struct UnknownTicket(pub Ticket);
+
+impl Ring {
+    /// A ring of `capacity` entries, all of them allocated now. A capacity of 0 is taken as 1.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Ring { entries: vec![Entry::default(); capacity.max(1)].into_boxed_slice(), oldest: 0, next: 0, outstanding: 0 }
+    }
+
+    /// How many entries are in flight.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        usize::try_from(self.next - self.oldest).unwrap_or(usize::MAX)
+    }
+
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.next == self.oldest
+    }
+
+    /// Whether another entry can be opened.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.count() < self.entries.len()
+    }
+
+    /// Records that no delivery report has settled.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    /// Opens an entry at `position`; none when the ring is full.
+    pub fn open(&mut self, position: Lsn) -> Option<Ticket> {
+        if !self.has_room() {
+            return None;
+        }
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        *self.at(ticket) = Entry { outstanding: 0, position, confirm: None };
+        Some(ticket)
+    }
+
+    /// Adds `records` to what the entry waits for.
+    ///
+    /// # Errors
+    /// When no entry in flight has this ticket.
+    pub fn add(&mut self, ticket: Ticket, records: u32) -> Result<(), UnknownTicket> {
+        self.entry(ticket)?.outstanding += records;
+        self.outstanding += u64::from(records);
+        Ok(())
+    }
+
+    /// Settles one record of the entry.
+    ///
+    /// # Errors
+    /// When no entry in flight has this ticket, or all its records are settled.
+    pub fn settle(&mut self, ticket: Ticket) -> Result<(), UnknownTicket> {
+        let entry = self.entry(ticket)?;
+        entry.outstanding = entry.outstanding.checked_sub(1).ok_or(UnknownTicket(ticket))?;
+        self.outstanding -= 1;
+        Ok(())
+    }
+
+    /// Closes the entry for more records; `confirm` may be confirmed once it and all before it are settled.
+    ///
+    /// # Errors
+    /// When no entry in flight has this ticket.
+    pub fn seal(&mut self, ticket: Ticket, confirm: Lsn) -> Result<(), UnknownTicket> {
+        self.entry(ticket)?.confirm = Some(confirm);
+        Ok(())
+    }
+
+    /// Raises what the newest entry confirms, for a transaction without records that ended after it. Says whether
+    /// there was a sealed entry to raise.
+    pub fn extend_newest(&mut self, confirm: Lsn) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let newest = self.at(Ticket(self.next - 1));
+        match &mut newest.confirm {
+            Some(sealed) => {
+                *sealed = confirm.max(*sealed);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Drops the settled prefix; the greatest LSN that it allows to confirm, if any entry was dropped.
+    pub fn advance(&mut self) -> Option<Lsn> {
+        let mut confirmed = None;
+        while !self.is_empty() {
+            let Entry { outstanding: 0, confirm: Some(confirm), .. } = *self.at(Ticket(self.oldest)) else {
+                break;
+            };
+            confirmed = confirmed.max(Some(confirm));
+            self.oldest += 1;
+        }
+        confirmed
+    }
+
+    /// The position of the entry, for messages; none when it is not in flight.
+    #[must_use]
+    pub fn position(&self, ticket: Ticket) -> Option<Lsn> {
+        self.holds(ticket).then(|| self.entries[self.index_of(ticket)].position)
+    }
+
+    /// The position of the oldest entry in flight.
+    #[must_use]
+    pub fn oldest_position(&self) -> Option<Lsn> {
+        self.position(Ticket(self.oldest))
+    }
+
+    fn holds(&self, ticket: Ticket) -> bool {
+        (self.oldest..self.next).contains(&ticket.0)
+    }
+
+    fn index_of(&self, ticket: Ticket) -> usize {
+        usize::try_from(ticket.0 % self.entries.len() as u64).unwrap_or_default()
+    }
+
+    fn at(&mut self, ticket: Ticket) -> &mut Entry {
+        let index = self.index_of(ticket);
+        &mut self.entries[index]
+    }
+
+    fn entry(&mut self, ticket: Ticket) -> Result<&mut Entry, UnknownTicket> {
+        if self.holds(ticket) { Ok(self.at(ticket)) } else { Err(UnknownTicket(ticket)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(ring: &mut Ring, records: u32, confirm: u64) -> Ticket {
+        let ticket = ring.open(Lsn(confirm - 1)).unwrap();
+        ring.add(ticket, records).unwrap();
+        ring.seal(ticket, Lsn(confirm)).unwrap();
+        ticket
+    }
+
+    #[test]
+    fn a_later_success_does_not_move_past_an_earlier_record() {
+        let mut ring = Ring::with_capacity(4);
+        let first = sealed(&mut ring, 2, 10);
+        let second = sealed(&mut ring, 1, 20);
+        ring.settle(second).unwrap();
+        assert_eq!(ring.advance(), None);
+        ring.settle(first).unwrap();
+        assert_eq!(ring.advance(), None);
+        ring.settle(first).unwrap();
+        assert_eq!(ring.advance(), Some(Lsn(20)));
+        assert!(ring.is_empty());
+    }
+
+    #[test]
+    fn an_open_entry_is_not_confirmed_though_all_its_records_are_settled() {
+        let mut ring = Ring::with_capacity(4);
+        let ticket = ring.open(Lsn(9)).unwrap();
+        ring.add(ticket, 1).unwrap();
+        ring.settle(ticket).unwrap();
+        assert_eq!(ring.advance(), None);
+        ring.seal(ticket, Lsn(10)).unwrap();
+        assert_eq!(ring.advance(), Some(Lsn(10)));
+    }
+
+    #[test]
+    fn a_full_ring_opens_no_entry_until_the_oldest_is_confirmed() {
+        let mut ring = Ring::with_capacity(2);
+        let first = sealed(&mut ring, 1, 10);
+        sealed(&mut ring, 1, 20);
+        assert_eq!(ring.open(Lsn(30)), None);
+        ring.settle(first).unwrap();
+        assert_eq!(ring.advance(), Some(Lsn(10)));
+        assert!(ring.open(Lsn(30)).is_some());
+    }
+
+    #[test]
+    fn an_empty_transaction_joins_the_newest_entry() {
+        let mut ring = Ring::with_capacity(2);
+        assert!(!ring.extend_newest(Lsn(5)));
+        let ticket = sealed(&mut ring, 1, 10);
+        assert!(ring.extend_newest(Lsn(30)));
+        assert!(ring.extend_newest(Lsn(20)), "a lower position changes nothing");
+        assert_eq!(ring.advance(), None);
+        ring.settle(ticket).unwrap();
+        assert_eq!(ring.advance(), Some(Lsn(30)));
+    }
+
+    #[test]
+    fn a_record_settled_twice_is_a_defect() {
+        let mut ring = Ring::with_capacity(2);
+        let ticket = sealed(&mut ring, 1, 10);
+        ring.settle(ticket).unwrap();
+        assert_eq!(ring.settle(ticket), Err(UnknownTicket(ticket)));
+        ring.advance();
+        assert_eq!(ring.settle(ticket), Err(UnknownTicket(ticket)));
+        assert_eq!(ring.seal(Ticket(7), Lsn(1)), Err(UnknownTicket(Ticket(7))));
+    }
+}
