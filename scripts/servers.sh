@@ -131,3 +131,21 @@ kafka_tool() {
     java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$servers/kafka-libs/*" \
         -Dlog4j2.configurationFile="$root/tests/servers/log4j2-tools.yaml" "$@"
 }
+
+# --- for those who start servers
+
+# take_lines COMMAND...: sets a variable for each KEY=VALUE line that the command prints, such as pg-up and kafka-up do.
+take_lines() {
+    local lines line
+    lines=$("$@")
+    while IFS= read -r line; do printf -v "${line%%=*}" '%s' "${line#*=}"; done <<<"$lines"
+}
+
+# end PID SIGNAL SECONDS: our own child; its exit status, or 137 when it had to be killed.
+end() {
+    local status=0
+    kill -"$2" "$1" 2>/dev/null || true
+    wait_gone "$1" "$3" || kill -KILL "$1"
+    wait "$1" || status=$?
+    return "$status"
+}
