@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod exit_code;
 pub mod limits;
+pub mod logging;
 pub mod lsn;
 pub mod pgoutput;
 pub mod relations;
