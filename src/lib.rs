@@ -3,9 +3,11 @@
 pub mod catalog_facts;
 pub mod change;
 pub mod clock;
+pub mod config;
 pub mod exit_code;
 pub mod feedback;
 pub mod limits;
+pub mod logging;
 pub mod lsn;
 pub mod pgoutput;
 pub mod relations;
