@@ -2,6 +2,7 @@
 
 pub mod catalog_facts;
 pub mod change;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod exit_code;

@@ -25,8 +25,7 @@ pub use mask::{mask_dsn, mask_property};
 pub use resolve::Config;
 pub use secret::{Environment, Secret};
 pub use settings::{
-    DecodeSettings, DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings, Topics,
-    Truncate,
+    DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings, Topics, Truncate,
 };
 pub use units::Budget;
 

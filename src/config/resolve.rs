@@ -14,8 +14,7 @@ use super::layers::{Given, Layers};
 use super::mask::is_secret_property;
 use super::secret::{self, Environment, Secret};
 use super::settings::{
-    DecodeSettings, DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings, Topics,
-    Truncate,
+    DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings, Topics, Truncate,
 };
 use super::units::{parse_budget, parse_duration, parse_interval, parse_size};
 use super::value;
@@ -107,12 +106,6 @@ impl Config {
             publications: self.draft.publications.clone(),
             log: self.draft.log,
         })
-    }
-
-    /// The settings of `decode`.
-    #[must_use]
-    pub fn decode(&self) -> DecodeSettings {
-        DecodeSettings { dump_keepalives: self.draft.dump_keepalives, log: self.draft.log }
     }
 
     /// What is allowed and yet unwise, for the log.

@@ -57,13 +57,6 @@ pub struct SlotSettings {
     pub log: LogSettings,
 }
 
-/// What `decode` works with.
-#[derive(Clone, Debug)]
-pub struct DecodeSettings {
-    pub dump_keepalives: bool,
-    pub log: LogSettings,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink {
     Kafka,
