@@ -394,3 +394,31 @@ fn a_secret_on_the_command_line_is_warned_of() {
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].starts_with("-X sasl.password: "));
 }
+
+const EXAMPLE: &str = include_str!("../../man/walcat.example.toml");
+
+#[test]
+fn the_example_can_be_used_as_it_is() {
+    let found = settings(&Case { file: EXAMPLE, ..NOTHING });
+    assert_eq!((found.slot.as_str(), found.publications), ("walcat_shop", vec!["walcat_shop".to_owned()]));
+}
+
+#[test]
+fn the_example_has_every_key_with_its_default() {
+    let uncommented: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with([' ', '#']) && !key.is_empty() => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let found = file::parse(&uncommented, Path::new("walcat.example.toml")).unwrap_or_else(|error| panic!("{error}"));
+    for row in &Key::ALL {
+        let setting = found.settings.iter().find(|(key, _)| *key == row.key).map(|(_, setting)| &setting.value);
+        let texts = setting.unwrap_or_else(|| panic!("{} is missing", row.name));
+        if let Some(default) = row.default {
+            assert_eq!(texts, &[default], "{}", row.name);
+        }
+    }
+    assert!(!found.kafka.is_empty() && !found.topic_properties.is_empty());
+}
