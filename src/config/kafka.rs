@@ -87,6 +87,15 @@ mod tests {
     }
 
     #[test]
+    fn every_refused_property_is_in_the_manual() {
+        let manual = include_str!("../../man/walcat.toml.5");
+        let refused: Vec<&str> = manual.lines().filter_map(|line| line.strip_prefix(".It Li ")).collect();
+        let refused: Vec<&str> = refused.iter().flat_map(|names| names.split(" , ")).collect();
+        let known: Vec<&str> = REFUSED.iter().flat_map(|(names, ..)| names.iter().copied()).collect();
+        assert_eq!(refused, known);
+    }
+
+    #[test]
     fn every_other_property_is_handed_on() {
         for name in ["linger.ms", "compression.type", "sasl.password", "message.max.bytes", "some.future.property"] {
             assert_eq!(check_property(name), Ok(()), "{name}");
