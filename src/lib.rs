@@ -3,6 +3,7 @@
 pub mod catalog_facts;
 pub mod change;
 pub mod clock;
+pub mod encode;
 pub mod exit_code;
 pub mod feedback;
 pub mod limits;
