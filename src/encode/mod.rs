@@ -13,6 +13,8 @@ mod json;
 mod plan;
 mod records;
 mod table;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::collections::HashMap;
