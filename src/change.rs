@@ -98,6 +98,15 @@ impl<'a> Row<'a> {
             Row::Cells(cells) => RowCells::Cells(cells.iter()),
         }
     }
+
+    /// How many cells there are.
+    #[must_use]
+    pub fn column_count(&self) -> usize {
+        match self {
+            Row::Wire(tuple) => tuple.column_count(),
+            Row::Cells(cells) => cells.len(),
+        }
+    }
 }
 
 /// Iterates over the cells of a [`Row`].

@@ -19,3 +19,6 @@ pub const CONFIRMED_BYTES_BEFORE_UPDATE: u64 = 256 * 1024;
 
 /// The least time between two early status updates: at most 20 a second.
 pub const STATUS_UPDATE_SPACING: Duration = Duration::from_millis(50);
+
+/// The largest buffer that the encoder keeps after a huge row, in bytes.
+pub const ENCODE_BUFFER_KEPT_BYTES: usize = 1024 * 1024;

@@ -1,5 +1,9 @@
 //! The relations of one connection, as the stream announced them.
 
+use std::collections::HashMap;
+
+use crate::catalog_facts::CatalogAnswer;
+use crate::change::RelationIndex;
 use crate::pgoutput::ReplicaIdentity;
 
 /// A relation, owned: a Relation message outlives the buffer it came in.
@@ -28,4 +32,208 @@ pub struct Column {
     pub type_modifier: i32,
     /// Whether it belongs to the replica identity.
     pub part_of_key: bool,
+}
+
+/// Which records of a relation a transaction has had so far: the source of `data_collection_order`.
+///
+/// The transaction's sequence number stands beside the count, so that a new transaction resets every relation without
+/// walking them. The numbers are the caller's own: unique within the connection, whatever the xid does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CollectionCount {
+    transaction: u64,
+    records: u64,
+}
+
+impl CollectionCount {
+    /// The number, from 1, of the next record in this transaction.
+    #[must_use]
+    pub fn next(self, transaction: u64) -> u64 {
+        if self.transaction == transaction { self.records.saturating_add(1) } else { 1 }
+    }
+
+    /// Counts records with a value that were taken.
+    pub fn consume(&mut self, transaction: u64, records: u64) {
+        let counted = self.next(transaction).saturating_sub(1);
+        *self = CollectionCount { transaction, records: counted.saturating_add(records) };
+    }
+}
+
+/// The relations that one connection has announced, with what the catalog said of each.
+///
+/// A relation's index is dense, from 0, and stays the same while the connection lasts: announced again (after ALTER
+/// TABLE, or when the server's own cache was flushed) it keeps its index and gets its new content.
+#[derive(Debug, Default)]
+pub struct Relations {
+    known: Vec<Known>,
+    by_oid: HashMap<u32, RelationIndex>,
+    /// Rows come in runs of one table: the last look-up answers most of them.
+    last: Option<(u32, RelationIndex)>,
+}
+
+#[derive(Debug)]
+struct Known {
+    relation: Relation,
+    answer: CatalogAnswer,
+    count: CollectionCount,
+}
+
+impl Relations {
+    /// Takes a relation as announced, with the catalog's answer for it.
+    pub fn learn(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
+        let oid = relation.oid;
+        if let Some(index) = self.index_of(oid)
+            && let Some(known) = self.known.get_mut(index.0 as usize)
+        {
+            known.relation = relation;
+            known.answer = answer;
+            return index;
+        }
+        let index = RelationIndex(u32::try_from(self.known.len()).unwrap_or(u32::MAX));
+        self.known.push(Known { relation, answer, count: CollectionCount::default() });
+        self.by_oid.insert(oid, index);
+        index
+    }
+
+    /// The index of an OID that the stream has announced.
+    pub fn index_of(&mut self, oid: u32) -> Option<RelationIndex> {
+        if let Some((last_oid, index)) = self.last
+            && last_oid == oid
+        {
+            return Some(index);
+        }
+        let index = *self.by_oid.get(&oid)?;
+        self.last = Some((oid, index));
+        Some(index)
+    }
+
+    /// The relation of an index that [`Relations::learn`] gave.
+    ///
+    /// # Panics
+    ///
+    /// On an index of another connection, which is a defect.
+    #[must_use]
+    pub fn relation(&self, index: RelationIndex) -> &Relation {
+        &self.known(index).relation
+    }
+
+    /// What the catalog said of it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Relations::relation`].
+    #[must_use]
+    pub fn answer(&self, index: RelationIndex) -> &CatalogAnswer {
+        &self.known(index).answer
+    }
+
+    /// The `data_collection_order` of the relation's next record in a transaction.
+    ///
+    /// # Panics
+    ///
+    /// As [`Relations::relation`].
+    #[must_use]
+    pub fn next_order(&self, index: RelationIndex, transaction: u64) -> u64 {
+        self.known(index).count.next(transaction)
+    }
+
+    /// Counts records with a value of the relation that were taken in a transaction.
+    ///
+    /// # Panics
+    ///
+    /// As [`Relations::relation`].
+    pub fn consume_order(&mut self, index: RelationIndex, transaction: u64, records: u64) {
+        self.known[index.0 as usize].count.consume(transaction, records);
+    }
+
+    /// How many relations are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Forgets everything: a new connection announces its relations anew (rule 24).
+    pub fn clear(&mut self) {
+        self.known.clear();
+        self.by_oid.clear();
+        self.last = None;
+    }
+
+    fn known(&self, index: RelationIndex) -> &Known {
+        &self.known[index.0 as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relation(oid: u32, name: &str) -> Relation {
+        Relation {
+            oid,
+            namespace: "public".to_owned(),
+            name: name.to_owned(),
+            replica_identity: ReplicaIdentity::Default,
+            columns: Vec::new(),
+        }
+    }
+
+    fn answer(relation: u32) -> CatalogAnswer {
+        CatalogAnswer { relation, table: None, types: Vec::new() }
+    }
+
+    #[test]
+    fn an_index_is_dense_and_survives_a_new_announcement() {
+        let mut relations = Relations::default();
+        assert_eq!(relations.index_of(20), None);
+        assert_eq!(relations.learn(relation(20, "a"), answer(20)), RelationIndex(0));
+        assert_eq!(relations.learn(relation(10, "b"), answer(10)), RelationIndex(1));
+        assert_eq!(relations.learn(relation(20, "renamed"), answer(20)), RelationIndex(0));
+        assert_eq!(relations.len(), 2);
+        for _ in 0..2 {
+            assert_eq!(relations.index_of(10), Some(RelationIndex(1)));
+            assert_eq!(relations.index_of(20), Some(RelationIndex(0)));
+        }
+        assert_eq!(relations.relation(RelationIndex(0)).name, "renamed");
+        assert_eq!(relations.answer(RelationIndex(1)).relation, 10);
+    }
+
+    #[test]
+    fn a_reconnect_forgets_all_of_it() {
+        let mut relations = Relations::default();
+        relations.learn(relation(20, "a"), answer(20));
+        assert_eq!(relations.index_of(20), Some(RelationIndex(0)));
+        relations.clear();
+        assert!(relations.is_empty());
+        assert_eq!(relations.index_of(20), None);
+        assert_eq!(relations.learn(relation(30, "b"), answer(30)), RelationIndex(0));
+    }
+
+    #[test]
+    fn the_order_within_a_relation_begins_anew_with_each_transaction() {
+        let mut relations = Relations::default();
+        let a = relations.learn(relation(1, "a"), answer(1));
+        let b = relations.learn(relation(2, "b"), answer(2));
+        assert_eq!(relations.next_order(a, 0), 1);
+        relations.consume_order(a, 0, 2);
+        assert_eq!((relations.next_order(a, 0), relations.next_order(b, 0)), (3, 1));
+        assert_eq!(relations.next_order(a, 1), 1);
+        relations.consume_order(b, 1, 1);
+        relations.consume_order(b, 1, 1);
+        assert_eq!((relations.next_order(a, 1), relations.next_order(b, 1)), (1, 3));
+    }
+
+    #[test]
+    fn announcing_a_relation_again_keeps_its_count() {
+        let mut relations = Relations::default();
+        let a = relations.learn(relation(1, "a"), answer(1));
+        relations.consume_order(a, 7, 4);
+        relations.learn(relation(1, "a"), answer(1));
+        assert_eq!(relations.next_order(a, 7), 5);
+    }
 }

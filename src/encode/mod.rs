@@ -1,0 +1,207 @@
+//! A change to the bytes of its records: key, value, headers; in Debezium's envelope, values as `lossless` has them.
+//!
+//! A [`Plan`] is made once per Relation; a row then costs copies and a few integers, and no allocation once the buffers
+//! have grown. What is encoded is borrowed from the encoder until the next change.
+
+mod array;
+mod datetime;
+mod envelope;
+mod error;
+mod form;
+mod identity;
+mod json;
+mod plan;
+mod records;
+mod table;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::HashMap;
+
+use crate::catalog_facts::CatalogAnswer;
+use crate::change::{Change, Operation, Position, RelationIndex};
+use crate::limits::ENCODE_BUFFER_KEPT_BYTES;
+use crate::relations::Relation;
+use crate::route::Route;
+
+pub use error::{EncodeError, Place, PrepareError};
+pub use identity::Warning;
+pub use records::{Destination, Record, Records};
+
+use plan::{KeyValues, Placeholder, Plan};
+use records::Ranges;
+use table::TableEncoder;
+use value::Scratch;
+
+/// Debezium's own placeholder for a TOASTed value that the server did not send.
+pub const UNAVAILABLE_VALUE: &str = "__debezium_unavailable_value";
+
+/// What a run fixes for all records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `source.db`.
+    pub database: String,
+    /// `source.name`: the topic prefix, or the slot's name without one.
+    pub source_name: String,
+    /// What topics begin with, without the dot.
+    pub topic_prefix: Option<String>,
+    /// What stands for a TOASTed value that the server did not send.
+    pub unavailable_value: String,
+}
+
+/// What [`Encoder::prepare`] found out about a relation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The topic of its records.
+    pub topic: String,
+    /// Whether they have a key; without one there are no tombstones.
+    pub has_key: bool,
+    /// What the log has not been told yet of this table.
+    pub warning: Option<Warning>,
+}
+
+/// Turns changes into records.
+#[derive(Debug)]
+pub struct Encoder {
+    source: envelope::Source,
+    /// `,"schema":"","table":"","txId":`: a message has no table.
+    no_collection: Vec<u8>,
+    placeholder: Placeholder,
+    route: Route,
+    /// By relation index.
+    plans: Vec<Option<Plan>>,
+    /// The last warning of each table by OID, kept over reconnects: it is logged once.
+    warned: HashMap<u32, Warning>,
+    workspace: Workspace,
+}
+
+/// The buffers that are used again for each change.
+#[derive(Debug, Default)]
+struct Workspace {
+    bytes: Vec<u8>,
+    ranges: Vec<Ranges>,
+    scratch: Scratch,
+    old_key: KeyValues,
+    new_key: KeyValues,
+}
+
+impl Encoder {
+    /// An encoder for one run.
+    ///
+    /// # Errors
+    ///
+    /// When the topic prefix cannot begin a topic's name.
+    pub fn new(settings: &Settings) -> Result<Self, PrepareError> {
+        Ok(Encoder {
+            source: envelope::Source::new(&settings.source_name, &settings.database),
+            no_collection: envelope::collection("", ""),
+            placeholder: Placeholder::new(&settings.unavailable_value),
+            route: Route::new(settings.topic_prefix.as_deref())?,
+            plans: Vec::new(),
+            warned: HashMap::new(),
+            workspace: Workspace::default(),
+        })
+    }
+
+    /// The topic of logical messages.
+    #[must_use]
+    pub fn message_topic(&self) -> &str {
+        self.route.message_topic()
+    }
+
+    /// Makes the plan of a relation, also anew when it was announced again.
+    ///
+    /// # Errors
+    ///
+    /// When it has no topic of its own.
+    pub fn prepare(
+        &mut self,
+        index: RelationIndex,
+        relation: &Relation,
+        answer: &CatalogAnswer,
+    ) -> Result<Prepared, PrepareError> {
+        let topic = self.route.claim(index, &relation.namespace, &relation.name)?.to_owned();
+        let (plan, warning) = Plan::new(relation, answer);
+        let has_key = plan.has_key();
+        let place = index.0 as usize;
+        if self.plans.len() <= place {
+            self.plans.resize_with(place + 1, || None);
+        }
+        self.plans[place] = Some(plan);
+        let warning = warning.filter(|warning| self.warned.get(&relation.oid) != Some(warning));
+        if let Some(warning) = &warning {
+            self.warned.insert(relation.oid, warning.clone());
+        }
+        Ok(Prepared { topic, has_key, warning })
+    }
+
+    /// Forgets the relations: a new connection numbers them anew.
+    pub fn clear(&mut self) {
+        self.plans.clear();
+        self.route.clear();
+    }
+
+    /// Encodes a change. The records are borrowed until the next one.
+    ///
+    /// # Errors
+    ///
+    /// When the row does not fit its relation, or a value cannot be a record's.
+    pub fn encode(&mut self, change: &Change<'_>) -> Result<Records<'_>, EncodeError> {
+        self.workspace.begin();
+        let position = &change.position;
+        if let Operation::Message { prefix, content, .. } = change.operation {
+            self.encode_message(prefix, content, position);
+            return Ok(self.records(Destination::Message));
+        }
+        let unprepared = EncodeError::Unprepared { lsn: position.lsn };
+        let Some(index) = change.relation else { return Err(unprepared) };
+        let Some(Some(plan)) = self.plans.get(index.0 as usize) else { return Err(unprepared) };
+        let mut table = TableEncoder {
+            plan,
+            source: &self.source,
+            placeholder: &self.placeholder,
+            position,
+            workspace: &mut self.workspace,
+        };
+        let encoded = table.encode(change.operation);
+        encoded.map_err(|(fault, column)| fault.at(plan.place(column, position.lsn)))?;
+        Ok(self.records(Destination::Relation(index)))
+    }
+
+    fn records(&self, destination: Destination) -> Records<'_> {
+        Records { destination, bytes: &self.workspace.bytes, ranges: &self.workspace.ranges }
+    }
+
+    fn encode_message(&mut self, prefix: &str, content: &[u8], position: &Position) {
+        let Workspace { bytes, ranges, .. } = &mut self.workspace;
+        bytes.extend_from_slice(br#"{"op":"m","ts_ms":"#);
+        json::push_integer(bytes, position.processed_unix_ns.div_euclid(1_000_000));
+        bytes.push(b',');
+        self.source.push(bytes, &self.no_collection, position);
+        envelope::push_transaction(bytes, position, 0);
+        bytes.extend_from_slice(br#","message":{"prefix":"#);
+        json::push_string(bytes, prefix);
+        bytes.extend_from_slice(br#","content":"#);
+        value::push_base64(bytes, content);
+        bytes.extend_from_slice(b"}}");
+        let value = 0..bytes.len();
+        bytes.extend_from_slice(br#"{"prefix":"#);
+        json::push_string(bytes, prefix);
+        bytes.push(b'}');
+        let key = value.end..bytes.len();
+        ranges.push(Ranges { key: Some(key), header: None, value: Some(value) });
+    }
+}
+
+impl Workspace {
+    /// Empties the buffers; one that a rare huge row has grown is given back.
+    fn begin(&mut self) {
+        let last_bytes = self.bytes.len();
+        self.bytes.clear();
+        self.ranges.clear();
+        if self.bytes.capacity() > ENCODE_BUFFER_KEPT_BYTES && last_bytes < ENCODE_BUFFER_KEPT_BYTES / 2 {
+            self.bytes.shrink_to(ENCODE_BUFFER_KEPT_BYTES);
+        }
+    }
+}

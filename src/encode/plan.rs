@@ -1,0 +1,185 @@
+//! What a Relation message fixes for all its rows, made once.
+
+use std::ops::Range;
+
+use super::error::{Fault, Place};
+use super::form::Form;
+use super::json::push_string;
+use super::value::{Scratch, push_base64, push_value};
+use super::{envelope, identity};
+use crate::catalog_facts::CatalogAnswer;
+use crate::change::Row;
+use crate::lsn::Lsn;
+use crate::pgoutput::Cell;
+use crate::relations::Relation;
+
+/// How the rows of one relation are encoded.
+#[derive(Debug)]
+pub(super) struct Plan {
+    schema: String,
+    table: String,
+    columns: Vec<ColumnPlan>,
+    /// `{"a":`, `,"b":` in the key's order; empty for no key.
+    key: Vec<Vec<u8>>,
+    /// The relation's part of `source`.
+    pub(super) collection: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct ColumnPlan {
+    name: String,
+    /// `{"a":` for the first, `,"b":` for the others.
+    piece: Vec<u8>,
+    form: Form,
+    /// Where in the key the column stands.
+    key_place: Option<usize>,
+    /// Whether a key column may be null: a replica identity's may not, the primary key that the catalog has today may
+    /// be younger than the row.
+    key_nullable: bool,
+}
+
+/// The JSON that stands for a TOASTed value which the server did not send.
+#[derive(Debug)]
+pub(super) struct Placeholder {
+    text: Vec<u8>,
+    base64: Vec<u8>,
+}
+
+impl Placeholder {
+    pub(super) fn new(text: &str) -> Self {
+        let mut placeholder = Placeholder { text: Vec::new(), base64: Vec::new() };
+        push_string(&mut placeholder.text, text);
+        push_base64(&mut placeholder.base64, text.as_bytes());
+        placeholder
+    }
+
+    fn for_form(&self, form: &Form) -> &[u8] {
+        if *form == Form::Bytea { &self.base64 } else { &self.text }
+    }
+}
+
+/// Where the values of the key's columns are in a row that was just encoded, in the key's order.
+pub(super) type KeyValues = Vec<Range<usize>>;
+
+impl Plan {
+    pub(super) fn new(relation: &Relation, answer: &CatalogAnswer) -> (Self, Option<identity::Warning>) {
+        let (key_columns, warning) = identity::key_columns(relation, answer);
+        let full = relation.replica_identity == crate::pgoutput::ReplicaIdentity::Full;
+        let columns = relation.columns.iter().enumerate().map(|(place, column)| ColumnPlan {
+            name: column.name.clone(),
+            piece: field(place, &column.name),
+            form: Form::of(column.type_oid, &answer.types),
+            key_place: key_columns.iter().position(|key_column| *key_column == place),
+            key_nullable: full,
+        });
+        let key = key_columns.iter().enumerate().map(|(place, column)| field(place, &relation.columns[*column].name));
+        let plan = Plan {
+            schema: relation.namespace.clone(),
+            table: relation.name.clone(),
+            columns: columns.collect(),
+            key: key.collect(),
+            collection: envelope::collection(&relation.namespace, &relation.name),
+        };
+        (plan, warning)
+    }
+
+    pub(super) fn has_key(&self) -> bool {
+        !self.key.is_empty()
+    }
+
+    /// Names a place in the relation, for an error.
+    pub(super) fn place(&self, column: Option<usize>, lsn: Lsn) -> Place {
+        let column = column.and_then(|column| self.columns.get(column)).map(|column| column.name.clone());
+        Place { schema: self.schema.clone(), table: self.table.clone(), column, lsn }
+    }
+
+    /// Appends a row as a JSON object and notes where the key's values are.
+    ///
+    /// A TOASTed value that was not sent is taken from `old` where it is there: under FULL it is, and a null in its
+    /// place is none (rule 31). An error comes with the column that it is about.
+    pub(super) fn push_row(
+        &self,
+        out: &mut Vec<u8>,
+        row: Row<'_>,
+        old: Option<Row<'_>>,
+        placeholder: &Placeholder,
+        scratch: &mut Scratch,
+        key_values: &mut KeyValues,
+    ) -> Result<(), (Fault, Option<usize>)> {
+        let expected = self.columns.len();
+        let found = row.column_count();
+        if found != expected {
+            return Err((Fault::ColumnCount { expected, found }, None));
+        }
+        key_values.clear();
+        key_values.resize(self.key.len(), 0..0);
+        let mut old_cells = old.map(|old| old.cells());
+        for (place, (column, cell)) in self.columns.iter().zip(row.cells()).enumerate() {
+            let old_cell = old_cells.as_mut().and_then(Iterator::next);
+            out.extend_from_slice(&column.piece);
+            let start = out.len();
+            column.push(out, cell, old_cell, placeholder, scratch).map_err(|fault| (fault, Some(place)))?;
+            if let Some(key_place) = column.key_place {
+                key_values[key_place] = start..out.len();
+            }
+        }
+        out.extend_from_slice(if expected == 0 { b"{}" } else { b"}" });
+        Ok(())
+    }
+
+    /// Appends the key of the row whose key values are given; none without a key.
+    pub(super) fn push_key(&self, out: &mut Vec<u8>, key_values: &KeyValues) -> Option<Range<usize>> {
+        if !self.has_key() {
+            return None;
+        }
+        let start = out.len();
+        for (piece, value) in self.key.iter().zip(key_values) {
+            out.extend_from_slice(piece);
+            out.extend_from_within(value.clone());
+        }
+        out.push(b'}');
+        Some(start..out.len())
+    }
+}
+
+impl ColumnPlan {
+    fn push(
+        &self,
+        out: &mut Vec<u8>,
+        cell: Cell<'_>,
+        old_cell: Option<Cell<'_>>,
+        placeholder: &Placeholder,
+        scratch: &mut Scratch,
+    ) -> Result<(), Fault> {
+        match (cell, old_cell) {
+            (Cell::Text(text), _) | (Cell::UnchangedToast, Some(Cell::Text(text))) => {
+                push_value(out, &self.form, text, scratch)
+            }
+            (Cell::Binary(bytes), _) | (Cell::UnchangedToast, Some(Cell::Binary(bytes))) => {
+                if self.form != Form::Bytea {
+                    return Err(Fault::Binary);
+                }
+                push_base64(out, bytes);
+                Ok(())
+            }
+            (Cell::UnchangedToast, _) if self.key_place.is_some() => Err(Fault::KeyWithoutValue),
+            (Cell::UnchangedToast, _) => {
+                out.extend_from_slice(placeholder.for_form(&self.form));
+                Ok(())
+            }
+            (Cell::Null, _) if self.key_place.is_some() && !self.key_nullable => Err(Fault::KeyWithoutValue),
+            (Cell::Null, _) => {
+                out.extend_from_slice(b"null");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// `{"name":` for the first field of an object, `,"name":` for the others.
+fn field(place: usize, name: &str) -> Vec<u8> {
+    let mut piece = vec![if place == 0 { b'{' } else { b',' }];
+    push_string(&mut piece, name);
+    piece.push(b':');
+    piece
+}

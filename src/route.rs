@@ -1,0 +1,209 @@
+//! Which topic a relation goes to: `[PREFIX.]SCHEMA.TABLE`; logical messages go to `[PREFIX.]message`.
+//!
+//! Characters that Kafka refuses become `_`, as in Debezium: one for each UTF-16 unit, so that the topics of a Debezium
+//! connector carry on. No relation can take the message topic: what follows the prefix has a dot in it.
+//!
+//! Two relations that would share a topic are refused, since their keys would mix. Relations of one schema and name do
+//! share (the table was dropped and made again), and one that was renamed frees the topic that it had.
+
+use std::collections::HashMap;
+
+use crate::change::RelationIndex;
+
+/// Kafka's own bound on a topic's name (`org.apache.kafka.common.internals.Topic`).
+pub const TOPIC_CHARACTERS_MAX: usize = 249;
+
+/// Why a relation has no topic.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The whole name is longer than Kafka allows.
+    #[error(
+        "topic name too long: {topic} has {} characters, Kafka allows {TOPIC_CHARACTERS_MAX}\nhint: shorten topic_prefix, \
+         or leave the table out of the publication",
+        topic.len()
+    )]
+    TooLong { topic: String },
+    /// The prefix has a character that Kafka refuses, or is empty.
+    #[error("topic_prefix cannot begin a topic name: {prefix:?} is empty or has characters outside A-Z a-z 0-9 . _ -")]
+    Prefix { prefix: String },
+    /// Two tables would share a topic.
+    #[error(
+        "two tables would share the topic {topic}: {first} and {second}\nhint: rename one, or leave one out of the \
+         publication"
+    )]
+    Shared { topic: String, first: String, second: String },
+}
+
+/// Hands out topics and remembers who has which.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Empty, or the prefix with its dot.
+    prefix: String,
+    message_topic: String,
+    claims: Vec<Option<Claim>>,
+    holders: HashMap<String, Vec<RelationIndex>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Claim {
+    namespace: String,
+    name: String,
+    topic: String,
+}
+
+impl Route {
+    /// A route for all topics under a prefix, or under none.
+    ///
+    /// # Errors
+    ///
+    /// When the prefix cannot begin a topic's name.
+    pub fn new(prefix: Option<&str>) -> Result<Self, RouteError> {
+        let prefix = match prefix {
+            None => String::new(),
+            Some(prefix) if !prefix.is_empty() && prefix.chars().all(is_topic_character) => format!("{prefix}."),
+            Some(prefix) => return Err(RouteError::Prefix { prefix: prefix.to_owned() }),
+        };
+        let message_topic = fitting(format!("{prefix}message"))?;
+        Ok(Route { prefix, message_topic, claims: Vec::new(), holders: HashMap::new() })
+    }
+
+    /// The topic of logical messages.
+    #[must_use]
+    pub fn message_topic(&self) -> &str {
+        &self.message_topic
+    }
+
+    /// Gives a relation its topic; what the same index had before is given back.
+    ///
+    /// # Errors
+    ///
+    /// When the name is too long, or another table has the topic.
+    pub fn claim(&mut self, index: RelationIndex, namespace: &str, name: &str) -> Result<&str, RouteError> {
+        self.release(index);
+        let topic = fitting(self.topic_of(namespace, name))?;
+        let holders = self.holders.entry(topic.clone()).or_default();
+        if let Some(holder) = holders.first()
+            && let Some(Some(other)) = self.claims.get(position(*holder))
+            && (other.namespace != namespace || other.name != name)
+        {
+            let first = format!("{}.{}", other.namespace, other.name);
+            return Err(RouteError::Shared { topic, first, second: format!("{namespace}.{name}") });
+        }
+        holders.push(index);
+        if self.claims.len() <= position(index) {
+            self.claims.resize(position(index) + 1, None);
+        }
+        let claim = Claim { namespace: namespace.to_owned(), name: name.to_owned(), topic };
+        Ok(&self.claims[position(index)].insert(claim).topic)
+    }
+
+    /// Forgets every claim: a new connection numbers its relations anew.
+    pub fn clear(&mut self) {
+        self.claims.clear();
+        self.holders.clear();
+    }
+
+    fn release(&mut self, index: RelationIndex) {
+        if let Some(claim) = self.claims.get_mut(position(index)).and_then(Option::take)
+            && let Some(holders) = self.holders.get_mut(&claim.topic)
+        {
+            holders.retain(|holder| *holder != index);
+        }
+    }
+
+    fn topic_of(&self, namespace: &str, name: &str) -> String {
+        let mut topic = self.prefix.clone();
+        for part in [namespace, ".", name] {
+            for character in part.chars() {
+                if is_topic_character(character) {
+                    topic.push(character);
+                } else {
+                    (0..character.len_utf16()).for_each(|_| topic.push('_'));
+                }
+            }
+        }
+        topic
+    }
+}
+
+fn position(index: RelationIndex) -> usize {
+    index.0 as usize
+}
+
+fn is_topic_character(character: char) -> bool {
+    character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-')
+}
+
+/// `.` and `..`, which Kafka refuses too, cannot come about: there is always a schema and a table, or `message`.
+fn fitting(topic: String) -> Result<String, RouteError> {
+    if topic.len() > TOPIC_CHARACTERS_MAX { Err(RouteError::TooLong { topic }) } else { Ok(topic) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_prefix_schema_table_with_underscores_for_what_kafka_refuses() {
+        for (prefix, namespace, name, topic) in [
+            (None, "public", "t", "public.t"),
+            (Some("srv"), "public", "t", "srv.public.t"),
+            (Some("srv"), "public", "We.ird Näme", "srv.public.We.ird_N_me"),
+            (Some("a.b-c_d"), "Sales", "\"q\"", "a.b-c_d.Sales._q_"),
+            (None, "s", "日本", "s.__"),
+            (None, "s", "x😀", "s.x__"),
+            (None, ".", ".", "..."),
+        ] {
+            let mut route = Route::new(prefix).unwrap();
+            assert_eq!(route.claim(RelationIndex(0), namespace, name), Ok(topic));
+        }
+    }
+
+    #[test]
+    fn messages_have_a_topic_of_their_own() {
+        assert_eq!(Route::new(None).unwrap().message_topic(), "message");
+        assert_eq!(Route::new(Some("srv")).unwrap().message_topic(), "srv.message");
+    }
+
+    #[test]
+    fn a_prefix_that_kafka_refuses_is_refused() {
+        for prefix in ["", "a b", "ä", "a/b"] {
+            assert!(matches!(Route::new(Some(prefix)), Err(RouteError::Prefix { .. })), "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn a_topic_longer_than_kafka_allows_is_refused() {
+        let mut route = Route::new(Some("p")).unwrap();
+        let name = "n".repeat(TOPIC_CHARACTERS_MAX - "p.s.".len());
+        assert!(route.claim(RelationIndex(0), "s", &name).is_ok());
+        let error = route.claim(RelationIndex(1), "s", &format!("{name}n")).unwrap_err();
+        assert!(error.to_string().contains("250 characters, Kafka allows 249"), "{error}");
+        assert!(matches!(Route::new(Some(&"p".repeat(242))), Err(RouteError::TooLong { .. })));
+    }
+
+    #[test]
+    fn two_tables_that_would_share_a_topic_are_refused_by_name() {
+        for (first, second) in [(("public", "a b"), ("public", "a_b")), (("a.b", "c"), ("a", "b.c"))] {
+            let mut route = Route::new(Some("srv")).unwrap();
+            route.claim(RelationIndex(0), first.0, first.1).unwrap();
+            let text = route.claim(RelationIndex(1), second.0, second.1).unwrap_err().to_string();
+            for part in [format!("{}.{}", first.0, first.1), format!("{}.{}", second.0, second.1)] {
+                assert!(text.contains(&part), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_made_again_shares_and_a_renamed_one_frees_its_topic() {
+        let mut route = Route::new(None).unwrap();
+        assert!(route.claim(RelationIndex(0), "s", "a b").is_ok());
+        assert!(route.claim(RelationIndex(1), "s", "a b").is_ok(), "dropped and made again");
+        assert!(route.claim(RelationIndex(2), "s", "a_b").is_err());
+        assert!(route.claim(RelationIndex(0), "s", "c").is_ok());
+        assert!(route.claim(RelationIndex(1), "s", "d").is_ok());
+        assert!(route.claim(RelationIndex(2), "s", "a_b").is_ok());
+        route.clear();
+        assert!(route.claim(RelationIndex(0), "s", "a b").is_ok());
+    }
+}
