@@ -86,6 +86,11 @@ impl Feedback {
         self.heard_at = now;
     }
 
+    /// A message names a position beyond its own: the end of a commit record.
+    pub fn heard_position(&mut self, lsn: Lsn) {
+        self.received = self.received.max(lsn);
+    }
+
     /// While nothing is read, under back pressure, silence is ours: the stall clock starts anew.
     pub fn not_reading(&mut self, now: Instant) {
         self.heard_at = now;

@@ -20,5 +20,20 @@ pub const CONFIRMED_BYTES_BEFORE_UPDATE: u64 = 256 * 1024;
 /// The least time between two early status updates: at most 20 a second.
 pub const STATUS_UPDATE_SPACING: Duration = Duration::from_millis(50);
 
+/// How long one attempt to connect to PostgreSQL may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Records that one change can become: a key change is a delete, a tombstone and a create.
+pub const RECORDS_PER_CHANGE_MAX: u32 = 3;
+
+/// Bytes of lines that may wait for standard output before no more changes are taken.
+pub const STDOUT_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long the end of the copy may take, once all is delivered.
+pub const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often an outage of Kafka is logged while it lasts.
+pub const OUTAGE_NOTICE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The largest buffer that the encoder keeps after a huge row, in bytes.
 pub const ENCODE_BUFFER_KEPT_BYTES: usize = 1024 * 1024;

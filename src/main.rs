@@ -1,3 +1,87 @@
-//! The command `walcat`.
+//! The command `walcat`: reads the command line, runs one command, prints its failure once, and ends with its exit code.
 
-fn main() {}
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode as ProcessExitCode;
+
+use log::warn;
+use walcat::cli::{self, Cli, Command, SlotCommand};
+use walcat::commands::{check, decode, slot, stream};
+use walcat::config::{self, Config};
+use walcat::error::Error;
+use walcat::exit_code::ExitCode;
+use walcat::{defect, logging, pg, sink};
+
+fn main() -> ProcessExitCode {
+    defect::install_panic_hook();
+    let version = cli::version_text(&pg::library_version(), &sink::kafka::ffi::library_version());
+    let code = match cli::parse(std::env::args_os(), version) {
+        Ok(cli) => run(&cli).map_or_else(|failure| report(&failure), |()| ExitCode::Done),
+        Err(message) => print_usage(&message),
+    };
+    ProcessExitCode::from(code.code())
+}
+
+fn run(cli: &Cli) -> Result<(), Error> {
+    let environment = &config::process_environment;
+    match &cli.command {
+        Command::Stream(options) => {
+            let config = Config::load(&options.given(), environment)?;
+            if options.print_config {
+                return print(&config.print());
+            }
+            start_log(&config);
+            stream::run(&config.stream(environment)?)
+        }
+        Command::Check(options) => {
+            let config = Config::load(&options.given(), environment)?;
+            start_log(&config);
+            check::run(&config.stream(environment)?)
+        }
+        Command::Slot(command) => {
+            let config = Config::load(&command.given(), environment)?;
+            start_log(&config);
+            let settings = config.slot(environment)?;
+            match command {
+                SlotCommand::Create(_) => slot::create(&settings),
+                SlotCommand::Drop(_) => slot::drop(&settings),
+                SlotCommand::Status(options) => slot::status(&settings, options.format),
+            }
+        }
+        Command::Decode(options) => {
+            let config = Config::without_file(&options.given(), environment)?;
+            start_log(&config);
+            decode::run(&options.file, options.dump_keepalives)
+        }
+    }
+}
+
+fn start_log(config: &Config) {
+    logging::init(config.log());
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
+    defect::panic_if_tested();
+}
+
+/// clap's own text: help and version go to standard output, a complaint to standard error.
+fn print_usage(message: &clap::Error) -> ExitCode {
+    // A reader that has gone is no failure.
+    let _ = message.print();
+    if message.use_stderr() { ExitCode::Usage } else { ExitCode::Done }
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The one place where a failure is printed.
+fn report(failure: &Error) -> ExitCode {
+    eprintln!("walcat: {failure}");
+    if let Some(hint) = failure.hint() {
+        eprintln!("hint: {hint}");
+    }
+    failure.exit_code()
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::RelationIndex;
-use crate::pgoutput::ReplicaIdentity;
+use crate::pgoutput::{ColumnMessage, RelationMessage, ReplicaIdentity};
 
 /// A relation, owned: a Relation message outlives the buffer it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,24 @@ impl CollectionCount {
     pub fn consume(&mut self, transaction: u64, records: u64) {
         let counted = self.next(transaction).saturating_sub(1);
         *self = CollectionCount { transaction, records: counted.saturating_add(records) };
+    }
+}
+
+impl From<RelationMessage<'_>> for Relation {
+    fn from(message: RelationMessage<'_>) -> Self {
+        let column = |column: ColumnMessage<'_>| Column {
+            name: column.name.to_owned(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+            part_of_key: column.part_of_key,
+        };
+        Relation {
+            oid: message.oid,
+            namespace: message.namespace.to_owned(),
+            name: message.name.to_owned(),
+            replica_identity: message.replica_identity,
+            columns: message.columns().map(column).collect(),
+        }
     }
 }
 

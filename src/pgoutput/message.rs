@@ -218,13 +218,6 @@ impl<'a> LogicalMessage<'a> {
         let prefix = reader.string("the message's prefix")?;
         let length = reader.length("the length of the message's content")?;
         let content = reader.bytes(length, "the message's content")?;
-        Ok(LogicalMessage {
-            xid,
-            flags,
-            transactional: flags & MESSAGE_IS_TRANSACTIONAL != 0,
-            lsn,
-            prefix,
-            content,
-        })
+        Ok(LogicalMessage { xid, flags, transactional: flags & MESSAGE_IS_TRANSACTIONAL != 0, lsn, prefix, content })
     }
 }

@@ -30,13 +30,6 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// All that is left, however much.
-    pub(crate) fn remaining(&mut self) -> &'a [u8] {
-        let taken = self.rest;
-        self.advance(taken.len(), &[]);
-        taken
-    }
-
     /// What was taken since `earlier`, a copy of this reader made before.
     pub(crate) fn since(&self, earlier: &Reader<'a>, reading: &'static str) -> Result<&'a [u8], DecodeError> {
         earlier.clone().bytes(self.offset.saturating_sub(earlier.offset), reading)
@@ -80,10 +73,8 @@ impl<'a> Reader<'a> {
         let length = self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.truncated(reading))?;
         let text = self.bytes(length, reading)?;
         self.u8(reading)?;
-        str::from_utf8(text).map_err(|error| DecodeError::NotUtf8 {
-            reading,
-            offset: offset.saturating_add(error.valid_up_to()),
-        })
+        str::from_utf8(text)
+            .map_err(|error| DecodeError::NotUtf8 { reading, offset: offset.saturating_add(error.valid_up_to()) })
     }
 
     /// Fails when anything is left.
@@ -126,7 +117,7 @@ mod tests {
         assert_eq!(reader.since(&before, "d and e"), Ok(&b"\xff\xff\xff\xfeab\0"[..]));
         assert_eq!(reader.offset(), 14);
         assert_eq!(reader.finish(), Err(DecodeError::TrailingBytes { offset: 14, count: 4 }));
-        assert_eq!(reader.remaining(), b"rest");
+        assert_eq!(reader.bytes(4, "rest"), Ok(b"rest".as_slice()));
         assert_eq!(reader.finish(), Ok(()));
     }
 

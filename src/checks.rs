@@ -1,0 +1,368 @@
+//! The verdicts of `walcat check` and `walcat slot status`, on facts that `pg/` and `sink/` gathered. Pure: a table of
+//! facts in, a table of verdicts out.
+
+use std::fmt;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// It works, but somebody should look at it.
+    Warning,
+    /// walcat will not run, or will stop, or data will be missing.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Severity::Ok => "ok",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        })
+    }
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// How bad.
+    pub severity: Severity,
+    /// What was looked at, and what was found.
+    pub finding: String,
+    /// What to do about it; empty when there is nothing to do.
+    pub hint: String,
+}
+
+impl Verdict {
+    /// As it should be.
+    #[must_use]
+    pub fn ok(finding: impl Into<String>) -> Self {
+        Verdict { severity: Severity::Ok, finding: finding.into(), hint: String::new() }
+    }
+
+    /// Worth a look.
+    #[must_use]
+    pub fn warning(finding: impl Into<String>, hint: impl Into<String>) -> Self {
+        Verdict { severity: Severity::Warning, finding: finding.into(), hint: hint.into() }
+    }
+
+    /// To be mended first.
+    #[must_use]
+    pub fn error(finding: impl Into<String>, hint: impl Into<String>) -> Self {
+        Verdict { severity: Severity::Error, finding: finding.into(), hint: hint.into() }
+    }
+}
+
+/// The server's version, as PostgreSQL numbers it, against the versions that walcat reads.
+#[must_use]
+pub fn server_version(version: i32, oldest: i32, newest_major: i32) -> Verdict {
+    let major = version / 10_000;
+    if version < oldest {
+        let hint = format!("walcat reads PostgreSQL {} to {newest_major}", oldest / 10_000);
+        return Verdict::error(format!("server version: PostgreSQL {major} is too old"), hint);
+    }
+    if major > newest_major {
+        let finding = format!("server version: PostgreSQL {major} is newer than this walcat was tested with");
+        return Verdict::warning(finding, "look for a newer walcat");
+    }
+    Verdict::ok(format!("server version: PostgreSQL {major}.{}", version % 10_000))
+}
+
+/// `wal_level`.
+#[must_use]
+pub fn wal_level(level: &str) -> Verdict {
+    match level {
+        "logical" => Verdict::ok("wal_level: logical"),
+        other => Verdict::error(
+            format!("wal_level: {other}, and logical decoding needs logical"),
+            "ALTER SYSTEM SET wal_level = logical, then restart the server",
+        ),
+    }
+}
+
+/// The server's encoding: SQL_ASCII promises nothing about the bytes of a text (rule 33).
+#[must_use]
+pub fn server_encoding(encoding: &str) -> Verdict {
+    match encoding {
+        "SQL_ASCII" => Verdict::warning(
+            "database encoding: SQL_ASCII, so that text may hold bytes that are not UTF-8",
+            "a value that is not UTF-8 stops the stream with exit code 65: keep text in UTF-8",
+        ),
+        other => Verdict::ok(format!("database encoding: {other}")),
+    }
+}
+
+/// Walsenders: this connection uses one of those that are counted, so one has to be left or be this one.
+#[must_use]
+pub fn wal_senders(used: i32, max: i32) -> Verdict {
+    let finding = format!("walsenders: {used} of {max} in use, this check's among them");
+    if max - used < 1 {
+        return Verdict::warning(finding, "none is left beside this check's own: raise max_wal_senders");
+    }
+    Verdict::ok(finding)
+}
+
+/// Replication slots: one has to be free when ours is still to be made.
+#[must_use]
+pub fn replication_slots(used: i32, max: i32, slot_exists: bool) -> Verdict {
+    let finding = format!("replication slots: {used} of {max} in use");
+    if used >= max && !slot_exists {
+        return Verdict::error(finding, "raise max_replication_slots, or drop a slot that nobody uses");
+    }
+    Verdict::ok(finding)
+}
+
+/// The role's right to replicate.
+#[must_use]
+pub fn role(may_replicate: bool) -> Verdict {
+    if may_replicate {
+        return Verdict::ok("role: may replicate");
+    }
+    Verdict::error("role: lacks REPLICATION", "ALTER ROLE ... REPLICATION")
+}
+
+/// A publication.
+#[must_use]
+pub fn publication(name: &str, exists: bool) -> Verdict {
+    if exists {
+        return Verdict::ok(format!("publication {name}: exists"));
+    }
+    Verdict::error(
+        format!("publication {name}: does not exist"),
+        format!("CREATE PUBLICATION {name} FOR ALL TABLES, before the slot is created"),
+    )
+}
+
+/// How many tables the publications have.
+#[must_use]
+pub fn table_count(count: usize) -> Verdict {
+    if count == 0 {
+        return Verdict::warning("published tables: none", "ALTER PUBLICATION ... ADD TABLE ...");
+    }
+    Verdict::ok(format!("published tables: {count}"))
+}
+
+/// A published table's replica identity: without one, UPDATE and DELETE fail in the application (rule 27).
+#[must_use]
+pub fn replica_identity(
+    schema: &str,
+    table: &str,
+    identity: char,
+    has_primary_key: bool,
+    publishes_changes: bool,
+) -> Verdict {
+    let name = format!("table {schema}.{table}");
+    let cure = "add a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX or FULL";
+    match (identity, has_primary_key) {
+        ('f', false) => Verdict::warning(
+            format!("{name}: REPLICA IDENTITY FULL and no primary key: its records have no key"),
+            "add a primary key if consumers need one, or if the topic is compacted",
+        ),
+        ('f', true) => Verdict::ok(format!("{name}: replica identity FULL, keyed by the primary key")),
+        ('i', _) => Verdict::ok(format!("{name}: replica identity USING INDEX")),
+        ('d', true) => Verdict::ok(format!("{name}: replica identity is the primary key")),
+        _ if publishes_changes => Verdict::error(
+            format!("{name}: no replica identity: UPDATE and DELETE on it fail while it is published"),
+            cure,
+        ),
+        _ => Verdict::warning(format!("{name}: no replica identity: its records have no key"), cure),
+    }
+}
+
+/// What is known of the slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotFacts<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its plugin; none for a physical slot.
+    pub plugin: Option<&'a str>,
+    /// Its database.
+    pub database: Option<&'a str>,
+    /// The database of the connection.
+    pub connected_to: &'a str,
+    /// The process that reads it.
+    pub active_pid: Option<i32>,
+    /// Why it is lost, if it is.
+    pub lost: Option<&'a str>,
+    /// `wal_status`.
+    pub wal_status: Option<&'a str>,
+    /// Bytes of WAL that it keeps.
+    pub retained_bytes: u64,
+}
+
+/// The slot; none when it does not exist. `reads_now` says whether the caller expects somebody to read it.
+#[must_use]
+pub fn slot(name: &str, facts: Option<&SlotFacts<'_>>) -> Verdict {
+    let Some(facts) = facts else {
+        let hint = format!("walcat slot create --slot {name}, or stream with --create-slot");
+        return Verdict::warning(format!("slot {name}: does not exist yet"), hint);
+    };
+    if facts.plugin != Some("pgoutput") {
+        let plugin = facts.plugin.unwrap_or("none: it is a physical slot");
+        let hint = "walcat reads logical slots of the plugin pgoutput: use another slot";
+        return Verdict::error(format!("slot {name}: its plugin is {plugin}"), hint);
+    }
+    if facts.database != Some(facts.connected_to) {
+        let database = facts.database.unwrap_or("?");
+        let finding = format!("slot {name}: belongs to the database {database}, not {}", facts.connected_to);
+        return Verdict::error(finding, "connect to the slot's database, or use another slot");
+    }
+    if let Some(why) = facts.lost {
+        let hint = "changes are missing: drop it, create a new one, and copy the tables anew";
+        return Verdict::error(format!("slot {name}: lost for good ({why})"), hint);
+    }
+    let retained = facts.retained_bytes;
+    match (facts.wal_status, facts.active_pid) {
+        (Some("unreserved"), _) => Verdict::error(
+            format!("slot {name}: WAL that it needs is about to be removed ({retained} bytes kept)"),
+            "start walcat now, or raise max_slot_wal_keep_size",
+        ),
+        (_, Some(pid)) => Verdict::ok(format!("slot {name}: read by the process {pid}, {retained} bytes of WAL kept")),
+        (Some("extended"), None) => Verdict::warning(
+            format!("slot {name}: read by nobody and keeping {retained} bytes of WAL, more than max_wal_size"),
+            "start walcat, or drop the slot if it is not needed: the server's disk fills up",
+        ),
+        (_, None) => Verdict::ok(format!("slot {name}: free, {retained} bytes of WAL kept")),
+    }
+}
+
+/// Whether a broker answers.
+#[must_use]
+pub fn brokers(list: &str, failure: Option<&str>) -> Verdict {
+    match failure {
+        None => Verdict::ok(format!("brokers {list}: reachable")),
+        Some(reason) => {
+            Verdict::error(format!("brokers {list}: not reachable: {reason}"), "check brokers, [kafka] and the network")
+        }
+    }
+}
+
+/// What the cluster says of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicFacts {
+    /// It is there, with this `cleanup.policy`.
+    Exists { cleanup_policy: String },
+    /// It is not there.
+    Missing,
+    /// The cluster does not say.
+    Unknown { reason: String },
+}
+
+/// A table's topic: there, to be made, and fit for records without a key.
+#[must_use]
+pub fn topic(name: &str, facts: &TopicFacts, has_key: bool, walcat_creates: bool) -> Verdict {
+    match facts {
+        TopicFacts::Exists { cleanup_policy } if !has_key && cleanup_policy.contains("compact") => Verdict::error(
+            format!("topic {name}: compacted, and the table's records have no key: the broker refuses them"),
+            "give the table a primary key or REPLICA IDENTITY USING INDEX, or set the topic's cleanup.policy to delete",
+        ),
+        TopicFacts::Exists { cleanup_policy } => {
+            Verdict::ok(format!("topic {name}: exists (cleanup.policy={cleanup_policy})"))
+        }
+        TopicFacts::Missing if walcat_creates => Verdict::ok(format!("topic {name}: walcat will create it")),
+        TopicFacts::Missing => Verdict::warning(
+            format!("topic {name}: does not exist"),
+            "create it, or set [topics] create = true; with auto.create.topics.enable the broker makes it",
+        ),
+        TopicFacts::Unknown { reason } => {
+            Verdict::warning(format!("topic {name}: the cluster does not describe it: {reason}"), "check the ACLs")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Severity::{Error, Ok, Warning};
+
+    #[test]
+    fn server_facts_are_judged_one_by_one() {
+        for (verdict, severity) in [
+            (server_version(150_018, 140_000, 18), Ok),
+            (server_version(130_020, 140_000, 18), Error),
+            (server_version(190_000, 140_000, 18), Warning),
+            (wal_level("logical"), Ok),
+            (wal_level("replica"), Error),
+            (server_encoding("UTF8"), Ok),
+            (server_encoding("SQL_ASCII"), Warning),
+            (wal_senders(1, 10), Ok),
+            (wal_senders(10, 10), Warning),
+            (replication_slots(9, 10, false), Ok),
+            (replication_slots(10, 10, false), Error),
+            (replication_slots(10, 10, true), Ok),
+            (role(true), Ok),
+            (role(false), Error),
+            (publication("p", true), Ok),
+            (publication("p", false), Error),
+            (table_count(0), Warning),
+            (table_count(3), Ok),
+            (brokers("b:1", None), Ok),
+            (brokers("b:1", Some("refused")), Error),
+        ] {
+            assert_eq!(verdict.severity, severity, "{verdict:?}");
+            assert_eq!(verdict.hint.is_empty(), severity == Ok, "each trouble has a next step: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_breaks_the_application_is_an_error() {
+        for (identity, primary_key, changes, severity) in [
+            ('d', true, true, Ok),
+            ('d', false, true, Error),
+            ('d', false, false, Warning),
+            ('n', true, true, Error),
+            ('f', true, true, Ok),
+            ('f', false, true, Warning),
+            ('i', false, true, Ok),
+        ] {
+            let verdict = replica_identity("s", "t", identity, primary_key, changes);
+            assert_eq!(verdict.severity, severity, "{identity} {primary_key} {changes}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_slot_is_judged_by_what_can_still_be_done() {
+        let good = SlotFacts {
+            name: "s",
+            plugin: Some("pgoutput"),
+            database: Some("db"),
+            connected_to: "db",
+            active_pid: None,
+            lost: None,
+            wal_status: Some("reserved"),
+            retained_bytes: 1,
+        };
+        for (facts, severity) in [
+            (good.clone(), Ok),
+            (SlotFacts { active_pid: Some(7), ..good.clone() }, Ok),
+            (SlotFacts { plugin: Some("test_decoding"), ..good.clone() }, Error),
+            (SlotFacts { plugin: None, ..good.clone() }, Error),
+            (SlotFacts { database: Some("other"), ..good.clone() }, Error),
+            (SlotFacts { lost: Some("wal_status = lost"), ..good.clone() }, Error),
+            (SlotFacts { wal_status: Some("unreserved"), ..good.clone() }, Error),
+            (SlotFacts { wal_status: Some("extended"), ..good.clone() }, Warning),
+        ] {
+            assert_eq!(slot("s", Some(&facts)).severity, severity, "{facts:?}");
+        }
+        assert_eq!(slot("s", None).severity, Warning);
+    }
+
+    #[test]
+    fn a_compacted_topic_is_an_error_only_for_records_without_key() {
+        let compacted = TopicFacts::Exists { cleanup_policy: "compact,delete".to_owned() };
+        let kept = TopicFacts::Exists { cleanup_policy: "delete".to_owned() };
+        let unknown = TopicFacts::Unknown { reason: "no".to_owned() };
+        for (facts, has_key, creates, severity) in [
+            (&compacted, false, false, Error),
+            (&compacted, true, false, Ok),
+            (&kept, false, false, Ok),
+            (&TopicFacts::Missing, true, false, Warning),
+            (&TopicFacts::Missing, true, true, Ok),
+            (&unknown, true, false, Warning),
+        ] {
+            assert_eq!(topic("t", facts, has_key, creates).severity, severity, "{facts:?}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `walcat check`: what would stop a stream, seen before it is started. Gathers facts, has `checks` judge them, prints a
+//! line each.
+
+use std::collections::HashSet;
+
+use super::slot::{Commands, print, slot_verdict};
+use super::stream::kafka_properties;
+use crate::checks::{self, Severity, TopicFacts, Verdict};
+use crate::config::{self, StreamSettings};
+use crate::error::Error;
+use crate::pg::server::{self, PublishedTable, SERVER_VERSION_MIN};
+use crate::route::Route;
+use crate::sink;
+use crate::sink::kafka::admin::AdminError;
+use crate::sink::kafka::inquiry::Inquiry;
+
+/// The newest server that walcat is tested with.
+const NEWEST_MAJOR: i32 = 18;
+
+/// Checks everything that can be checked without starting the stream.
+///
+/// # Errors
+/// 78 when an error was found; before that those of the connection itself.
+pub fn run(settings: &StreamSettings) -> Result<(), Error> {
+    let mut report = Report::default();
+    let tables = postgres(settings, &mut report)?;
+    if settings.sink == config::Sink::Kafka {
+        kafka(settings, &tables, &mut report)?;
+    }
+    if report.errors > 0 {
+        return Err(Error::Checks { count: report.errors, total: report.total });
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Report {
+    total: usize,
+    errors: usize,
+}
+
+impl Report {
+    fn line(&mut self, verdict: &Verdict) -> Result<(), Error> {
+        self.total += 1;
+        self.errors += usize::from(verdict.severity == Severity::Error);
+        print(&format!("{:<8} {}\n", verdict.severity, verdict.finding))?;
+        if verdict.hint.is_empty() { Ok(()) } else { print(&format!("         hint: {}\n", verdict.hint)) }
+    }
+}
+
+fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Vec<PublishedTable>, Error> {
+    let mut commands = Commands::new()?;
+    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()))?;
+    let version = connection.server_version();
+    report.line(&checks::server_version(version, SERVER_VERSION_MIN, NEWEST_MAJOR))?;
+    if version < SERVER_VERSION_MIN {
+        return Ok(Vec::new());
+    }
+    let database = connection.database();
+    let mut waiter = commands.waiter();
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    let facts = server::facts(&mut connection, wait)?;
+    let slot = server::slot(&mut connection, &settings.slot, wait)?;
+    report.line(&checks::wal_level(&facts.wal_level))?;
+    report.line(&checks::server_encoding(&facts.server_encoding))?;
+    report.line(&checks::role(facts.role_may_replicate))?;
+    report.line(&checks::wal_senders(facts.used_wal_senders, facts.max_wal_senders))?;
+    let (used, max) = (facts.used_replication_slots, facts.max_replication_slots);
+    report.line(&checks::replication_slots(used, max, slot.is_some()))?;
+    match &slot {
+        Some(slot) => report.line(&slot_verdict(slot, &facts, &database))?,
+        None => report.line(&checks::slot(&settings.slot, None))?,
+    }
+    let existing = server::existing_publications(&mut connection, &settings.publications, wait)?;
+    for name in &settings.publications {
+        report.line(&checks::publication(name, existing.contains(name)))?;
+    }
+    let tables = server::published_tables(&mut connection, &settings.publications, wait)?;
+    report.line(&checks::table_count(tables.len()))?;
+    for table in &tables {
+        report.line(&checks::replica_identity(
+            &table.schema,
+            &table.table,
+            table.replica_identity,
+            table.has_primary_key,
+            table.publishes_changes,
+        ))?;
+    }
+    Ok(tables)
+}
+
+fn kafka(settings: &StreamSettings, tables: &[PublishedTable], report: &mut Report) -> Result<(), Error> {
+    let brokers = settings.brokers.as_deref().unwrap_or_default();
+    let inquiry = Inquiry::new(&kafka_properties(&settings.kafka), brokers).map_err(sink::Error::from)?;
+    let failure = inquiry.cluster().err().map(|error| error.message);
+    report.line(&checks::brokers(brokers, failure.as_deref()))?;
+    if failure.is_some() {
+        return Ok(());
+    }
+    let mut route = Route::new(settings.topic_prefix.as_deref()).map_err(crate::encode::PrepareError::from)?;
+    let mut seen = HashSet::new();
+    for (index, table) in (0..).zip(tables) {
+        let claimed = route.claim(crate::change::RelationIndex(index), &table.schema, &table.table);
+        let topic = match claimed {
+            Ok(topic) => topic.to_owned(),
+            Err(error) => {
+                report
+                    .line(&Verdict::error(error.to_string(), "rename a table, or leave it out of the publication"))?;
+                continue;
+            }
+        };
+        if !seen.insert(topic.clone()) {
+            continue;
+        }
+        let has_key = table.replica_identity == 'i' || table.has_primary_key;
+        let facts = topic_facts(inquiry.cleanup_policy(&topic));
+        report.line(&checks::topic(&topic, &facts, has_key, settings.topics.create))?;
+    }
+    Ok(())
+}
+
+fn topic_facts(answer: Result<String, AdminError>) -> TopicFacts {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+    match answer {
+        Ok(cleanup_policy) => TopicFacts::Exists { cleanup_policy },
+        Err(error) if matches!(error.code, Code::UnknownTopicOrPartition | Code::UnknownTopic) => TopicFacts::Missing,
+        Err(error) => TopicFacts::Unknown { reason: error.message },
+    }
+}

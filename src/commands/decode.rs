@@ -1,0 +1,107 @@
+//! `walcat decode FILE`: prints a recording as `stream --dump json` printed, or would have printed, the stream.
+
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use log::warn;
+
+use crate::encode::{self, Encoder, UNAVAILABLE_VALUE};
+use crate::error::Error;
+use crate::feedback::{Confirming, Timing};
+use crate::limits::{RING_ENTRIES_MAX, STDOUT_BUFFER_BYTES};
+use crate::pump::{self, Dumped, Dumping};
+use crate::recording::{Entry, Header, Reader};
+use crate::relations::Relation;
+use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
+
+/// Prints every whole frame; a recording that is cut ends with exit code 65 after the last of them.
+///
+/// # Errors
+/// [`Error::Input`] for a file that cannot be opened, and what the recording holds of errors.
+pub fn run(path: &Path, keepalives: bool) -> Result<(), Error> {
+    let unreadable = |source| Error::Input { path: path.display().to_string(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let (mut reader, header) = Reader::new(BufReader::new(file)).map_err(pump::Error::from)?;
+    let mut lines = Lines::default();
+    let result = replay(&mut reader, &header, keepalives, &mut lines);
+    match lines.write() {
+        // The end of a pipeline.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Error::Output(error)),
+        Ok(()) => result,
+    }
+}
+
+fn replay(
+    reader: &mut Reader<BufReader<File>>,
+    header: &Header,
+    keepalives: bool,
+    lines: &mut Lines,
+) -> Result<(), Error> {
+    let encoder = Encoder::new(&encode::Settings {
+        database: header.database.clone(),
+        source_name: header.source_name.clone(),
+        topic_prefix: header.topic_prefix.clone(),
+        unavailable_value: UNAVAILABLE_VALUE.to_owned(),
+    })?;
+    let mut dumping = Dumping::new(encoder, keepalives);
+    let mut session = session(header);
+    let mut announced: Option<Relation> = None;
+    while let Some(entry) = reader.entry().map_err(pump::Error::from)? {
+        match entry {
+            Entry::CopyData(frame) => {
+                match dumping.frame(&mut session, frame, Instant::now(), &mut lines.buffer)? {
+                    Dumped::Relation(relation) => announced = Some(relation),
+                    Dumped::Nothing | Dumped::Beyond => {}
+                }
+                if lines.buffer.len() >= STDOUT_BUFFER_BYTES {
+                    match lines.write() {
+                        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                        written => written.map_err(Error::Output)?,
+                    }
+                }
+            }
+            Entry::Catalog(answer) => {
+                let Some(relation) = announced.take() else {
+                    warn!(relation = answer.relation; "the recording holds an answer of the catalog without a relation");
+                    continue;
+                };
+                let relations = session.relations();
+                let index = relations.learn(relation, *answer);
+                dumping.learn(index, relations.relation(index), relations.answer(index))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn session(header: &Header) -> Session {
+    let skips = header.settings.get("truncate").is_some_and(|value| value == "skip");
+    let options = Options {
+        start: header.start(),
+        goal: Goal::Forever,
+        confirming: Confirming::Never,
+        clock: EnvelopeClock::Commit,
+        truncations: if skips { Truncations::Skip } else { Truncations::Emit },
+        timing: Timing { status_interval: std::time::Duration::MAX, stall_timeout: None, ask_interval: None },
+        entries_max: RING_ENTRIES_MAX,
+    };
+    Session::new(options, Instant::now())
+}
+
+/// Lines on their way to standard output.
+#[derive(Default)]
+struct Lines {
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    fn write(&mut self) -> io::Result<()> {
+        let mut output = io::stdout().lock();
+        output.write_all(&self.buffer)?;
+        self.buffer.clear();
+        output.flush()
+    }
+}

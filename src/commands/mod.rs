@@ -1,0 +1,6 @@
+//! The commands: settings in, an exit code out. Each turns the settings into the parts of what it runs.
+
+pub mod check;
+pub mod decode;
+pub mod slot;
+pub mod stream;

@@ -1,0 +1,227 @@
+//! `walcat slot create|drop|status`.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use log::info;
+use serde::Serialize;
+
+use crate::checks::{self, SlotFacts, Verdict};
+use crate::cli::StatusFormat;
+use crate::config::SlotSettings;
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::pg::server::{self, ReplicationLag, ServerFacts, Slot};
+use crate::pg::{self, Connection, Kind};
+use crate::poller::Poller;
+use crate::pump;
+use crate::pump::start::{self, missing_slot};
+use crate::pump::waiting::Waiter;
+use crate::signal::StopSignals;
+
+/// A connection for commands that are done in a moment, and the means to wait on it.
+pub(super) struct Commands {
+    poller: Poller,
+    signals: StopSignals,
+}
+
+impl Commands {
+    /// Begins to catch signals.
+    pub(super) fn new() -> Result<Self, Error> {
+        let mut poller = Poller::new().map_err(pump::Error::from)?;
+        let mut signals = StopSignals::install().map_err(pump::Error::from)?;
+        poller.register_signals(signals.source()).map_err(pump::Error::from)?;
+        Ok(Commands { poller, signals })
+    }
+
+    /// Waiting that ends at the first signal.
+    pub(super) fn waiter(&mut self) -> Waiter<'_> {
+        Waiter::new(&mut self.poller, &mut self.signals)
+    }
+
+    /// A replication connection.
+    pub(super) fn connect(&mut self, dsn: Option<&str>) -> Result<Connection, pg::Error> {
+        let mut waiter = self.waiter();
+        Connection::connect(dsn, Kind::Replication, &mut |socket, way| waiter.wait(socket, way))
+    }
+}
+
+/// Creates the slot, after looking whether the publications that are named exist.
+///
+/// # Errors
+/// Those of the server; 78 for a missing publication or wal_level.
+pub fn create(settings: &SlotSettings) -> Result<(), Error> {
+    let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
+    let mut commands = Commands::new()?;
+    let mut connection = commands.connect(dsn)?;
+    start::check_version(connection.server_version())?;
+    let mut waiter = commands.waiter();
+    start::check_publications(&settings.publications, &settings.slot, &mut connection, &mut waiter)?;
+    let lsn = start::create_slot(dsn, &settings.slot, false, &mut connection, &mut waiter)?;
+    print(&format!("slot {} created, starting at {lsn}\n", settings.slot))
+}
+
+/// Drops the slot. The changes that it still held are given up: that is what the command is for.
+///
+/// # Errors
+/// 78 for a slot that does not exist, 69 for one that is read.
+pub fn drop(settings: &SlotSettings) -> Result<(), Error> {
+    let mut commands = Commands::new()?;
+    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()))?;
+    let mut waiter = commands.waiter();
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    if server::slot(&mut connection, &settings.slot, wait)?.is_none() {
+        return Err(missing_slot(&settings.slot).into());
+    }
+    server::drop_slot(&mut connection, &settings.slot, wait)?;
+    info!(slot = settings.slot.as_str(); "slot dropped");
+    print(&format!("slot {} dropped\n", settings.slot))
+}
+
+/// Prints the state of the slot, and what to do when something is wrong with it.
+///
+/// # Errors
+/// 78 for a slot that does not exist.
+pub fn status(settings: &SlotSettings, format: StatusFormat) -> Result<(), Error> {
+    let mut commands = Commands::new()?;
+    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()))?;
+    let database = connection.database();
+    let mut waiter = commands.waiter();
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    let slot = server::slot(&mut connection, &settings.slot, wait)?.ok_or_else(|| missing_slot(&settings.slot))?;
+    let facts = server::facts(&mut connection, wait)?;
+    let lag = match slot.active_pid {
+        Some(pid) => server::replication_lag(&mut connection, pid, wait)?,
+        None => None,
+    };
+    let status = Status::new(&slot, &facts, lag, &database);
+    print(&match format {
+        StatusFormat::Table => status.table(),
+        StatusFormat::Json => status.json(),
+    })
+}
+
+/// What `slot status` prints. The names are PostgreSQL's where it has one.
+#[derive(Debug, Serialize)]
+struct Status {
+    slot_name: String,
+    plugin: Option<String>,
+    database: Option<String>,
+    active_pid: Option<i32>,
+    wal_status: Option<String>,
+    invalidation_reason: Option<String>,
+    confirmed_flush_lsn: Option<String>,
+    restart_lsn: Option<String>,
+    retained_bytes: u64,
+    lag_bytes: u64,
+    safe_wal_size: Option<i64>,
+    state: Option<String>,
+    write_lag: Option<String>,
+    flush_lag: Option<String>,
+    replay_lag: Option<String>,
+    verdict: String,
+    finding: String,
+    hint: Option<String>,
+}
+
+impl Status {
+    fn new(slot: &Slot, facts: &ServerFacts, lag: Option<ReplicationLag>, connected_to: &str) -> Self {
+        let verdict = slot_verdict(slot, facts, connected_to);
+        let now = wal_lsn(facts);
+        let lag = lag.unwrap_or_default();
+        Status {
+            slot_name: slot.slot_name.clone(),
+            plugin: slot.plugin.clone(),
+            database: slot.database.clone(),
+            active_pid: slot.active_pid,
+            wal_status: slot.wal_status.clone(),
+            invalidation_reason: slot.invalidation_reason.clone(),
+            confirmed_flush_lsn: slot.confirmed_flush_lsn.clone(),
+            restart_lsn: slot.restart_lsn.clone(),
+            retained_bytes: retained_bytes(slot, facts),
+            lag_bytes: now.bytes_since(slot.confirmed()),
+            safe_wal_size: slot.safe_wal_size,
+            state: lag.state,
+            write_lag: lag.write_lag,
+            flush_lag: lag.flush_lag,
+            replay_lag: lag.replay_lag,
+            verdict: verdict.severity.to_string(),
+            finding: verdict.finding,
+            hint: Some(verdict.hint).filter(|hint| !hint.is_empty()),
+        }
+    }
+
+    fn json(&self) -> String {
+        // A struct of texts and numbers always serialises.
+        let mut line = serde_json::to_string(self).unwrap_or_default();
+        line.push('\n');
+        line
+    }
+
+    fn table(&self) -> String {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        let number = |value: Option<i64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+        let rows = [
+            ("slot_name", self.slot_name.clone()),
+            ("plugin", text(&self.plugin)),
+            ("database", text(&self.database)),
+            ("active_pid", number(self.active_pid.map(i64::from))),
+            ("wal_status", text(&self.wal_status)),
+            ("invalidation_reason", text(&self.invalidation_reason)),
+            ("confirmed_flush_lsn", text(&self.confirmed_flush_lsn)),
+            ("restart_lsn", text(&self.restart_lsn)),
+            ("retained_bytes", self.retained_bytes.to_string()),
+            ("lag_bytes", self.lag_bytes.to_string()),
+            ("safe_wal_size", number(self.safe_wal_size)),
+            ("state", text(&self.state)),
+            ("write_lag", text(&self.write_lag)),
+            ("flush_lag", text(&self.flush_lag)),
+            ("replay_lag", text(&self.replay_lag)),
+            ("verdict", format!("{}: {}", self.verdict, self.finding)),
+        ];
+        let mut table = String::new();
+        for (name, value) in rows {
+            // Writing to a String does not fail.
+            let _ = writeln!(table, "{name:<20} {value}");
+        }
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(table, "{:<20} {hint}", "hint");
+        }
+        table
+    }
+}
+
+/// The WAL position of the server now.
+fn wal_lsn(facts: &ServerFacts) -> Lsn {
+    facts.wal_lsn.as_deref().and_then(|text| text.parse().ok()).unwrap_or(Lsn::INVALID)
+}
+
+fn retained_bytes(slot: &Slot, facts: &ServerFacts) -> u64 {
+    if slot.restart().is_valid() { wal_lsn(facts).bytes_since(slot.restart()) } else { 0 }
+}
+
+/// The verdict on a slot that exists.
+pub(super) fn slot_verdict(slot: &Slot, facts: &ServerFacts, connected_to: &str) -> Verdict {
+    let lost = slot.lost();
+    checks::slot(
+        &slot.slot_name,
+        Some(&SlotFacts {
+            name: &slot.slot_name,
+            plugin: slot.plugin.as_deref(),
+            database: slot.database.as_deref(),
+            connected_to,
+            active_pid: slot.active_pid,
+            lost: lost.as_deref(),
+            wal_status: slot.wal_status.as_deref(),
+            retained_bytes: retained_bytes(slot, facts),
+        }),
+    )
+}
+
+/// Prints to standard output; a reader that has gone is no failure.
+pub(super) fn print(text: &str) -> Result<(), Error> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(()),
+    }
+}

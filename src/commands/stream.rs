@@ -1,0 +1,198 @@
+//! `walcat stream`: the main job.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use crate::config::{self, StreamSettings};
+use crate::encode::{self, Encoder, UNAVAILABLE_VALUE};
+use crate::error::Error;
+use crate::feedback::{Confirming, Timing};
+use crate::limits::RING_ENTRIES_MAX;
+use crate::pg::catalog::Catalog;
+use crate::poller::Poller;
+use crate::pump::recorder::Recorder;
+use crate::pump::start::{self, SlotMode, Source, Started};
+use crate::pump::{self, Dumping, Output, Parts, Pump, Times};
+use crate::recording::Header;
+use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
+use crate::signal::StopSignals;
+use crate::sink::kafka::{self, TopicTemplate};
+use crate::sink::stdout::{self, Lines, StdoutSink};
+use crate::sink::{self, KafkaSink, Sink};
+
+/// How long an active slot is waited for where nothing is configured.
+const SLOT_WAIT: Duration = Duration::from_secs(30);
+
+/// How often the server's word is asked for while it ends the job.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Streams until the job is done or a signal ends it.
+///
+/// # Errors
+/// Whatever ends the stream otherwise.
+pub fn run(settings: &StreamSettings) -> Result<(), Error> {
+    let begun = Instant::now();
+    let mut poller = Poller::new().map_err(pump::Error::from)?;
+    let mut signals = StopSignals::install().map_err(pump::Error::from)?;
+    poller.register_signals(signals.source()).map_err(pump::Error::from)?;
+
+    let source = source(settings);
+    let started = start::start(&source, &mut poller, &mut signals)?;
+    let session = session(settings, &started);
+    let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
+    let recorder = recorder(settings, &started)?;
+    let output = output(settings, encoder)?;
+    let pump = Pump::new(Parts {
+        catalog: Catalog::new(source.dsn),
+        started,
+        session,
+        output,
+        recorder,
+        poller,
+        signals,
+        times: Times { shutdown_timeout: settings.shutdown_timeout.limit(), stats_interval: settings.stats_interval },
+        slot: settings.slot.clone(),
+    });
+    let summary = match pump.run() {
+        // The end of a pipeline: what its reader did not take is not confirmed, and that is as it should be.
+        Err(pump::Error::Sink(sink::Error::Stdout(sink::stdout::Error::Closed))) => {
+            info!(slot = settings.slot.as_str(); "the reader of standard output has closed it: stopping");
+            return Ok(());
+        }
+        result => result?,
+    };
+    let elapsed_ms = begun.elapsed().as_millis().max(1);
+    let rate = u128::from(summary.records) * 1_000 / elapsed_ms;
+    info!(
+        slot = settings.slot.as_str(), confirmed:% = summary.confirmed, transactions = summary.transactions,
+        records = summary.records, elapsed_ms:% = elapsed_ms, records_per_s:% = rate; "done"
+    );
+    Ok(())
+}
+
+fn source(settings: &StreamSettings) -> Source {
+    let slot_mode = match (settings.temporary_slot, settings.create_slot, settings.dump.is_some()) {
+        (true, _, _) => SlotMode::Temporary,
+        (false, true, _) => SlotMode::Create,
+        (false, false, true) => SlotMode::ExistingOrCopy,
+        (false, false, false) => SlotMode::Existing,
+    };
+    Source {
+        dsn: settings.dsn.as_ref().map(|dsn| dsn.expose().to_owned()),
+        slot: settings.slot.clone(),
+        publications: settings.publications.clone(),
+        slot_mode,
+        startpos: settings.startpos,
+        connect_for: settings.wait.limit(),
+        slot_for: settings.retry.for_.map_or(Some(SLOT_WAIT), config::Budget::limit),
+    }
+}
+
+fn session(settings: &StreamSettings, started: &Started) -> Session {
+    let server_flushed = started.system.flushed;
+    let goal = match (settings.once, settings.endpos) {
+        (_, Some(lsn)) => Goal::EndLsn { lsn, server_flushed },
+        (true, None) => Goal::Once { target: server_flushed },
+        (false, None) => Goal::Forever,
+    };
+    let is_look = settings.dump.is_some() || settings.record.is_some();
+    if settings.record.is_some() && settings.dump.is_none() {
+        warn!(slot = settings.slot.as_str();
+            "recording: nothing is confirmed, so the slot does not move and the changes come again");
+    }
+    let timing = Timing {
+        status_interval: settings.status_interval,
+        stall_timeout: settings.stall_timeout,
+        ask_interval: (goal != Goal::Forever).then_some(ASK_INTERVAL),
+    };
+    let options = Options {
+        start: started.start,
+        goal,
+        confirming: if is_look { Confirming::Never } else { Confirming::Yes },
+        clock: if settings.dump.is_some() { EnvelopeClock::Commit } else { EnvelopeClock::Processing },
+        truncations: match settings.truncate {
+            config::Truncate::Emit => Truncations::Emit,
+            config::Truncate::Skip => Truncations::Skip,
+        },
+        timing,
+        entries_max: RING_ENTRIES_MAX,
+    };
+    Session::new(options, Instant::now())
+}
+
+fn encoding(settings: &StreamSettings, database: &str) -> encode::Settings {
+    encode::Settings {
+        database: database.to_owned(),
+        source_name: settings.topic_prefix.clone().unwrap_or_else(|| settings.slot.clone()),
+        topic_prefix: settings.topic_prefix.clone(),
+        unavailable_value: UNAVAILABLE_VALUE.to_owned(),
+    }
+}
+
+fn recorder(settings: &StreamSettings, started: &Started) -> Result<Option<Recorder>, Error> {
+    let Some(path) = &settings.record else { return Ok(None) };
+    let header = Header {
+        server_version: started.server_version,
+        system_identifier: started.system.identifier.clone(),
+        timeline: started.system.timeline,
+        database: started.system.database.clone(),
+        slot: settings.slot.clone(),
+        publications: settings.publications.clone(),
+        topic_prefix: settings.topic_prefix.clone(),
+        source_name: settings.topic_prefix.clone().unwrap_or_else(|| settings.slot.clone()),
+        settings: recorded_settings(settings),
+        start_lsn: started.start.to_string(),
+    };
+    Ok(Some(Recorder::create(path, &header)?))
+}
+
+/// What changes the lines that `decode` prints.
+fn recorded_settings(settings: &StreamSettings) -> BTreeMap<String, String> {
+    let truncate = match settings.truncate {
+        config::Truncate::Emit => "emit",
+        config::Truncate::Skip => "skip",
+    };
+    BTreeMap::from([("truncate".to_owned(), truncate.to_owned())])
+}
+
+fn output(settings: &StreamSettings, encoder: Encoder) -> Result<Output, Error> {
+    if settings.dump.is_some() {
+        return Ok(Output::Dump(Box::new((Dumping::new(encoder, settings.dump_keepalives), stdout::Output::new()))));
+    }
+    let sink = match settings.sink {
+        config::Sink::Stdout => {
+            let lines = match settings.stdout {
+                config::StdoutForm::Value => Lines::Value,
+                config::StdoutForm::Record => Lines::Record,
+            };
+            Sink::Stdout(Box::new(StdoutSink::new(encoder, lines)))
+        }
+        config::Sink::Kafka => {
+            let properties = kafka_properties(&settings.kafka);
+            let brokers = settings.brokers.as_deref().unwrap_or_default();
+            let sink = KafkaSink::new(&properties, brokers, kafka_settings(settings), encoder, Instant::now());
+            Sink::Kafka(Box::new(sink.map_err(sink::Error::from)?))
+        }
+    };
+    Ok(Output::Records(sink))
+}
+
+/// librdkafka's own properties, with the secrets that it needs.
+pub(super) fn kafka_properties(properties: &[(String, config::Secret)]) -> Vec<(String, String)> {
+    properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+}
+
+fn kafka_settings(settings: &StreamSettings) -> kafka::Settings {
+    let topics = &settings.topics;
+    kafka::Settings {
+        memory_bytes_max: usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX),
+        create_topics: topics.create.then(|| TopicTemplate {
+            partitions: topics.partitions,
+            replication_factor: topics.replication_factor,
+            properties: topics.properties.clone(),
+        }),
+        broker_for: settings.retry.broker_for.limit(),
+    }
+}

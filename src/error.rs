@@ -1,0 +1,69 @@
+//! What a command can fail with, and how `main` prints it: once.
+
+use std::io;
+
+use crate::config::ConfigError;
+use crate::exit_code::ExitCode;
+use crate::{encode, pg, pump, sink};
+
+/// A failure of a command.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A run.
+    #[error(transparent)]
+    Pump(#[from] pump::Error),
+    /// An input file.
+    #[error("cannot read {path}: {source}")]
+    Input { path: String, source: io::Error },
+    /// Standard output.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
+    /// `check` found errors, which it has printed.
+    #[error("{count} of {total} checks failed")]
+    Checks { count: usize, total: usize },
+}
+
+impl Error {
+    /// The exit code that this failure ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Config(error) => error.exit_code(),
+            Error::Pump(error) => error.exit_code(),
+            Error::Input { .. } => ExitCode::NoInput,
+            Error::Output(_) => ExitCode::Os,
+            Error::Checks { .. } => ExitCode::Setup,
+        }
+    }
+
+    /// The operator's next step.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Config(error) => error.hint(),
+            Error::Pump(error) => error.hint(),
+            Error::Input { .. } | Error::Output(_) | Error::Checks { .. } => None,
+        }
+    }
+}
+
+impl From<pg::Error> for Error {
+    fn from(error: pg::Error) -> Self {
+        Error::Pump(error.into())
+    }
+}
+
+impl From<sink::Error> for Error {
+    fn from(error: sink::Error) -> Self {
+        Error::Pump(error.into())
+    }
+}
+
+impl From<encode::PrepareError> for Error {
+    fn from(error: encode::PrepareError) -> Self {
+        Error::Pump(sink::Error::from(error).into())
+    }
+}

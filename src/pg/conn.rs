@@ -1,0 +1,230 @@
+//! A connection: how it is made, which settings it pins, and commands on it while the caller decides how to wait.
+//!
+//! A replication connection takes the simple protocol only (rule 19), so commands are text; the callers quote what
+//! goes into them with [`quote_literal`].
+
+use std::ffi::CString;
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+use super::error::{Error, split_connect_message};
+use super::ffi::{self, Handle, Outcome, Polling, QueryResult};
+use crate::limits::CONNECT_TIMEOUT;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `replication=database`: logical replication commands, and SQL by the simple protocol.
+    Replication,
+    /// SQL only.
+    Ordinary,
+}
+
+/// Which readiness of the socket is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// It can be read.
+    Read,
+    /// It can be written.
+    Write,
+}
+
+/// Waits until the socket is ready, or for a while: it may return early, and fails with [`Error::Interrupted`] when the
+/// user asked to stop.
+pub type Wait<'w> = dyn FnMut(RawFd, Direction) -> Result<(), Error> + 'w;
+
+/// The settings that pin what the server sends (rule 30), and that keep it from ending the session (rule 16). Sent as
+/// SET commands, not as startup options: those would replace options that the user's own conninfo or service file has.
+const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET \"DateStyle\" = 'ISO'; \
+     SET \"IntervalStyle\" = 'postgres'; SET \"TimeZone\" = 'UTC'; SET extra_float_digits = 3; \
+     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmloption = 'content'; SET search_path = pg_catalog; \
+     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+     SET idle_session_timeout = 0; SET standard_conforming_strings = on";
+
+/// What libpq is told unless the conninfo says otherwise: find a dead peer within some 30 s (rule 14).
+const SOCKET_DEFAULTS: [(&str, &str); 5] = [
+    ("fallback_application_name", "walcat"),
+    ("keepalives_idle", "15"),
+    ("keepalives_interval", "5"),
+    ("keepalives_count", "3"),
+    ("tcp_user_timeout", "30000"),
+];
+
+/// An open connection whose session settings are pinned.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) handle: Handle,
+}
+
+impl Connection {
+    /// Connects and pins the session's settings. Without a `dsn` libpq's own variables and files apply.
+    ///
+    /// # Errors
+    /// [`Error::Conninfo`], [`Error::Connect`] after at most [`CONNECT_TIMEOUT`] a host, and what `wait` returns.
+    pub fn connect(dsn: Option<&str>, kind: Kind, wait: &mut Wait<'_>) -> Result<Self, Error> {
+        let mut handle = connect_start(dsn, kind)?;
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let mut direction = Direction::Write;
+        loop {
+            let Some(socket) = handle.socket() else { return Err(connect_error(&handle)) };
+            wait(socket, direction)?;
+            direction = match handle.connect_poll() {
+                Polling::Reading => Direction::Read,
+                Polling::Writing => Direction::Write,
+                Polling::Done => break,
+                Polling::Failed => return Err(connect_error(&handle)),
+            };
+            if Instant::now() >= deadline {
+                return Err(connect_timed_out());
+            }
+        }
+        handle.set_nonblocking();
+        let mut connection = Connection { handle };
+        connection.command("SET", SESSION_SETTINGS, wait)?;
+        Ok(connection)
+    }
+
+    /// Runs a command and returns its last result. `name` is what messages call it.
+    ///
+    /// # Errors
+    /// [`Error::Command`] with the SQLSTATE, [`Error::Lost`], and what `wait` returns.
+    pub fn command(&mut self, name: &'static str, text: &str, wait: &mut Wait<'_>) -> Result<QueryResult, Error> {
+        let text = CString::new(text).map_err(|_| Error::Answer {
+            command: name,
+            reason: "a name in the command holds a NUL byte".to_owned(),
+        })?;
+        if !self.handle.send_query(&text) {
+            return Err(self.lost());
+        }
+        let mut last = None;
+        loop {
+            self.wait_for_result(wait)?;
+            let Some(result) = self.handle.result() else { break };
+            match result.outcome() {
+                Outcome::Failed => return Err(self.command_error(name, &result)),
+                Outcome::CopyBoth => return Ok(result),
+                Outcome::Command | Outcome::Rows => last = Some(result),
+            }
+        }
+        last.ok_or_else(|| Error::Answer { command: name, reason: "no result".to_owned() })
+    }
+
+    /// The server's version, such as 150018.
+    #[must_use]
+    pub fn server_version(&self) -> i32 {
+        self.handle.server_version()
+    }
+
+    /// The database that it is connected to.
+    #[must_use]
+    pub fn database(&self) -> String {
+        self.handle.database()
+    }
+
+    pub(super) fn wait_for_result(&mut self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        loop {
+            let sent = self.handle.flush().map_err(|_| self.lost())?;
+            if !self.handle.consume_input() {
+                return Err(self.lost());
+            }
+            if sent && !self.handle.is_busy() {
+                return Ok(());
+            }
+            let socket = self.handle.socket().ok_or_else(|| self.lost())?;
+            wait(socket, if sent { Direction::Read } else { Direction::Write })?;
+        }
+    }
+
+    /// The failure that a result carries; when the session is gone with it, [`Error::Lost`].
+    pub(super) fn command_error(&self, name: &'static str, result: &QueryResult) -> Error {
+        let fields = result.error();
+        if fields.sqlstate.is_empty() || fields.sqlstate.starts_with("57P") {
+            return Error::Lost { message: one_line(&fields.message) };
+        }
+        let message = match fields.detail {
+            Some(detail) => format!("{}: {detail}", fields.message),
+            None => fields.message,
+        };
+        Error::Command { command: name, sqlstate: fields.sqlstate, message: one_line(&message) }
+    }
+
+    pub(super) fn lost(&self) -> Error {
+        Error::Lost { message: one_line(&self.handle.error_message()) }
+    }
+}
+
+/// Begins to connect, without waiting but for the resolution of host names.
+pub(super) fn connect_start(dsn: Option<&str>, kind: Kind) -> Result<Handle, Error> {
+    let conninfo = |message: String| Error::Conninfo { message };
+    let text = |text: &str| CString::new(text).map_err(|_| conninfo("it holds a NUL byte".to_owned()));
+    let mut parameters = Vec::new();
+    for (key, value) in SOCKET_DEFAULTS {
+        parameters.push((text(key)?, text(value)?));
+    }
+    if let Some(dsn) = dsn {
+        let dsn_text = text(dsn)?;
+        if is_conninfo(dsn) {
+            ffi::parse_conninfo(&dsn_text).map_err(|_| conninfo(conninfo_complaint(dsn)))?;
+        }
+        parameters.push((text("dbname")?, dsn_text));
+    }
+    if kind == Kind::Replication {
+        parameters.push((text("replication")?, text("database")?));
+    }
+    Handle::connect_start(&parameters).map_err(|error| Error::Connect {
+        sqlstate: None,
+        needs_password: false,
+        message: error.to_string(),
+    })
+}
+
+pub(super) fn connect_error(handle: &Handle) -> Error {
+    let (sqlstate, message) = split_connect_message(&handle.error_message());
+    Error::Connect { sqlstate, needs_password: handle.needs_password(), message }
+}
+
+pub(super) fn connect_timed_out() -> Error {
+    let message = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+    Error::Connect { sqlstate: None, needs_password: false, message }
+}
+
+/// What libpq takes as a connection string; anything else is a bare database name.
+fn is_conninfo(dsn: &str) -> bool {
+    dsn.contains('=') || dsn.starts_with("postgres://") || dsn.starts_with("postgresql://")
+}
+
+/// libpq's own message may quote a part of the conninfo, a password among it: name what is known without it.
+fn conninfo_complaint(dsn: &str) -> String {
+    let form = if dsn.contains("://") { "a connection URI" } else { "a list of key=value pairs" };
+    format!("libpq does not take it as {form} (the text itself is not shown, it may hold a password)")
+}
+
+/// libpq's messages have several lines.
+fn one_line(message: &str) -> String {
+    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("LOCATION:"));
+    let line = lines.collect::<Vec<_>>().join("; ");
+    if line.is_empty() { "the server closed the connection".to_owned() } else { line }
+}
+
+/// Quotes a text as an SQL literal, for standard_conforming_strings = on.
+#[must_use]
+pub fn quote_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conninfo_that_libpq_refuses_is_not_quoted_in_the_error() {
+        let error = connect_start(Some("host=localhost password=hunter2 bogus"), Kind::Ordinary).unwrap_err();
+        assert!(matches!(error, Error::Conninfo { .. }), "{error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_literal_is_quoted_for_sql() {
+        assert_eq!(quote_literal("it's"), "'it''s'");
+    }
+}

@@ -1,0 +1,167 @@
+//! What can go wrong between walcat and PostgreSQL, sorted by who has to act.
+
+use crate::exit_code::ExitCode;
+
+/// A failure of the connection or of a command on it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// libpq refuses the connection string.
+    #[error("cannot read the conninfo: {message}")]
+    Conninfo { message: String },
+    /// No connection could be made.
+    #[error("cannot connect to PostgreSQL: {message}")]
+    Connect { sqlstate: Option<String>, needs_password: bool, message: String },
+    /// A connection that worked is gone.
+    #[error("the connection to PostgreSQL is lost: {message}")]
+    Lost { message: String },
+    /// The server refused a command.
+    #[error("{command} failed: {message} (SQLSTATE {sqlstate})")]
+    Command { command: &'static str, sqlstate: String, message: String },
+    /// The server answered in a way that the protocol or its documentation does not allow.
+    #[error("{command}: the server's answer is not understood: {reason}")]
+    Answer { command: &'static str, reason: String },
+    /// The user asked to stop while something was waited for.
+    #[error("stopped by a signal while waiting for PostgreSQL")]
+    Interrupted,
+    /// The operating system refused to wait.
+    #[error("cannot wait for the socket: {0}")]
+    Wait(#[from] std::io::Error),
+}
+
+/// What may be done about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same may work a little later.
+    Backoff,
+    /// It will not work before somebody has changed something.
+    Never,
+}
+
+impl Error {
+    /// The SQLSTATE, where the server sent one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Error::Connect { sqlstate, .. } => sqlstate.as_deref(),
+            Error::Command { sqlstate, .. } => Some(sqlstate).filter(|text| !text.is_empty()).map(String::as_str),
+            _ => None,
+        }
+    }
+
+    /// Whether trying again makes sense.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self.exit_code() {
+            ExitCode::Unavailable => Retry::Backoff,
+            _ => Retry::Never,
+        }
+    }
+
+    /// The exit code that this failure ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Conninfo { .. } => ExitCode::Setup,
+            Error::Connect { needs_password: true, .. } => ExitCode::Permission,
+            Error::Connect { sqlstate, .. } => sqlstate.as_deref().map_or(ExitCode::Unavailable, exit_code_of_sqlstate),
+            Error::Lost { .. } => ExitCode::Unavailable,
+            Error::Command { sqlstate, .. } => exit_code_of_sqlstate(sqlstate),
+            Error::Answer { .. } => ExitCode::Protocol,
+            Error::Interrupted => ExitCode::TryAgain,
+            Error::Wait(_) => ExitCode::Os,
+        }
+    }
+
+    /// The operator's next step.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match (self, self.sqlstate()) {
+            (Error::Conninfo { .. }, _) => {
+                "write it as for psql: 'host=... port=... dbname=... user=...' or postgresql://user@host/dbname"
+            }
+            (Error::Connect { needs_password: true, .. }, _) => {
+                "put the password into ~/.pgpass (or PGPASSFILE), or give the dsn as file:PATH or env:NAME"
+            }
+            (_, Some("28P01" | "28000")) => {
+                "check user, password and pg_hba.conf; a replication connection needs a line for the database itself"
+            }
+            (_, Some("3D000")) => "name an existing database with dbname= in the dsn",
+            (_, Some("42501")) => "the role needs: ALTER ROLE ... REPLICATION, and SELECT is not needed",
+            (_, Some("53300")) => "raise max_wal_senders or max_connections, or stop other replication clients",
+            (_, Some("53400")) => "raise max_replication_slots, or drop a slot that nobody uses",
+            (_, Some("55006")) => "another process reads the slot; stop it, or use another slot",
+            (_, Some("55000")) => "see: walcat slot status",
+            (_, Some("42704")) => "create what is missing: walcat slot create, or CREATE PUBLICATION on the server",
+            (Error::Connect { .. }, None) => "check host and port, and that the server is running",
+            (Error::Lost { .. }, _) => "start walcat again when the server is back: nothing is lost",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// Source: PostgreSQL documentation, appendix A, "PostgreSQL Error Codes".
+fn exit_code_of_sqlstate(sqlstate: &str) -> ExitCode {
+    match sqlstate {
+        "42501" => ExitCode::Permission,
+        "55006" => ExitCode::Unavailable,
+        "3D000" | "42704" | "42710" | "55000" | "53400" | "0A000" | "22023" | "42602" | "42622" => ExitCode::Setup,
+        "08P01" => ExitCode::Protocol,
+        "22021" | "22P05" => ExitCode::Data,
+        _ if sqlstate.starts_with("28") => ExitCode::Permission,
+        _ if sqlstate.starts_with("42") || sqlstate.starts_with("3F") => ExitCode::Setup,
+        _ => ExitCode::Unavailable,
+    }
+}
+
+/// The SQLSTATE inside a failure to connect, as PQERRORS_VERBOSE lays it out (`SEVERITY:  SQLSTATE: message`), and the
+/// message without the lines that name the server's source code. libpq offers the code in no other way before there is
+/// a result.
+#[must_use]
+pub fn split_connect_message(verbose: &str) -> (Option<String>, String) {
+    let sqlstate = verbose.match_indices(":  ").find_map(|(at, _)| {
+        let (code, rest) = verbose.get(at + 3..)?.split_at_checked(5)?;
+        let is_code = code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+        (is_code && rest.starts_with(": ")).then(|| code.to_owned())
+    });
+    let is_source_line = |line: &&str| line.starts_with("LOCATION:");
+    let message = verbose.lines().map(str::trim).filter(|line| !is_source_line(line)).collect::<Vec<_>>().join("; ");
+    (sqlstate, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sqlstate_is_found_in_a_verbose_connect_message() {
+        let text = "connection to server at \"localhost\" (127.0.0.1), port 5432 failed: FATAL:  28P01: password \
+                    authentication failed for user \"x\"\nLOCATION:  auth_failed, auth.c:338";
+        let (sqlstate, message) = split_connect_message(text);
+        assert_eq!(sqlstate.as_deref(), Some("28P01"));
+        assert!(message.ends_with("for user \"x\""), "{message}");
+
+        let refused = "connection to server at \"localhost\" (::1), port 1 failed: Connection refused\n\tIs the server \
+                       running on that host and accepting TCP/IP connections?";
+        assert_eq!(split_connect_message(refused).0, None);
+    }
+
+    #[test]
+    fn each_class_of_sqlstate_has_its_exit_code() {
+        for (sqlstate, code) in [
+            ("28P01", ExitCode::Permission),
+            ("28000", ExitCode::Permission),
+            ("42501", ExitCode::Permission),
+            ("3D000", ExitCode::Setup),
+            ("42704", ExitCode::Setup),
+            ("55000", ExitCode::Setup),
+            ("55006", ExitCode::Unavailable),
+            ("53300", ExitCode::Unavailable),
+            ("57P03", ExitCode::Unavailable),
+            ("57P01", ExitCode::Unavailable),
+            ("08P01", ExitCode::Protocol),
+        ] {
+            assert_eq!(exit_code_of_sqlstate(sqlstate), code, "{sqlstate}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! PostgreSQL through libpq: connections that never block the loop, the replication stream, and the catalog.
+
+pub mod catalog;
+pub mod conn;
+pub mod error;
+pub mod ffi;
+pub mod server;
+pub mod stream;
+
+pub use conn::{Connection, Direction, Kind, Wait};
+pub use error::Error;
+
+/// The version of the libpq that is linked, such as 15.18.
+#[must_use]
+pub fn library_version() -> String {
+    let version = ffi::library_version();
+    format!("{}.{}", version / 10_000, version % 10_000)
+}

@@ -1,0 +1,146 @@
+//! The replication stream: CopyBoth on a replication connection.
+//!
+//! Source: PostgreSQL documentation, "55.4 Streaming Replication Protocol" and "34.10 Functions Associated with the
+//! COPY Command".
+
+use std::os::fd::RawFd;
+
+use super::conn::{Connection, Direction, Wait};
+use super::error::Error;
+use super::ffi::{CopyData, CopyPoll, Outcome};
+
+const START_REPLICATION: &str = "START_REPLICATION";
+
+/// A connection in CopyBoth mode.
+#[derive(Debug)]
+pub struct Stream {
+    connection: Connection,
+    unsent: bool,
+}
+
+impl Stream {
+    /// Sends START_REPLICATION and waits until the copy has begun.
+    ///
+    /// # Errors
+    /// The connection comes back with a refusal that leaves it usable, such as an active slot (55006).
+    pub fn start(mut connection: Connection, command: &str, wait: &mut Wait<'_>) -> Result<Self, (Connection, Error)> {
+        match connection.command(START_REPLICATION, command, wait) {
+            Ok(result) if result.outcome() == Outcome::CopyBoth => Ok(Stream { connection, unsent: false }),
+            Ok(_) => {
+                let reason = "it did not begin to copy".to_owned();
+                Err((connection, Error::Answer { command: START_REPLICATION, reason }))
+            }
+            Err(error) => {
+                // The command is over only when libpq has given a null result.
+                while connection.wait_for_result(wait).is_ok() && connection.handle.result().is_some() {}
+                Err((connection, error))
+            }
+        }
+    }
+
+    /// The socket to wait for, and for what: reading, and writing too while something is left to send.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when there is no socket any more.
+    pub fn socket(&self) -> Result<(RawFd, bool), Error> {
+        Ok((self.connection.handle.socket().ok_or_else(|| self.connection.lost())?, self.unsent))
+    }
+
+    /// The next CopyData message; none when libpq and the socket hold no whole one.
+    ///
+    /// # Errors
+    /// [`Error::Lost`], or the server's error when it ended the stream with one.
+    pub fn receive(&mut self) -> Result<Option<CopyData>, Error> {
+        // Bytes inside OpenSSL raise no readiness: one more round after the first that yields nothing (rule 15).
+        for _ in 0..3 {
+            match self.connection.handle.copy_data() {
+                CopyPoll::Data(data) => return Ok(Some(data)),
+                CopyPoll::End | CopyPoll::Failed => return Err(self.end()),
+                CopyPoll::Pending => {}
+            }
+            if !self.connection.handle.consume_input() {
+                return Err(self.end());
+            }
+        }
+        match self.connection.handle.copy_data() {
+            CopyPoll::Data(data) => Ok(Some(data)),
+            CopyPoll::End | CopyPoll::Failed => Err(self.end()),
+            CopyPoll::Pending => Ok(None),
+        }
+    }
+
+    /// Queues a CopyData message and sends what the socket takes.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn send(&mut self, data: &[u8]) -> Result<(), Error> {
+        // A buffer that cannot grow is reported as "not queued": the next status update says the same and more.
+        self.connection.handle.put_copy_data(data).map_err(|_| self.connection.lost())?;
+        self.flush()
+    }
+
+    /// Sends what is left, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.unsent = !self.connection.handle.flush().map_err(|_| self.connection.lost())?;
+        Ok(())
+    }
+
+    /// Ends the copy: CopyDone, then reads until the server has ended it too, so that the last status update is known
+    /// to be processed and a late error is not lost (rule 11).
+    ///
+    /// # Errors
+    /// The server's error, [`Error::Lost`], and what `wait` returns.
+    pub fn finish(mut self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        self.connection.handle.put_copy_end().map_err(|_| self.connection.lost())?;
+        loop {
+            self.flush()?;
+            let socket = self.socket()?.0;
+            if self.unsent {
+                wait(socket, Direction::Write)?;
+                continue;
+            }
+            match self.connection.handle.copy_data() {
+                CopyPoll::Data(_) => continue,
+                CopyPoll::End => break,
+                CopyPoll::Failed => return Err(self.end()),
+                CopyPoll::Pending => {}
+            }
+            if !self.connection.handle.consume_input() {
+                return Err(self.connection.lost());
+            }
+            match self.connection.handle.copy_data() {
+                CopyPoll::Data(_) => {}
+                CopyPoll::End => break,
+                CopyPoll::Failed => return Err(self.end()),
+                CopyPoll::Pending => wait(socket, Direction::Read)?,
+            }
+        }
+        loop {
+            self.connection.wait_for_result(wait)?;
+            match self.connection.handle.result() {
+                Some(result) if result.outcome() == Outcome::Failed => {
+                    return Err(self.connection.command_error(START_REPLICATION, &result));
+                }
+                Some(_) => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Why the server ended the stream.
+    fn end(&mut self) -> Error {
+        if self.connection.handle.is_bad() && self.connection.handle.is_busy() {
+            return self.connection.lost();
+        }
+        match self.connection.handle.result() {
+            Some(result) if result.outcome() == Outcome::Failed => {
+                self.connection.command_error(START_REPLICATION, &result)
+            }
+            Some(_) => Error::Lost { message: "the server ended the stream: it is shutting down".to_owned() },
+            None => self.connection.lost(),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Frames to lines, for `--dump json` and `decode`: the session runs as in a stream, so that positions and numbers are
+//! the same, but nothing is confirmed and no sink is touched.
+
+use std::time::Instant;
+
+use super::error::Error;
+use crate::catalog_facts::CatalogAnswer;
+use crate::change::{Change, RelationIndex};
+use crate::dump::Line;
+use crate::encode::{Encoder, Prepared};
+use crate::lsn::Lsn;
+use crate::pgoutput::{self, Context, Message};
+use crate::relations::Relation;
+use crate::replication::{self, Frame};
+use crate::session::{Session, Step};
+use crate::sink;
+
+/// What a frame asks of the caller.
+#[derive(Debug)]
+pub enum Dumped {
+    /// Nothing.
+    Nothing,
+    /// The catalog's answer for this relation, by [`Dumping::learn`], before the next frame.
+    Relation(Relation),
+    /// Nothing more: the frame lies beyond the end of the job and has no line.
+    Beyond,
+}
+
+/// Turns frames into lines.
+pub struct Dumping {
+    encoder: Encoder,
+    /// By relation index.
+    topics: Vec<String>,
+    keepalives: bool,
+    xid: Option<u32>,
+}
+
+impl Dumping {
+    /// Records are those of `encoder`; keepalives have lines only when asked for.
+    #[must_use]
+    pub fn new(encoder: Encoder, keepalives: bool) -> Self {
+        Dumping { encoder, topics: Vec::new(), keepalives, xid: None }
+    }
+
+    /// Takes one frame and appends its line.
+    ///
+    /// # Errors
+    /// [`Error::Session`], and a row that has no record.
+    pub fn frame(
+        &mut self,
+        session: &mut Session,
+        frame: &[u8],
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<Dumped, Error> {
+        let step = session.accept(frame, now, 0)?;
+        if matches!(step, Step::Beyond) {
+            return Ok(Dumped::Beyond);
+        }
+        // The session has decoded both already: a dump can afford to do it twice.
+        let Ok(frame) = replication::decode(frame) else { return Ok(Dumped::Nothing) };
+        let (lsn, message) = match frame {
+            Frame::Keepalive { wal_end, reply_requested, .. } => {
+                if self.keepalives {
+                    Line::keepalive(out, wal_end, reply_requested);
+                }
+                return Ok(Dumped::Nothing);
+            }
+            Frame::XLogData { start, message, .. } => (start, message),
+        };
+        let Ok(message) = pgoutput::decode(message, Context::default()) else { return Ok(Dumped::Nothing) };
+        let dumped = self.line(session, lsn, &message, step, out)?;
+        session.advance();
+        Ok(dumped)
+    }
+
+    /// Makes a relation known with what the catalog said of it.
+    ///
+    /// # Errors
+    /// What the encoder returns.
+    pub fn learn(
+        &mut self,
+        index: RelationIndex,
+        relation: &Relation,
+        answer: &CatalogAnswer,
+    ) -> Result<Prepared, sink::Error> {
+        let prepared = self.encoder.prepare(index, relation, answer)?;
+        let place = index.0 as usize;
+        if self.topics.len() <= place {
+            self.topics.resize_with(place + 1, String::new);
+        }
+        self.topics[place].clone_from(&prepared.topic);
+        Ok(prepared)
+    }
+
+    fn line(
+        &mut self,
+        session: &mut Session,
+        lsn: Lsn,
+        message: &Message<'_>,
+        step: Step<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Dumped, Error> {
+        if let Message::Begin(begin) = message {
+            self.xid = Some(begin.xid);
+        }
+        let (kind, tag) = name_of(message);
+        let is_outside = matches!(message, Message::Logical(logical) if !logical.transactional);
+        let mut line = Line::begin(out, kind, tag, lsn, self.xid.filter(|_| !is_outside));
+        let mut dumped = Dumped::Nothing;
+        match step {
+            Step::Change(change, ticket) => {
+                let relation = change.relation.map(|index| session.relations().relation(index).clone());
+                line.message(message, relation.as_ref());
+                line.begin_records();
+                let (_, values) = self.records(&change, 0, &mut line)?;
+                session.emitted(&change, ticket, 0, values)?;
+                line.end_records();
+            }
+            Step::Truncate(lsn, relations) => {
+                line.message(message, None);
+                let known = session.relations();
+                let indexes: Vec<_> = relations.iter().map(|oid| (oid, known.index_of(oid))).collect();
+                line.truncated(indexes.iter().map(|(oid, index)| (*oid, index.map(|index| known.relation(index)))));
+                line.begin_records();
+                let mut count = 0;
+                for oid in relations.iter() {
+                    let (change, ticket) = session.truncation(lsn, oid, 0)?;
+                    let (records, values) = self.records(&change, count, &mut line)?;
+                    count += records;
+                    session.emitted(&change, ticket, 0, values)?;
+                }
+                line.end_records();
+            }
+            Step::Relation(relation) => {
+                line.message(message, None);
+                dumped = Dumped::Relation(Relation::from(relation));
+            }
+            Step::Nothing | Step::Beyond => line.message(message, None),
+        }
+        line.end();
+        if matches!(message, Message::Commit(_)) {
+            self.xid = None;
+        }
+        Ok(dumped)
+    }
+
+    /// Adds a change's records; returns how many there are, and how many have a value.
+    fn records(
+        &mut self,
+        change: &Change<'_>,
+        first_index: usize,
+        line: &mut Line<'_>,
+    ) -> Result<(usize, u64), sink::Error> {
+        let topic = match change.relation {
+            Some(index) => self.topics.get(index.0 as usize).cloned().ok_or(sink::Error::Unprepared)?,
+            None => self.encoder.message_topic().to_owned(),
+        };
+        let records = self.encoder.encode(change)?;
+        for (index, record) in records.iter().enumerate() {
+            line.record(first_index + index, &topic, record.key, record.header, record.value);
+        }
+        Ok((records.len(), records.values()))
+    }
+}
+
+/// A message's name and its letter on the wire.
+fn name_of(message: &Message<'_>) -> (&'static str, char) {
+    match message {
+        Message::Begin(_) => ("begin", 'B'),
+        Message::Commit(_) => ("commit", 'C'),
+        Message::Origin(_) => ("origin", 'O'),
+        Message::Relation(_) => ("relation", 'R'),
+        Message::Type(_) => ("type", 'Y'),
+        Message::Insert(_) => ("insert", 'I'),
+        Message::Update(_) => ("update", 'U'),
+        Message::Delete(_) => ("delete", 'D'),
+        Message::Truncate(_) => ("truncate", 'T'),
+        Message::Logical(_) => ("message", 'M'),
+        Message::StreamStart(_) => ("stream start", 'S'),
+        Message::StreamStop => ("stream stop", 'E'),
+        Message::StreamCommit(_) => ("stream commit", 'c'),
+        Message::StreamAbort(_) => ("stream abort", 'A'),
+        Message::BeginPrepare(_) => ("begin prepare", 'b'),
+        Message::Prepare(_) => ("prepare", 'P'),
+        Message::CommitPrepared(_) => ("commit prepared", 'K'),
+        Message::RollbackPrepared(_) => ("rollback prepared", 'r'),
+        Message::StreamPrepare(_) => ("stream prepare", 'p'),
+    }
+}

@@ -1,0 +1,82 @@
+//! Why a run ended otherwise than asked.
+
+use std::io;
+
+use crate::exit_code::ExitCode;
+use crate::feedback::Stalled;
+use crate::lsn::Lsn;
+use crate::{pg, session, sink};
+
+/// A failure that ends the run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] pg::Error),
+    /// Where the records go.
+    #[error(transparent)]
+    Sink(#[from] sink::Error),
+    /// What the server sent.
+    #[error(transparent)]
+    Session(#[from] session::Error),
+    /// The server is silent.
+    #[error("the connection to PostgreSQL is dead: {0}")]
+    Stalled(#[from] Stalled),
+    /// The set-up on the server does not allow what was asked.
+    #[error("{message}")]
+    Setup { message: String, hint: String },
+    /// The slot is held by another process for longer than allowed.
+    #[error("the slot {slot} has been held by another process for {seconds} s (pid {pid})")]
+    SlotHeld { slot: String, pid: String, seconds: u64 },
+    /// The recording cannot be written.
+    #[error("cannot write the recording {path}: {source}")]
+    Record { path: String, source: io::Error },
+    /// The recording cannot be read.
+    #[error("cannot read the recording: {0}")]
+    Recording(#[from] crate::recording::Error),
+    /// The operating system refuses to wait or to catch signals.
+    #[error("cannot set up the event loop: {0}")]
+    Loop(#[from] io::Error),
+    /// A signal, with something read and not acknowledged.
+    #[error("stopped by a signal before everything that was read was acknowledged (confirmed up to {confirmed})")]
+    Unacknowledged { confirmed: Lsn },
+}
+
+impl Error {
+    /// The exit code that this failure ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Postgres(error) => error.exit_code(),
+            Error::Sink(error) => error.exit_code(),
+            Error::Session(error) => error.exit_code(),
+            Error::Stalled(_) | Error::SlotHeld { .. } => ExitCode::Unavailable,
+            Error::Setup { .. } => ExitCode::Setup,
+            Error::Record { .. } | Error::Loop(_) => ExitCode::Os,
+            Error::Recording(error) => error.exit_code(),
+            Error::Unacknowledged { .. } => ExitCode::TryAgain,
+        }
+    }
+
+    /// The operator's next step.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Postgres(error) => error.hint(),
+            Error::Sink(error) => error.hint(),
+            Error::Setup { hint, .. } => Some(hint.clone()),
+            Error::SlotHeld { .. } => Some(
+                "stop the other process; after a crash the server frees the slot within wal_sender_timeout: \
+                 [retry] for says how long walcat waits"
+                    .to_owned(),
+            ),
+            Error::Session(_) => Some(
+                "nothing after the last confirmed LSN is lost; send us a recording of it: walcat stream --record FILE"
+                    .to_owned(),
+            ),
+            Error::Stalled(_) => Some("check the network and the server, then start walcat again".to_owned()),
+            Error::Unacknowledged { .. } => Some("start walcat again: nothing is lost".to_owned()),
+            Error::Record { .. } | Error::Recording(_) | Error::Loop(_) => None,
+        }
+    }
+}

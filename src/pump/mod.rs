@@ -1,0 +1,504 @@
+//! The one event loop: owns the stream, the session, the output and the poll, and moves bytes between them.
+//!
+//! One turn: serve the output and settle what it delivered; read PostgreSQL as far as there is room; send the status
+//! update that is due; sleep until something is ready. Invariants 3, 4 and 6 of the crate's documentation live here.
+
+pub mod dumping;
+pub mod error;
+pub mod recorder;
+pub mod start;
+pub mod waiting;
+
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use mio::Interest;
+
+pub use self::dumping::{Dumped, Dumping};
+pub use self::error::Error;
+use self::recorder::Recorder;
+use self::start::Started;
+use self::waiting::Waiter;
+use crate::clock::{PgTimestamp, unix_now_ns};
+use crate::encode::Prepared;
+use crate::feedback::Update;
+use crate::limits::{
+    CONNECT_TIMEOUT, FINISH_TIMEOUT, MESSAGES_PER_TURN_MAX, OUTAGE_NOTICE_INTERVAL, STDOUT_BUFFER_BYTES,
+};
+use crate::lsn::Lsn;
+use crate::pg::catalog::Catalog;
+use crate::pg::stream::Stream;
+use crate::pg::{self, Direction};
+use crate::poller::{Poller, Wakeup};
+use crate::relations::Relation;
+use crate::replication::StatusUpdate;
+use crate::session::{Session, Step};
+use crate::signal::StopSignals;
+use crate::sink::stdout::Output as StdoutLines;
+use crate::sink::{self, Settled, Sink};
+use crate::stats::Stats;
+
+/// Where the changes go.
+pub enum Output {
+    /// As records to a sink.
+    Records(Sink),
+    /// As one line per protocol message to standard output.
+    Dump(Box<(Dumping, StdoutLines)>),
+}
+
+/// Times that the loop keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// How long a signal lets the sink drain; none for ever.
+    pub shutdown_timeout: Option<Duration>,
+    /// How often a line of statistics is logged; none for never.
+    pub stats_interval: Option<Duration>,
+}
+
+/// What the loop is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Reading the stream.
+    Reading,
+    /// The job is done: deliver what was read.
+    Draining,
+    /// A signal came: deliver what was read until the deadline.
+    Stopping { deadline: Option<Instant> },
+}
+
+/// The loop and all that it owns.
+pub struct Pump {
+    stream: Stream,
+    session: Session,
+    output: Output,
+    catalog: Catalog,
+    /// The relation that waits for the catalog's answer; nothing is read meanwhile.
+    asking: Option<Relation>,
+    recorder: Option<Recorder>,
+    poller: Poller,
+    signals: StopSignals,
+    stage: Stage,
+    times: Times,
+    stats: Stats,
+    slot: String,
+    outage_told_at: Option<Instant>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Transactions read to their end.
+    pub transactions: u64,
+    /// Records handed to the output.
+    pub records: u64,
+    /// The last confirmed position.
+    pub confirmed: Lsn,
+    /// Turns of the loop.
+    pub turns: u64,
+}
+
+/// The parts of a pump.
+pub struct Parts {
+    /// The stream, started.
+    pub started: Started,
+    /// The session that follows it.
+    pub session: Session,
+    /// Where the changes go.
+    pub output: Output,
+    /// For questions about relations.
+    pub catalog: Catalog,
+    /// The recording, if there is one.
+    pub recorder: Option<Recorder>,
+    /// The poll.
+    pub poller: Poller,
+    /// The signals, registered with the poll.
+    pub signals: StopSignals,
+    /// Times that the loop keeps.
+    pub times: Times,
+    /// The slot's name, for the log.
+    pub slot: String,
+}
+
+impl Pump {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Pump {
+            stream: parts.started.stream,
+            session: parts.session,
+            output: parts.output,
+            catalog: parts.catalog,
+            asking: None,
+            recorder: parts.recorder,
+            poller: parts.poller,
+            signals: parts.signals,
+            stage: Stage::Reading,
+            stats: Stats::new(parts.times.stats_interval, Instant::now()),
+            times: parts.times,
+            slot: parts.slot,
+            outage_told_at: None,
+        }
+    }
+
+    /// Runs until the job is done or a signal ends it.
+    ///
+    /// # Errors
+    /// Whatever ends the run otherwise. What was delivered is confirmed as far as the connection still allows.
+    pub fn run(mut self) -> Result<Summary, Error> {
+        match self.turns() {
+            Ok(()) => self.finish(),
+            Err(error) => {
+                self.confirm_before_failing();
+                Err(error)
+            }
+        }
+    }
+
+    fn turns(&mut self) -> Result<(), Error> {
+        loop {
+            let now = Instant::now();
+            self.heed_signals(now)?;
+            self.serve_output(now)?;
+            self.heed_catalog()?;
+            let drained = self.read(now)?;
+            if self.stage == Stage::Reading && self.session.is_done() {
+                self.stage = Stage::Draining;
+            }
+            self.serve_output(now)?;
+            self.session.feedback().check_stall(now)?;
+            self.send_status_update(now)?;
+            self.tell(now);
+            if self.is_over(now) {
+                return Ok(());
+            }
+            if drained {
+                self.sleep(now)?;
+            }
+        }
+    }
+
+    /// Reads and handles frames while there is room. Says whether the loop may sleep: libpq holds no whole frame, or
+    /// nothing may be read.
+    fn read(&mut self, now: Instant) -> Result<bool, Error> {
+        for _ in 0..MESSAGES_PER_TURN_MAX {
+            if !self.may_read() {
+                if !self.session.is_done() {
+                    self.session.feedback().not_reading(now);
+                }
+                return Ok(true);
+            }
+            let Some(frame) = self.stream.receive()? else { return Ok(true) };
+            let handled = self.handle(&frame, now);
+            // A frame that ends the run by a failure is the one that a recording is wanted for.
+            if let (Some(recorder), Ok(true) | Err(_)) = (&mut self.recorder, &handled) {
+                recorder.copy_data(&frame)?;
+            }
+            handled?;
+        }
+        Ok(false)
+    }
+
+    fn may_read(&self) -> bool {
+        let has_room = match &self.output {
+            Output::Records(sink) => sink.has_room(),
+            Output::Dump(dump) => dump.1.pending() < STDOUT_BUFFER_BYTES,
+        };
+        self.stage == Stage::Reading && self.asking.is_none() && self.session.has_room() && has_room
+    }
+
+    /// Handles one frame. Says whether it belongs to the job, or lies beyond its end.
+    fn handle(&mut self, frame: &[u8], now: Instant) -> Result<bool, Error> {
+        let sink = match &mut self.output {
+            Output::Records(sink) => sink,
+            Output::Dump(dump) => {
+                let (dumping, output) = &mut **dump;
+                return Ok(match dumping.frame(&mut self.session, frame, now, output.buffer())? {
+                    Dumped::Nothing => true,
+                    Dumped::Relation(relation) => {
+                        self.ask_catalog(relation)?;
+                        true
+                    }
+                    Dumped::Beyond => false,
+                });
+            }
+        };
+        let processed_unix_ns = unix_now_ns();
+        match self.session.accept(frame, now, processed_unix_ns)? {
+            Step::Nothing => {}
+            Step::Relation(message) => self.ask_catalog(Relation::from(message))?,
+            Step::Change(change, ticket) => {
+                let taken = sink.take(&change, ticket)?;
+                self.session.emitted(&change, ticket, taken.records, taken.values)?;
+            }
+            Step::Truncate(lsn, relations) => {
+                for relation in relations.iter() {
+                    let (change, ticket) = self.session.truncation(lsn, relation, processed_unix_ns)?;
+                    let taken = sink.take(&change, ticket)?;
+                    self.session.emitted(&change, ticket, taken.records, taken.values)?;
+                }
+            }
+            Step::Beyond => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Asks the catalog about a relation that was announced; nothing is read until the answer is there.
+    fn ask_catalog(&mut self, relation: Relation) -> Result<(), Error> {
+        let (slot, schema, table) = (self.slot.as_str(), relation.namespace.as_str(), relation.name.as_str());
+        debug!(slot, schema, table; "relation announced");
+        self.catalog.ask(relation.oid, relation.columns.iter().map(|column| column.type_oid))?;
+        self.asking = Some(relation);
+        Ok(())
+    }
+
+    /// The catalog's answer, once it is there, makes the relation known to the output.
+    fn heed_catalog(&mut self) -> Result<(), Error> {
+        if self.asking.is_none() {
+            return Ok(());
+        }
+        let Some(answer) = self.catalog.poll()? else { return Ok(()) };
+        let Some(relation) = self.asking.take() else { return Ok(()) };
+        if let Some(recorder) = &mut self.recorder {
+            recorder.catalog_answer(&answer)?;
+        }
+        self.poller.disarm(Wakeup::Catalog);
+        let relations = self.session.relations();
+        let index = relations.learn(relation, answer);
+        let (relation, answer) = (relations.relation(index), relations.answer(index));
+        let prepared = match &mut self.output {
+            Output::Records(sink) => sink.prepare(index, relation, answer)?,
+            Output::Dump(dump) => dump.0.learn(index, relation, answer)?,
+        };
+        tell_prepared(&self.slot, relation, &prepared);
+        Ok(())
+    }
+
+    /// Lets the output work, and settles what it has delivered.
+    fn serve_output(&mut self, now: Instant) -> Result<(), Error> {
+        let sink = match &mut self.output {
+            Output::Records(sink) => sink,
+            Output::Dump(dump) => return Ok(dump.1.write().map(drop).map_err(sink::Error::from)?),
+        };
+        sink.serve(now)?;
+        let mut settled = false;
+        while let Some(report) = sink.settled(now) {
+            match report {
+                Settled::Delivered(ticket) => self.session.settle(ticket)?,
+                Settled::Refused(ticket, failure) => {
+                    self.session.advance();
+                    let lsn = self.session.ring().position(ticket).unwrap_or(Lsn::INVALID);
+                    let Sink::Kafka(kafka) = sink else { continue };
+                    return Err(sink::Error::from(kafka.refusal(failure, lsn)).into());
+                }
+            }
+            settled = true;
+        }
+        if settled {
+            self.session.advance();
+        }
+        Ok(())
+    }
+
+    fn heed_signals(&mut self, now: Instant) -> Result<(), Error> {
+        let received = self.signals.received();
+        if received == 0 {
+            return Ok(());
+        }
+        if received > 1 {
+            warn!(slot = self.slot.as_str(); "second signal: stopping at once");
+            return Err(self.unacknowledged());
+        }
+        if !matches!(self.stage, Stage::Stopping { .. }) {
+            info!(slot = self.slot.as_str(), in_flight = self.session.ring().outstanding(); "signal: draining");
+            self.stage = Stage::Stopping { deadline: self.times.shutdown_timeout.map(|timeout| now + timeout) };
+        }
+        Ok(())
+    }
+
+    /// Whether all that was read is delivered, as far as it will be.
+    fn is_over(&self, now: Instant) -> bool {
+        let drained = match &self.output {
+            Output::Records(sink) => sink.is_drained(),
+            Output::Dump(dump) => dump.1.pending() == 0,
+        };
+        match self.stage {
+            Stage::Reading => false,
+            Stage::Draining => drained && self.session.is_settled(),
+            Stage::Stopping { deadline } => drained || deadline.is_some_and(|deadline| now >= deadline),
+        }
+    }
+
+    fn send_status_update(&mut self, now: Instant) -> Result<(), Error> {
+        match self.session.feedback().update_due(now) {
+            Some(update) => Ok(self.stream.send(&status_update(update))?),
+            None => Ok(self.stream.flush()?),
+        }
+    }
+
+    fn sleep(&mut self, now: Instant) -> Result<(), Error> {
+        let (socket, unsent) = self.stream.socket()?;
+        // While nothing may be read its readiness would only spin the loop.
+        let interest = match (self.may_read(), unsent) {
+            (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
+            (true, false) => Some(Interest::READABLE),
+            (false, true) => Some(Interest::WRITABLE),
+            (false, false) => None,
+        };
+        match interest {
+            Some(interest) => self.poller.arm(Wakeup::Postgres, socket, interest)?,
+            None => self.poller.disarm(Wakeup::Postgres),
+        }
+        if self.asking.is_some()
+            && let Some((socket, direction)) = self.catalog.socket()
+        {
+            let read = direction == Direction::Read;
+            self.poller.arm(Wakeup::Catalog, socket, if read { Interest::READABLE } else { Interest::WRITABLE })?;
+        }
+        let (kafka, stdout) = match &self.output {
+            Output::Records(sink) => match sink {
+                Sink::Kafka(sink) => (Some(sink.descriptor()), None),
+                Sink::Stdout(sink) => (None, sink.descriptor()),
+            },
+            Output::Dump(dump) => (None, dump.1.descriptor()),
+        };
+        if let Some(descriptor) = kafka {
+            self.poller.arm(Wakeup::Kafka, descriptor, Interest::READABLE)?;
+        }
+        match stdout {
+            Some(descriptor) => self.poller.arm(Wakeup::Stdout, descriptor, Interest::WRITABLE)?,
+            None => self.poller.disarm(Wakeup::Stdout),
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.flush()?;
+        }
+        let deadline = self.deadline(now);
+        Ok(self.poller.wait(deadline)?)
+    }
+
+    fn deadline(&mut self, now: Instant) -> Instant {
+        let sink = match &self.output {
+            Output::Records(sink) => sink.deadline(),
+            Output::Dump(_) => None,
+        };
+        let stopping = match self.stage {
+            Stage::Stopping { deadline } => deadline,
+            Stage::Reading | Stage::Draining => None,
+        };
+        let outage = self.outage_told_at.map(|told_at| told_at + OUTAGE_NOTICE_INTERVAL);
+        let catalog = self.asking.as_ref().map(|_| now + CONNECT_TIMEOUT);
+        let others = [sink, stopping, outage, catalog, self.stats.deadline()];
+        others.into_iter().flatten().fold(self.session.feedback().deadline(), Instant::min)
+    }
+
+    /// Says what an operator has to know: an outage of Kafka at once and then once a minute, and the statistics.
+    fn tell(&mut self, now: Instant) {
+        let outage = match &self.output {
+            Output::Records(sink) => sink.outage(),
+            Output::Dump(_) => None,
+        };
+        match (outage, self.outage_told_at) {
+            (Some((since, reason)), told_at)
+                if told_at.is_none_or(|at| now.saturating_duration_since(at) >= OUTAGE_NOTICE_INTERVAL) =>
+            {
+                let feedback = self.session.feedback();
+                let (confirmed, received) = (feedback.confirmed(), feedback.received());
+                warn!(
+                    slot = self.slot.as_str(), confirmed:% = confirmed, wal_held_bytes = received.bytes_since(confirmed),
+                    down_for_s = now.saturating_duration_since(since).as_secs(), reason = reason;
+                    "no Kafka broker is reachable: records wait and the slot is held; while records wait, a fast \
+                     shutdown of PostgreSQL waits for this session too (stop walcat to end that, nothing is lost)"
+                );
+                self.outage_told_at = Some(now);
+            }
+            (None, Some(_)) => {
+                info!(slot = self.slot.as_str(); "Kafka is reachable again");
+                self.outage_told_at = None;
+            }
+            _ => {}
+        }
+        if self.stats.is_due(now) {
+            let (counters, outstanding) = (self.session.counters(), self.session.ring().outstanding());
+            let feedback = self.session.feedback();
+            let (confirmed, received) = (feedback.confirmed(), feedback.received());
+            let rate = self.stats.rate(counters.records, now);
+            info!(
+                slot = self.slot.as_str(), confirmed:% = confirmed, received:% = received,
+                transactions = counters.transactions, records = counters.records, records_per_s = rate,
+                in_flight = outstanding, turns = self.poller.turns(); "statistics"
+            );
+        }
+    }
+
+    /// Ends the stream in order: a last status update, CopyDone, and the server's own end (rule 11).
+    fn finish(mut self) -> Result<Summary, Error> {
+        let now = Instant::now();
+        let update = self.session.feedback().update(now);
+        self.stream.send(&status_update(update))?;
+        if let Some(recorder) = self.recorder.take() {
+            recorder.finish()?;
+        }
+        let counters = self.session.counters();
+        let summary = Summary {
+            transactions: counters.transactions,
+            records: counters.records,
+            confirmed: self.session.feedback().confirmed(),
+            turns: self.poller.turns(),
+        };
+        let unacknowledged = matches!(self.stage, Stage::Stopping { .. }) && self.has_unacknowledged();
+        let failure = self.unacknowledged();
+        let mut waiter = Waiter::until(&mut self.poller, &mut self.signals, now + FINISH_TIMEOUT);
+        self.stream.finish(&mut |socket, direction| waiter.wait(socket, direction))?;
+        info!(
+            slot = self.slot.as_str(), confirmed:% = summary.confirmed, transactions = summary.transactions,
+            records = summary.records, turns = summary.turns; "streaming ended"
+        );
+        if unacknowledged { Err(failure) } else { Ok(summary) }
+    }
+
+    fn has_unacknowledged(&self) -> bool {
+        match &self.output {
+            Output::Records(sink) => {
+                let unreached = !sink.ever_reached();
+                unreached || !self.session.is_settled() || self.session.is_inside_transaction()
+            }
+            Output::Dump(_) => false,
+        }
+    }
+
+    fn unacknowledged(&mut self) -> Error {
+        Error::Unacknowledged { confirmed: self.session.feedback().confirmed() }
+    }
+
+    /// A failure ends the run, but what was delivered before it need not be delivered again.
+    fn confirm_before_failing(&mut self) {
+        if let Some(recorder) = self.recorder.take() {
+            // The failure that ends the run is the one to report.
+            let _ = recorder.finish();
+        }
+        if !self.session.feedback().is_sent() {
+            let update = self.session.feedback().update(Instant::now());
+            // The connection may be what failed.
+            let _: Result<(), pg::Error> = self.stream.send(&status_update(update));
+        }
+    }
+}
+
+fn status_update(update: Update) -> [u8; StatusUpdate::SIZE] {
+    StatusUpdate {
+        written: update.written,
+        flushed: update.flushed,
+        applied: update.flushed,
+        sent_at: PgTimestamp::now(),
+        reply_requested: update.reply_requested,
+    }
+    .encode()
+}
+
+/// Where a relation's records go, and what is odd about it.
+fn tell_prepared(slot: &str, relation: &Relation, prepared: &Prepared) {
+    let (schema, table, topic) = (relation.namespace.as_str(), relation.name.as_str(), prepared.topic.as_str());
+    if let Some(warning) = &prepared.warning {
+        warn!(slot, schema, table, topic; "{warning}");
+    }
+    debug!(slot, schema, table, topic, has_key = prepared.has_key; "relation ready");
+}

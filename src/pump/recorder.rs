@@ -1,0 +1,73 @@
+//! The recording beside a run: every frame and every catalog answer, as they came.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::error::Error;
+use crate::catalog_facts::CatalogAnswer;
+use crate::recording::{Header, Writer};
+
+/// A file that holds rows: for its owner only.
+const MODE: u32 = 0o600;
+
+/// Writes a recording.
+#[derive(Debug)]
+pub struct Recorder {
+    writer: Writer<BufWriter<File>>,
+    path: PathBuf,
+}
+
+impl Recorder {
+    /// Creates the file, or empties it, and writes the header.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub fn create(path: &Path, header: &Header) -> Result<Self, Error> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path);
+        let file = file.map_err(|source| failed(path, source))?;
+        let writer = Writer::new(BufWriter::new(file), header).map_err(|source| failed(path, source))?;
+        let mut recorder = Recorder { writer, path: path.to_owned() };
+        recorder.flush()?;
+        Ok(recorder)
+    }
+
+    /// Adds a CopyData frame.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub fn copy_data(&mut self, frame: &[u8]) -> Result<(), Error> {
+        self.writer.copy_data(frame).map_err(|source| failed(&self.path, source))
+    }
+
+    /// Adds what the catalog answered.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub fn catalog_answer(&mut self, answer: &CatalogAnswer) -> Result<(), Error> {
+        self.writer.catalog(answer).map_err(|source| failed(&self.path, source))
+    }
+
+    /// Hands everything to the operating system.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.writer.flush().map_err(|source| failed(&self.path, source))
+    }
+
+    /// Ends the recording, so that it is known to be whole.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub fn finish(self) -> Result<(), Error> {
+        let failed_here = |source| failed(&self.path, source);
+        let mut file = self.writer.finish().map_err(failed_here)?;
+        file.flush().map_err(failed_here)
+    }
+}
+
+fn failed(path: &Path, source: io::Error) -> Error {
+    Error::Record { path: path.display().to_string(), source }
+}

@@ -1,0 +1,332 @@
+//! From a connection string to a running stream: connect, look before anything is started, and START_REPLICATION.
+//!
+//! Looks first, because the server reports some mistakes late or never: a publication that is missing when the WAL is
+//! decoded stops the stream for ever (rule 20), and a start position below the slot's is moved in silence (rule 8).
+
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::error::Error;
+use super::waiting::Waiter;
+use crate::lsn::Lsn;
+use crate::pg::server::{self, SERVER_VERSION_MIN, Slot, System};
+use crate::pg::stream::Stream;
+use crate::pg::{self, Connection, Kind};
+use crate::poller::Poller;
+use crate::replication::command::{self, StartReplication};
+use crate::signal::StopSignals;
+
+/// The time between two attempts to connect or to get the slot.
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Creating a slot says what it waits for after this time, and again each time it has passed.
+const SLOT_NOTICE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What to read, and how to get at it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The connection string; none for libpq's own variables and files.
+    pub dsn: Option<String>,
+    /// The slot.
+    pub slot: String,
+    /// The publications.
+    pub publications: Vec<String>,
+    /// What to do about the slot when it is not there.
+    pub slot_mode: SlotMode,
+    /// Where to start; none for the slot's confirmed position.
+    pub startpos: Option<Lsn>,
+    /// How long to keep trying to connect at the start; none for ever.
+    pub connect_for: Option<Duration>,
+    /// How long to wait for a slot that another process holds; none for ever.
+    pub slot_for: Option<Duration>,
+}
+
+/// Which slot is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotMode {
+    /// One that exists.
+    Existing,
+    /// One that exists, or a new one.
+    Create,
+    /// A new one that ends with the session.
+    Temporary,
+    /// One that exists, or, when another process reads it, a temporary copy of it: for a look without confirming.
+    ExistingOrCopy,
+}
+
+/// A running stream and what is known about it.
+#[derive(Debug)]
+pub struct Started {
+    /// The stream.
+    pub stream: Stream,
+    /// The cluster and its position before the stream began.
+    pub system: System,
+    /// The server's version, such as 150018.
+    pub server_version: i32,
+    /// The position that the stream starts from.
+    pub start: Lsn,
+}
+
+/// Connects, checks and starts the stream.
+///
+/// # Errors
+/// [`Error::Postgres`], [`Error::Setup`], [`Error::SlotHeld`].
+pub fn start(source: &Source, poller: &mut Poller, signals: &mut StopSignals) -> Result<Started, Error> {
+    let mut waiter = Waiter::new(poller, signals);
+    let mut connection = connect(source, &mut waiter)?;
+    let server_version = connection.server_version();
+    check_version(server_version)?;
+    let system = server::identify_system(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
+    check_publications(&source.publications, &source.slot, &mut connection, &mut waiter)?;
+    let (name, confirmed) = settle_slot(source, &system, &mut connection, &mut waiter)?;
+    let start = check_startpos(source, confirmed)?;
+    let stream = begin(source, &name, connection, &mut waiter)?;
+    info!(slot = name.as_str(), lsn:% = start, system = system.identifier.as_str(), timeline = system.timeline;
+        "streaming started");
+    Ok(Started { stream, system, server_version, start })
+}
+
+/// The server is one that walcat reads.
+///
+/// # Errors
+/// [`Error::Setup`] for an older one.
+pub fn check_version(server_version: i32) -> Result<(), Error> {
+    if server_version >= SERVER_VERSION_MIN {
+        return Ok(());
+    }
+    Err(Error::Setup {
+        message: format!("the server is PostgreSQL {}, which is too old", server_version / 10_000),
+        hint: format!("walcat reads PostgreSQL {} to 18", SERVER_VERSION_MIN / 10_000),
+    })
+}
+
+/// Connects, again and again for as long as `connect_for` says when the server is not there.
+fn connect(source: &Source, waiter: &mut Waiter<'_>) -> Result<Connection, Error> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let dsn = source.dsn.as_deref();
+        let error = match Connection::connect(dsn, Kind::Replication, &mut |socket, way| waiter.wait(socket, way)) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        let may_wait = source.connect_for.is_none_or(|limit| started.elapsed() < limit);
+        if error.retry() == pg::error::Retry::Never || !may_wait {
+            return Err(error.into());
+        }
+        if !told {
+            warn!(slot = source.slot.as_str(), error:% = error; "PostgreSQL does not answer yet: waiting");
+            told = true;
+        }
+        waiter.pause(ATTEMPT_INTERVAL)?;
+    }
+}
+
+/// The publications exist (rule 20).
+///
+/// # Errors
+/// [`Error::Setup`] for the first that does not.
+pub fn check_publications(
+    publications: &[String],
+    slot: &str,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<(), Error> {
+    if publications.is_empty() {
+        return Ok(());
+    }
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    let existing = server::existing_publications(connection, publications, wait)?;
+    let Some(missing) = publications.iter().find(|name| !existing.contains(name)) else { return Ok(()) };
+    Err(Error::Setup {
+        message: format!("the publication {missing} does not exist in the database {}", connection.database()),
+        hint: format!(
+            "CREATE PUBLICATION {missing} FOR ALL TABLES (or FOR TABLE ...); if the slot {slot} already holds changes \
+             from before the publication, PostgreSQL cannot decode them: drop and create the slot after it"
+        ),
+    })
+}
+
+/// The slot to read and its confirmed position; made or copied where that was asked for.
+fn settle_slot(
+    source: &Source,
+    system: &System,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<(String, Lsn), Error> {
+    let found = server::slot(connection, &source.slot, &mut |socket, way| waiter.wait(socket, way))?;
+    match (found, source.slot_mode) {
+        (None, SlotMode::Create) => create(source, false, connection, waiter),
+        (None, SlotMode::Temporary) => create(source, true, connection, waiter),
+        (None, SlotMode::Existing | SlotMode::ExistingOrCopy) => Err(missing_slot(&source.slot)),
+        (Some(_), SlotMode::Temporary) => Err(Error::Setup {
+            message: format!(
+                "a slot named {} exists already, so no temporary one of that name can be made",
+                source.slot
+            ),
+            hint: "leave --slot away: walcat then makes up a name".to_owned(),
+        }),
+        (Some(slot), mode) => {
+            check_slot(&slot, &system.database)?;
+            if slot.active && mode == SlotMode::ExistingOrCopy {
+                return copy(source, &slot, connection, waiter);
+            }
+            Ok((source.slot.clone(), slot.confirmed()))
+        }
+    }
+}
+
+/// The failure for a slot that is not there.
+#[must_use]
+pub fn missing_slot(name: &str) -> Error {
+    Error::Setup {
+        message: format!("the slot {name} does not exist"),
+        hint: format!(
+            "walcat slot create --slot {name}, or stream with --create-slot; if it did exist, the changes since it was \
+             dropped are not in the stream"
+        ),
+    }
+}
+
+/// A slot that exists is one that can be read.
+fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
+    let name = &slot.slot_name;
+    let setup = |message: String, hint: &str| Err(Error::Setup { message, hint: hint.to_owned() });
+    match slot.plugin.as_deref() {
+        Some("pgoutput") => {}
+        Some(plugin) => {
+            return setup(
+                format!("the slot {name} has the plugin {plugin}"),
+                "walcat reads slots of the plugin pgoutput",
+            );
+        }
+        None => return setup(format!("the slot {name} is a physical one"), "walcat reads logical slots, of pgoutput"),
+    }
+    if let Some(other) = slot.database.as_deref().filter(|other| *other != database) {
+        let message = format!("the slot {name} belongs to the database {other}, and this is {database}");
+        return setup(message, "connect to the slot's database, or use another slot");
+    }
+    if let Some(why) = slot.lost() {
+        return setup(
+            format!("the slot {name} is lost for good: {why}"),
+            "the WAL that it needed is gone: changes are missing. Drop it, create a new one and copy the tables anew \
+             (max_slot_wal_keep_size bounds what slots may hold)",
+        );
+    }
+    Ok(())
+}
+
+fn check_startpos(source: &Source, confirmed: Lsn) -> Result<Lsn, Error> {
+    match source.startpos {
+        None => Ok(confirmed),
+        Some(startpos) if startpos >= confirmed => Ok(startpos),
+        Some(startpos) => Err(Error::Setup {
+            message: format!(
+                "startpos {startpos} is below the confirmed position {confirmed} of the slot {}: the server would skip \
+                 the {} bytes between in silence",
+                source.slot,
+                confirmed.bytes_since(startpos)
+            ),
+            hint: "leave --startpos away to start at the confirmed position".to_owned(),
+        }),
+    }
+}
+
+fn create(
+    source: &Source,
+    temporary: bool,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<(String, Lsn), Error> {
+    let lsn = create_slot(source.dsn.as_deref(), &source.slot, temporary, connection, waiter)?;
+    Ok((source.slot.clone(), lsn))
+}
+
+/// Creates a slot, and says what it waits for while it does (rule 17).
+///
+/// # Errors
+/// [`Error::Setup`] when wal_level is not logical, and [`Error::Postgres`].
+pub fn create_slot(
+    dsn: Option<&str>,
+    name: &str,
+    temporary: bool,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<Lsn, Error> {
+    let facts = server::facts(connection, &mut |socket, way| waiter.wait(socket, way))?;
+    if facts.wal_level != "logical" {
+        return Err(Error::Setup {
+            message: format!("wal_level is {} on the server, and logical decoding needs logical", facts.wal_level),
+            hint: "ALTER SYSTEM SET wal_level = logical, then restart the server".to_owned(),
+        });
+    }
+    let mut notice_at = Instant::now() + SLOT_NOTICE_INTERVAL;
+    let lsn = server::create_slot(connection, name, temporary, &mut |socket, way| {
+        if Instant::now() >= notice_at {
+            let blocking = blocking_transactions(dsn, waiter).unwrap_or_default().join("; ");
+            warn!(slot = name, blocking = blocking.as_str();
+                "creating the slot waits for older transactions to end");
+            notice_at = Instant::now() + SLOT_NOTICE_INTERVAL;
+        }
+        waiter.wait(socket, way)
+    })?;
+    info!(slot = name, lsn:% = lsn, temporary; "slot created");
+    Ok(lsn)
+}
+
+/// Asked on a connection of its own, since the first one is busy creating the slot.
+fn blocking_transactions(dsn: Option<&str>, waiter: &mut Waiter<'_>) -> Result<Vec<String>, pg::Error> {
+    let mut connection = Connection::connect(dsn, Kind::Ordinary, &mut |socket, way| waiter.wait(socket, way))?;
+    server::blocking_transactions(&mut connection, &mut |socket, way| waiter.wait(socket, way))
+}
+
+fn copy(
+    source: &Source,
+    slot: &Slot,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<(String, Lsn), Error> {
+    let copy = format!("walcat_copy_{}", std::process::id());
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    server::copy_slot(connection, &source.slot, &copy, wait)?;
+    let pid = slot.active_pid.unwrap_or_default();
+    warn!(slot = source.slot.as_str(), pid, copy = copy.as_str();
+        "the slot is read by another process: a temporary copy of it is read instead");
+    let copied = server::slot(connection, &copy, wait)?;
+    Ok((copy, copied.map_or(Lsn::INVALID, |copied| copied.confirmed())))
+}
+
+/// START_REPLICATION, again and again while another process holds the slot: after a crash the dead session does for up
+/// to wal_sender_timeout.
+fn begin(source: &Source, slot: &str, connection: Connection, waiter: &mut Waiter<'_>) -> Result<Stream, Error> {
+    let text = command::start_replication(&StartReplication {
+        slot,
+        lsn: source.startpos.unwrap_or(Lsn::INVALID),
+        publications: &source.publications,
+    });
+    let started = Instant::now();
+    let mut connection = connection;
+    let mut told = false;
+    loop {
+        let error = match Stream::start(connection, &text, &mut |socket, way| waiter.wait(socket, way)) {
+            Ok(stream) => return Ok(stream),
+            Err((back, error)) if error.sqlstate() == Some("55006") => {
+                connection = back;
+                error
+            }
+            Err((_, error)) => return Err(error.into()),
+        };
+        let held = server::slot(&mut connection, slot, &mut |socket, way| waiter.wait(socket, way))?;
+        let pid = held.and_then(|slot| slot.active_pid).map_or("unknown".to_owned(), |pid| pid.to_string());
+        if source.slot_for.is_some_and(|limit| started.elapsed() >= limit) {
+            let seconds = started.elapsed().as_secs();
+            return Err(Error::SlotHeld { slot: slot.to_owned(), pid, seconds });
+        }
+        if !told {
+            warn!(slot, pid = pid.as_str(), error:% = error; "the slot is held by another process: waiting");
+            told = true;
+        }
+        waiter.pause(ATTEMPT_INTERVAL)?;
+    }
+}

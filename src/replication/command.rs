@@ -1,0 +1,101 @@
+//! The text of the replication commands, which take the simple protocol only.
+//!
+//! Source: PostgreSQL documentation, "55.4 Streaming Replication Protocol" and "55.5.1 Logical Streaming Replication
+//! Parameters".
+
+use crate::lsn::Lsn;
+
+/// The first version that takes a slot's options in parentheses.
+const OPTION_LIST_SINCE: i32 = 150_000;
+
+/// How a slot is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SlotOptions {
+    /// It ends with the session.
+    pub temporary: bool,
+}
+
+/// What is streamed.
+#[derive(Clone, Copy, Debug)]
+pub struct StartReplication<'a> {
+    /// The slot.
+    pub slot: &'a str,
+    /// Where to start; 0/0 for the slot's confirmed position.
+    pub lsn: Lsn,
+    /// The publications.
+    pub publications: &'a [String],
+}
+
+/// `IDENTIFY_SYSTEM`: identifier, timeline, flush position, database.
+#[must_use]
+pub fn identify_system() -> String {
+    "IDENTIFY_SYSTEM".to_owned()
+}
+
+/// `CREATE_REPLICATION_SLOT` for pgoutput, without a snapshot, in the syntax of the server's version.
+#[must_use]
+pub fn create_replication_slot(name: &str, options: SlotOptions, server_version: i32) -> String {
+    let name = quote_identifier(name);
+    let temporary = if options.temporary { " TEMPORARY" } else { "" };
+    let snapshot = if server_version >= OPTION_LIST_SINCE { "(SNAPSHOT 'nothing')" } else { "NOEXPORT_SNAPSHOT" };
+    format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {snapshot}")
+}
+
+/// `DROP_REPLICATION_SLOT`, which fails at once when the slot is active.
+#[must_use]
+pub fn drop_replication_slot(name: &str) -> String {
+    format!("DROP_REPLICATION_SLOT {}", quote_identifier(name))
+}
+
+/// `START_REPLICATION` with pgoutput's protocol version 1: transactions come whole, after their commit (rule 35).
+#[must_use]
+pub fn start_replication(start: &StartReplication<'_>) -> String {
+    let StartReplication { slot, lsn, publications } = start;
+    let list = publications.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(",");
+    format!(
+        "START_REPLICATION SLOT {} LOGICAL {lsn} (proto_version '1', publication_names {}, messages 'true')",
+        quote_identifier(slot),
+        quote_literal(&list)
+    )
+}
+
+fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn quote_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_created_in_the_syntax_of_the_version() {
+        let permanent = SlotOptions::default();
+        for (version, options, text) in [
+            (140_023, permanent, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT"),
+            (150_018, permanent, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'nothing')"),
+            (
+                180_004,
+                SlotOptions { temporary: true },
+                "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')",
+            ),
+        ] {
+            assert_eq!(create_replication_slot("s", options, version), text);
+        }
+        assert_eq!(drop_replication_slot("s"), "DROP_REPLICATION_SLOT \"s\"");
+    }
+
+    #[test]
+    fn publication_names_are_quoted_as_identifiers_and_then_as_a_literal() {
+        let publications = ["plain".to_owned(), "it's \"odd\", so".to_owned()];
+        let start = StartReplication { slot: "s", lsn: Lsn(0x1_0000_0010), publications: &publications };
+        assert_eq!(
+            start_replication(&start),
+            "START_REPLICATION SLOT \"s\" LOGICAL 1/10 (proto_version '1', publication_names \
+             '\"plain\",\"it''s \"\"odd\"\", so\"', messages 'true')"
+        );
+    }
+}

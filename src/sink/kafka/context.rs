@@ -1,0 +1,112 @@
+//! What librdkafka tells us while its main queue is served: delivery reports, errors, log lines.
+//!
+//! The callbacks run inside our own `poll`, on our thread, so a full channel would wait for ourselves for ever: the
+//! channels are as long as what can be in flight, and are only tried. A report of success allocates nothing.
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::log;
+use rdkafka::ClientContext;
+use rdkafka::Message;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+
+use crate::change::Ticket;
+
+/// Errors kept until the loop looks at them; more are dropped, since they repeat.
+const ERRORS_MAX: usize = 64;
+
+/// What became of one record.
+#[derive(Debug)]
+pub struct Report {
+    /// The entry it belongs to.
+    pub ticket: Ticket,
+    /// Bytes of key and value, as they were counted when it was queued.
+    pub size: usize,
+    /// Why it failed for good, if it did.
+    pub failure: Option<Failure>,
+}
+
+/// A record that Kafka refused.
+#[derive(Debug)]
+pub struct Failure {
+    /// The broker's or librdkafka's code.
+    pub code: RDKafkaErrorCode,
+    /// The topic.
+    pub topic: String,
+    /// Whether the record had a key.
+    pub has_key: bool,
+}
+
+/// An error that belongs to no record.
+#[derive(Debug)]
+pub struct ClientError {
+    /// librdkafka's code.
+    pub code: RDKafkaErrorCode,
+    /// Its words.
+    pub reason: String,
+}
+
+/// The ends of the channels that the sink reads.
+#[derive(Debug)]
+pub struct Inbox {
+    /// One report per record.
+    pub reports: Receiver<Report>,
+    /// Errors.
+    pub errors: Receiver<ClientError>,
+}
+
+/// The callbacks.
+#[derive(Debug)]
+pub struct Context {
+    reports: Sender<Report>,
+    errors: Sender<ClientError>,
+}
+
+impl Context {
+    /// Callbacks and the inbox they fill. `records_max` is what can be in flight.
+    #[must_use]
+    pub fn new(records_max: usize) -> (Self, Inbox) {
+        let (report_sender, reports) = bounded(records_max);
+        let (error_sender, errors) = bounded(ERRORS_MAX);
+        (Context { reports: report_sender, errors: error_sender }, Inbox { reports, errors })
+    }
+}
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        // A full channel holds the same error many times already.
+        let _ = self.errors.try_send(ClientError { code, reason: reason.to_owned() });
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // librdkafka's own errors are states that it goes on from: the sink says what they mean.
+        let level = match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => log::Level::Warn,
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => log::Level::Info,
+            RDKafkaLogLevel::Info => log::Level::Debug,
+            RDKafkaLogLevel::Debug => log::Level::Trace,
+        };
+        log!(target: "librdkafka", level, "{facility}: {message}");
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let (message, failure) = match result {
+            Ok(message) => (message, None),
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                let has_key = message.key().is_some();
+                (message, Some(Failure { code, topic: message.topic().to_owned(), has_key }))
+            }
+        };
+        let size = message.key_len() + message.payload_len();
+        // The channel is as long as what can be in flight, so there is room.
+        let sent = self.reports.try_send(Report { ticket: Ticket(opaque as u64), size, failure });
+        debug_assert!(sent.is_ok(), "more delivery reports than records in flight");
+    }
+}

@@ -1,0 +1,115 @@
+//! What can go wrong between walcat and Kafka, sorted by who has to act.
+
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use crate::exit_code::ExitCode;
+use crate::lsn::Lsn;
+
+/// A failure that ends the stream.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// librdkafka refuses a property, or could not start.
+    #[error("cannot set up the Kafka producer: {reason}")]
+    Producer { reason: String },
+    /// The operating system refused a descriptor.
+    #[error("cannot set up the Kafka producer: {0}")]
+    Os(#[from] std::io::Error),
+    /// A record is refused for good. Nothing after it is confirmed.
+    #[error("Kafka refuses a record for topic {topic} from the transaction at {lsn}: {code}")]
+    Refused { code: Code, topic: String, has_key: bool, lsn: Lsn },
+    /// Brokers refuse us as a whole.
+    #[error("Kafka refuses the connection: {reason}")]
+    Authentication { reason: String },
+    /// The idempotent producer cannot go on; a new one can.
+    #[error("the Kafka producer failed and must be started anew: {reason} ({code})")]
+    Fatal { code: Code, reason: String },
+    /// No broker for longer than `[retry] broker_for`.
+    #[error("no Kafka broker has been reachable for {seconds} s: {reason}")]
+    Unreachable { seconds: u64, reason: String },
+    /// A topic that walcat was to make could not be made.
+    #[error("cannot create the topic {topic}: {reason} ({code})")]
+    CreateTopic { topic: String, code: Code, reason: String },
+    /// A topic's name that librdkafka refuses.
+    #[error("cannot open the topic {topic}: {code}")]
+    Topic { topic: String, code: Code },
+}
+
+impl Error {
+    /// The exit code that this failure ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Producer { .. } | Error::Topic { .. } => ExitCode::Setup,
+            Error::Os(_) => ExitCode::Os,
+            Error::Authentication { .. } => ExitCode::Permission,
+            Error::Fatal { .. } | Error::Unreachable { .. } => ExitCode::Unavailable,
+            Error::CreateTopic { code, .. } | Error::Refused { code, .. } => exit_code_of(*code),
+        }
+    }
+
+    /// The operator's next step.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Producer { .. } => "see [kafka] and -X, and librdkafka's list of properties",
+            Error::Refused { code: Code::MessageSizeTooLarge, .. } => {
+                "raise max.message.bytes of the topic (or message.max.bytes of the broker); if the topic takes less than \
+                 batch.size, lower that: -X batch.size=BYTES. Then start walcat again: the slot still holds the change"
+            }
+            Error::Refused { code: Code::InvalidRecord, has_key: false, .. } => {
+                "a topic with cleanup.policy=compact takes no record without a key: give the table a primary key or \
+                 REPLICA IDENTITY USING INDEX, or set the topic's cleanup.policy to delete; then start walcat again"
+            }
+            Error::Refused { code: Code::UnknownTopic | Code::UnknownTopicOrPartition, .. } => {
+                "create the topic, or let walcat do it: [topics] create = true, or auto.create.topics.enable on the broker"
+            }
+            Error::Refused { .. } => "mend the cause, then start walcat again: the slot still holds the change",
+            Error::Authentication { .. } => "check security.protocol, sasl.* and ssl.* in [kafka] or -X",
+            Error::Fatal { .. } => "start walcat again: nothing is lost",
+            Error::Unreachable { .. } => {
+                "check brokers and the network; [retry] broker_for says how long to wait; nothing is lost"
+            }
+            Error::CreateTopic { .. } => {
+                "create it by hand, or see [topics]: partitions, replication_factor, properties"
+            }
+            Error::Os(_) | Error::Topic { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// The exit code of a refusal that will not go away by itself.
+fn exit_code_of(code: Code) -> ExitCode {
+    match code {
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => ExitCode::Setup,
+        Code::InvalidTopic | Code::InvalidReplicationFactor | Code::InvalidPartitions | Code::InvalidConfig => {
+            ExitCode::Setup
+        }
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed | Code::Authentication => {
+            ExitCode::Permission
+        }
+        Code::Fatal | Code::MessageTimedOut | Code::AllBrokersDown | Code::OperationTimedOut => ExitCode::Unavailable,
+        _ => ExitCode::Data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_has_its_exit_code() {
+        for (code, expected) in [
+            (Code::MessageSizeTooLarge, ExitCode::Data),
+            (Code::InvalidRecord, ExitCode::Data),
+            (Code::UnknownTopicOrPartition, ExitCode::Setup),
+            (Code::UnknownTopic, ExitCode::Setup),
+            (Code::TopicAuthorizationFailed, ExitCode::Permission),
+            (Code::Fatal, ExitCode::Unavailable),
+        ] {
+            let error = Error::Refused { code, topic: "t".to_owned(), has_key: false, lsn: Lsn(1) };
+            assert_eq!(error.exit_code(), expected, "{code:?}");
+            assert!(error.hint().is_some());
+        }
+    }
+}

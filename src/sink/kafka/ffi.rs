@@ -1,0 +1,271 @@
+//! librdkafka's calls that rust-rdkafka does not offer: records through a kept topic handle, and the wake-up of one
+//! poll by librdkafka's queues.
+//!
+//! Source: librdkafka's `rdkafka.h`. Handles belong to a producer and are destroyed before it: [`Native`] is a borrowed
+//! pointer, and its owner (`KafkaSink`) declares the producer as its last field. All calls come from one thread.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::ptr::{self, NonNull};
+
+use rdkafka::bindings as rd;
+use rdkafka::error::{IsError, RDKafkaErrorCode};
+
+use crate::change::Ticket;
+
+/// RD_KAFKA_PARTITION_UA, which the bindings leave out: the partitioner chooses.
+const PARTITION_UNASSIGNED: i32 = -1;
+
+/// A producer's native client, borrowed: valid as long as the producer lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Native(NonNull<rd::rd_kafka_t>);
+
+impl Native {
+    /// Takes the pointer that `Client::native_ptr` returned; none when it is null.
+    #[must_use]
+    pub fn new(client: *mut rd::rd_kafka_t) -> Option<Self> {
+        NonNull::new(client).map(Native)
+    }
+
+    pub(super) fn raw(self) -> *mut rd::rd_kafka_t {
+        self.0.as_ptr()
+    }
+}
+
+/// librdkafka's version, such as 2.12.1.
+#[must_use]
+pub fn library_version() -> String {
+    // SAFETY: returns a constant string of the library.
+    text(unsafe { rd::rd_kafka_version_str() })
+}
+
+/// A header of a record.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'a> {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: &'a [u8],
+}
+
+/// A topic's handle: records go to it without a look-up by name.
+#[derive(Debug)]
+pub struct Topic {
+    handle: NonNull<rd::rd_kafka_topic_t>,
+    client: Native,
+}
+
+impl Topic {
+    /// A handle with the producer's default topic configuration.
+    ///
+    /// # Errors
+    /// The code that librdkafka gives, for a name that it refuses.
+    pub fn new(client: Native, name: &str) -> Result<Self, RDKafkaErrorCode> {
+        let name = CString::new(name).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+        // SAFETY: the client lives as Native states, the name is copied, and null stands for the default configuration.
+        let handle = unsafe { rd::rd_kafka_topic_new(client.raw(), name.as_ptr(), ptr::null_mut()) };
+        NonNull::new(handle).map(|handle| Topic { handle, client }).ok_or_else(last_error)
+    }
+
+    /// Queues a record; librdkafka copies key and value. The ticket comes back with the delivery report.
+    ///
+    /// # Errors
+    /// `QueueFull` when the record may be offered again later; any other code refuses it.
+    pub fn produce(
+        &self,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        header: Option<Header<'_>>,
+        ticket: Ticket,
+    ) -> Result<(), RDKafkaErrorCode> {
+        match header {
+            None => self.produce_plain(key, value, ticket),
+            Some(header) => self.produce_with_header(key, value, header, ticket),
+        }
+    }
+
+    fn produce_plain(&self, key: Option<&[u8]>, value: Option<&[u8]>, ticket: Ticket) -> Result<(), RDKafkaErrorCode> {
+        let (key, key_size) = parts(key);
+        let (value, value_size) = parts(value);
+        // SAFETY: the handle is live; with RD_KAFKA_MSG_F_COPY "the payload data will be copied" and so is the key,
+        // which both are valid for the call; the opaque is a number, never dereferenced.
+        let result = unsafe {
+            rd::rd_kafka_produce(
+                self.handle.as_ptr(),
+                PARTITION_UNASSIGNED,
+                rd::RD_KAFKA_MSG_F_COPY,
+                value.cast_mut(),
+                value_size,
+                key,
+                key_size,
+                opaque(ticket),
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(last_error()) }
+    }
+
+    fn produce_with_header(
+        &self,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        header: Header<'_>,
+        ticket: Ticket,
+    ) -> Result<(), RDKafkaErrorCode> {
+        use rd::rd_kafka_vtype_t as Type;
+        type Value = rd::rd_kafka_vu_s__bindgen_ty_1;
+        type Memory = rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1;
+        type Headers = rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_2;
+
+        let name = CString::new(header.name).map_err(|_| RDKafkaErrorCode::InvalidArgument)?;
+        let memory = |(start, size): (*const c_void, usize)| Value { mem: Memory { ptr: start.cast_mut(), size } };
+        let size = isize::try_from(header.value.len()).map_err(|_| RDKafkaErrorCode::InvalidArgument)?;
+        let argument = |vtype, u| rd::rd_kafka_vu_t { vtype, u };
+        let arguments = [
+            argument(Type::RD_KAFKA_VTYPE_RKT, Value { rkt: self.handle.as_ptr() }),
+            argument(Type::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: rd::RD_KAFKA_MSG_F_COPY }),
+            argument(Type::RD_KAFKA_VTYPE_KEY, memory(parts(key))),
+            argument(Type::RD_KAFKA_VTYPE_VALUE, memory(parts(value))),
+            argument(
+                Type::RD_KAFKA_VTYPE_HEADER,
+                Value { header: Headers { name: name.as_ptr(), val: header.value.as_ptr().cast(), size } },
+            ),
+            argument(Type::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: opaque(ticket) }),
+        ];
+        // SAFETY: the array holds as many arguments as are counted, each of the union's member that its type names;
+        // with RD_KAFKA_MSG_F_COPY key and value are copied, and "the header name and value are copied" always.
+        let error = unsafe { rd::rd_kafka_produceva(self.client.raw(), arguments.as_ptr(), arguments.len()) };
+        if error.is_null() {
+            return Ok(());
+        }
+        // SAFETY: the error is not null and belongs to us until it is destroyed below.
+        let code = unsafe { rd::rd_kafka_error_code(error) };
+        // SAFETY: destroyed once, and not used afterwards.
+        unsafe { rd::rd_kafka_error_destroy(error) };
+        Err(code.into())
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: the one owner gives up its reference, once, before the producer goes (see Native).
+        unsafe { rd::rd_kafka_topic_destroy(self.handle.as_ptr()) };
+    }
+}
+
+/// A queue of librdkafka's, with a reference of our own.
+#[derive(Debug)]
+pub struct Queue(NonNull<rd::rd_kafka_queue_t>);
+
+impl Queue {
+    /// The producer's main queue: delivery reports, errors and log lines, served by `BaseProducer::poll`.
+    #[must_use]
+    pub fn main(client: Native) -> Option<Self> {
+        // SAFETY: the client lives as Native states; the reference is given up in Drop.
+        NonNull::new(unsafe { rd::rd_kafka_queue_get_main(client.raw()) }).map(Queue)
+    }
+
+    /// A queue of its own, for the answers of admin requests.
+    #[must_use]
+    pub fn own(client: Native) -> Option<Self> {
+        // SAFETY: the client lives as Native states; the queue is destroyed in Drop.
+        NonNull::new(unsafe { rd::rd_kafka_queue_new(client.raw()) }).map(Queue)
+    }
+
+    /// How many events wait in it.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        // SAFETY: the queue is live until Drop.
+        unsafe { rd::rd_kafka_queue_length(self.0.as_ptr()) }
+    }
+
+    /// Has librdkafka write to `wake` whenever the queue goes from empty to not empty.
+    pub fn wake_by(&self, wake: &Wake) {
+        const ONE: u64 = 1;
+        let payload = ptr::from_ref(&ONE).cast();
+        // SAFETY: the queue is live; "the payload is copied"; the descriptor does not block and outlives the queue,
+        // since Wake is declared after it in KafkaSink.
+        unsafe {
+            rd::rd_kafka_queue_io_event_enable(self.0.as_ptr(), wake.descriptor(), payload, size_of::<u64>());
+        }
+    }
+
+    pub(super) fn raw(&self) -> *mut rd::rd_kafka_queue_t {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: stops librdkafka's threads from writing to a descriptor that is about to be closed.
+        unsafe { rd::rd_kafka_queue_io_event_enable(self.0.as_ptr(), -1, ptr::null(), 0) };
+        // SAFETY: the one owner gives up its reference, once.
+        unsafe { rd::rd_kafka_queue_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// An eventfd that librdkafka writes to and the poll waits for.
+#[derive(Debug)]
+pub struct Wake(File);
+
+impl Wake {
+    /// A descriptor that does not block (rule 18).
+    ///
+    /// # Errors
+    /// When the operating system has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes two numbers; the result is checked.
+        let descriptor = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just opened and nobody else owns it.
+        Ok(Wake(unsafe { File::from_raw_fd(descriptor) }))
+    }
+
+    /// The descriptor to wait for.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Takes back all wake-ups so far. Do it before the queues are served, or one that comes meanwhile is lost.
+    pub fn reset(&mut self) {
+        // Nothing to read (EAGAIN) is as good as a number that was read.
+        let _ = self.0.read(&mut [0; size_of::<u64>()]);
+    }
+}
+
+/// The fatal error of an idempotent producer, if there was one: its code and librdkafka's words.
+#[must_use]
+pub fn fatal_error(client: Native) -> Option<(RDKafkaErrorCode, String)> {
+    let mut reason = [0_u8; 512];
+    // SAFETY: the client lives as Native states; the buffer is as long as is said, and the text is null-terminated.
+    let code = unsafe { rd::rd_kafka_fatal_error(client.raw(), reason.as_mut_ptr().cast::<c_char>(), reason.len()) };
+    let reason =
+        CStr::from_bytes_until_nul(&reason).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    code.is_error().then(|| (code.into(), reason))
+}
+
+/// A text that C owns; empty for null.
+pub(super) fn text(start: *const c_char) -> String {
+    if start.is_null() {
+        return String::new();
+    }
+    // SAFETY: the callers pass a null-terminated string of librdkafka's that is valid for the call.
+    unsafe { CStr::from_ptr(start) }.to_string_lossy().into_owned()
+}
+
+fn parts(bytes: Option<&[u8]>) -> (*const c_void, usize) {
+    bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr().cast(), bytes.len()))
+}
+
+fn opaque(ticket: Ticket) -> *mut c_void {
+    ptr::without_provenance_mut(usize::try_from(ticket.0).unwrap_or(usize::MAX))
+}
+
+fn last_error() -> RDKafkaErrorCode {
+    // SAFETY: takes nothing; the value belongs to this thread.
+    unsafe { rd::rd_kafka_last_error() }.into()
+}

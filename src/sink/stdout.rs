@@ -1,0 +1,308 @@
+//! Standard output as a sink: one JSON line a record.
+//!
+//! Never waits: each write is of at most PIPE_BUF bytes and is made only when poll(2) says that the descriptor takes
+//! them, so that a slow reader stops the reading of the slot and nothing else. The descriptor's flags are left alone,
+//! since the terminal or the pipe is shared with other processes. A record counts as delivered when `write` has taken
+//! its line.
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsRawFd, RawFd};
+
+use super::Taken;
+use crate::catalog_facts::CatalogAnswer;
+use crate::change::{Change, RelationIndex, Ticket};
+use crate::encode::{Encoder, Prepared, Record};
+use crate::exit_code::ExitCode;
+use crate::limits::STDOUT_BUFFER_BYTES;
+use crate::relations::Relation;
+
+/// What a line holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    /// The record's value; a tombstone gives no line.
+    Value,
+    /// `{"topic":...,"key":...,"headers":...,"value":...}`.
+    Record,
+}
+
+/// A failure of standard output.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The reader has gone: the end of a pipeline, no failure.
+    #[error("the reader of standard output has closed it")]
+    Closed,
+    /// The operating system refuses.
+    #[error("cannot write to standard output: {0}")]
+    Write(#[source] io::Error),
+}
+
+impl Error {
+    /// The exit code that this failure ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Closed => ExitCode::Done,
+            Error::Write(_) => ExitCode::Os,
+        }
+    }
+}
+
+/// Bytes on their way to standard output.
+#[derive(Debug)]
+pub struct Output {
+    buffer: Vec<u8>,
+    written: usize,
+    /// A regular file is always ready, and poll(2) has nothing to say of it.
+    is_file: bool,
+}
+
+impl Output {
+    /// Standard output, unbuffered but for our own buffer.
+    #[must_use]
+    pub fn new() -> Self {
+        Output { buffer: Vec::with_capacity(2 * STDOUT_BUFFER_BYTES), written: 0, is_file: is_regular_file() }
+    }
+
+    /// The buffer to append lines to.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Bytes that wait for `write`.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.buffer.len() - self.written
+    }
+
+    /// The descriptor to wait for while something is pending; none for a regular file, which never blocks.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<RawFd> {
+        (!self.is_file && self.pending() > 0).then(|| io::stdout().as_raw_fd())
+    }
+
+    /// Writes what the descriptor takes; returns how many bytes it took.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Write`].
+    pub fn write(&mut self) -> Result<usize, Error> {
+        let mut taken = 0;
+        while self.pending() > 0 && (self.is_file || is_writable()?) {
+            let bound = if self.is_file { usize::MAX } else { libc::PIPE_BUF };
+            let end = self.buffer.len().min(self.written.saturating_add(bound));
+            match write_some(&self.buffer[self.written..end]) {
+                Ok(count) => {
+                    self.written += count;
+                    taken += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(Error::Closed),
+                Err(error) => return Err(Error::Write(error)),
+            }
+        }
+        if self.pending() == 0 {
+            self.buffer.clear();
+            self.written = 0;
+        } else if self.written >= STDOUT_BUFFER_BYTES {
+            self.buffer.drain(..self.written);
+            self.written = 0;
+        }
+        Ok(taken)
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Records as lines.
+pub struct StdoutSink {
+    encoder: Encoder,
+    /// By relation index.
+    topics: Vec<String>,
+    message_topic: String,
+    lines: Lines,
+    output: Output,
+    /// Bytes ever appended, and ever written.
+    appended: u64,
+    written: u64,
+    /// Records whose last byte is at this place of all bytes ever appended; records without a line share the place of
+    /// the line before them.
+    waiting: VecDeque<(u64, Ticket, u32)>,
+}
+
+impl StdoutSink {
+    /// A sink of `lines`.
+    #[must_use]
+    pub fn new(encoder: Encoder, lines: Lines) -> Self {
+        StdoutSink {
+            message_topic: encoder.message_topic().to_owned(),
+            encoder,
+            topics: Vec::new(),
+            lines,
+            output: Output::new(),
+            appended: 0,
+            written: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Learns how to encode a relation.
+    ///
+    /// # Errors
+    /// What the encoder returns.
+    pub fn prepare(
+        &mut self,
+        index: RelationIndex,
+        relation: &Relation,
+        answer: &CatalogAnswer,
+    ) -> Result<Prepared, super::Error> {
+        let prepared = self.encoder.prepare(index, relation, answer)?;
+        let place = index.0 as usize;
+        if self.topics.len() <= place {
+            self.topics.resize_with(place + 1, String::new);
+        }
+        self.topics[place].clone_from(&prepared.topic);
+        Ok(prepared)
+    }
+
+    /// Whether another change can be taken.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.output.pending() < STDOUT_BUFFER_BYTES
+    }
+
+    /// Encodes a change and appends its lines.
+    ///
+    /// # Errors
+    /// What the encoder returns.
+    pub fn take(&mut self, change: &Change<'_>, ticket: Ticket) -> Result<Taken, super::Error> {
+        let topic = match change.relation {
+            Some(index) => self.topics.get(index.0 as usize).ok_or(super::Error::Unprepared)?,
+            None => &self.message_topic,
+        };
+        let records = self.encoder.encode(change)?;
+        let mut taken = Taken { records: 0, values: records.values() };
+        let before = self.output.buffer.len();
+        for record in records.iter() {
+            taken.records += 1;
+            match self.lines {
+                Lines::Value => append_value(&record, &mut self.output.buffer),
+                Lines::Record => append_record(topic, &record, &mut self.output.buffer),
+            }
+        }
+        self.appended += (self.output.buffer.len() - before) as u64;
+        match self.waiting.back_mut() {
+            Some((end, last, count)) if *last == ticket => {
+                *end = self.appended;
+                *count += taken.records;
+            }
+            _ => self.waiting.push_back((self.appended, ticket, taken.records)),
+        }
+        Ok(taken)
+    }
+
+    /// Writes what standard output takes.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Write`].
+    pub fn serve(&mut self) -> Result<(), Error> {
+        self.written += self.output.write()? as u64;
+        Ok(())
+    }
+
+    /// The next record whose line is written.
+    pub fn settled(&mut self) -> Option<Ticket> {
+        loop {
+            let (end, ticket, count) = self.waiting.front_mut()?;
+            if *end > self.written {
+                return None;
+            }
+            if *count > 0 {
+                *count -= 1;
+                return Some(*ticket);
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Whether everything is written.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.output.pending() == 0 && self.waiting.is_empty()
+    }
+
+    /// The descriptor to wait for while something is pending.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.output.descriptor()
+    }
+}
+
+fn append_value(record: &Record<'_>, out: &mut Vec<u8>) {
+    if let Some(value) = record.value {
+        out.extend_from_slice(value);
+        out.push(b'\n');
+    }
+}
+
+/// Key and value are JSON already; so are the headers' values.
+fn append_record(topic: &str, record: &Record<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"topic\":\"");
+    out.extend_from_slice(topic.as_bytes());
+    out.extend_from_slice(b"\",\"key\":");
+    out.extend_from_slice(record.key.unwrap_or(b"null"));
+    out.extend_from_slice(b",\"headers\":{");
+    if let Some((name, value)) = record.header {
+        out.push(b'"');
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
+        out.extend_from_slice(value);
+    }
+    out.extend_from_slice(b"},\"value\":");
+    out.extend_from_slice(record.value.unwrap_or(b"null"));
+    out.extend_from_slice(b"}\n");
+}
+
+/// Standard output's lock has a line buffer of its own: write past it.
+fn write_some(bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the slice is valid for the call; descriptor 1 is a number that the kernel checks.
+    let count = unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether a write of PIPE_BUF bytes would be taken at once (poll(2) with a time-out of 0).
+fn is_writable() -> Result<bool, Error> {
+    let mut descriptor = libc::pollfd { fd: libc::STDOUT_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd, valid for the call.
+    let count = unsafe { libc::poll(&raw mut descriptor, 1, 0) };
+    if descriptor.revents & (libc::POLLERR | libc::POLLHUP) != 0 {
+        return Err(Error::Closed);
+    }
+    Ok(count > 0)
+}
+
+fn is_regular_file() -> bool {
+    if io::stdout().is_terminal() {
+        return false;
+    }
+    // SAFETY: an all-zero stat is a valid value of the type.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is valid for the call.
+    let result = unsafe { libc::fstat(libc::STDOUT_FILENO, &raw mut status) };
+    result == 0 && status.st_mode & libc::S_IFMT == libc::S_IFREG
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_is_no_failure_and_a_full_disk_is() {
+        assert_eq!(Error::Closed.exit_code(), ExitCode::Done);
+        assert_eq!(Error::Write(io::Error::from_raw_os_error(libc::ENOSPC)).exit_code(), ExitCode::Os);
+    }
+}

@@ -1,0 +1,58 @@
+//! When a line of statistics is due, and the rate since the last one.
+
+use std::time::{Duration, Instant};
+
+/// The clock of the statistics.
+#[derive(Debug)]
+pub struct Stats {
+    interval: Option<Duration>,
+    told_at: Instant,
+    records_told: u64,
+}
+
+impl Stats {
+    /// Due for the first time one interval from now; none for never.
+    #[must_use]
+    pub fn new(interval: Option<Duration>, now: Instant) -> Self {
+        Stats { interval, told_at: now, records_told: 0 }
+    }
+
+    /// When the next line is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.interval.map(|interval| self.told_at + interval)
+    }
+
+    /// Whether a line is due.
+    #[must_use]
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|deadline| now >= deadline)
+    }
+
+    /// Records a second since the last line, which this one becomes.
+    pub fn rate(&mut self, records: u64, now: Instant) -> u64 {
+        let elapsed_ms = now.saturating_duration_since(self.told_at).as_millis().max(1);
+        let count = u128::from(records.saturating_sub(self.records_told));
+        self.told_at = now;
+        self.records_told = records;
+        u64::try_from(count * 1_000 / elapsed_ms).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_due_each_interval_with_the_rate_since_the_last() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut stats = Stats::new(Some(10 * second), now);
+        assert!(!stats.is_due(now + 9 * second));
+        assert!(stats.is_due(now + 10 * second));
+        assert_eq!(stats.rate(5_000, now + 10 * second), 500);
+        assert!(!stats.is_due(now + 19 * second));
+        assert_eq!(stats.rate(5_100, now + 20 * second), 10);
+        assert_eq!(Stats::new(None, now).deadline(), None);
+    }
+}
