@@ -116,7 +116,8 @@ pub struct OutputOptions {
     dump_keepalives: Option<String>,
     /// Also write what the server sends to this file, for `walcat decode`
     ///
-    /// It holds the data of your tables; only its owner may read it (mode 0600).
+    /// Nothing is confirmed meanwhile, so the slot does not move and the changes come again. The file holds the data of
+    /// your tables; only its owner may read it (mode 0600).
     #[arg(long, value_name = "FILE")]
     record: Option<String>,
     /// What becomes of a TRUNCATE: emit or skip [default: emit]
