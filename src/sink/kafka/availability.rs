@@ -97,6 +97,12 @@ impl Availability {
         }
     }
 
+    /// Whether the last thing heard was good.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        self.state == State::Reachable
+    }
+
     /// Whether a broker ever answered.
     #[must_use]
     pub fn ever_reached(&self) -> bool {
