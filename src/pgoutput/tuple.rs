@@ -3,9 +3,14 @@
 //! ```text
 //! TupleData = Int16 column_count, { cell }
 //! cell      = 'n' | 'u' | 't' Int32 length, bytes | 'b' Int32 length, bytes
+//! old       = 'K' TupleData | 'O' TupleData
+//! new       = 'N' TupleData
 //! ```
 //!
 //! A [`Tuple`] is checked whole when it is decoded, so that going through its cells cannot fail.
+
+use super::error::DecodeError;
+use super::reader::Reader;
 
 /// One column's value in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +28,38 @@ pub enum Cell<'a> {
 /// The cells of a row, already checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple<'a> {
-    pub(super) column_count: u16,
-    pub(super) cells: &'a [u8],
+    column_count: u16,
+    cells: &'a [u8],
 }
 
 impl<'a> Tuple<'a> {
+    /// Takes a tuple and checks every cell of it.
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let column_count = reader.u16("the tuple's column count")?;
+        let before = reader.clone();
+        for _ in 0..column_count {
+            let offset = reader.offset();
+            match reader.u8("a cell's kind")? {
+                b'n' | b'u' => {}
+                b't' | b'b' => {
+                    let length = reader.length("a cell's length")?;
+                    reader.bytes(length, "a cell")?;
+                }
+                value => return Err(DecodeError::UnknownValue { reading: "kind of cell", offset, value }),
+            }
+        }
+        Ok(Tuple { column_count, cells: reader.since(&before, "the tuple")? })
+    }
+
+    /// Takes the tuple that follows an `N`.
+    pub(super) fn decode_new(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let offset = reader.offset();
+        match reader.u8("the kind of the new tuple")? {
+            b'N' => Tuple::decode(reader),
+            value => Err(DecodeError::UnknownValue { reading: "kind of new tuple", offset, value }),
+        }
+    }
+
     /// How many cells there are.
     #[must_use]
     pub fn column_count(&self) -> usize {
@@ -41,11 +73,48 @@ impl<'a> Tuple<'a> {
     }
 }
 
+/// The row before the change, as far as the replica identity keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OldTuple<'a> {
+    /// `K`: the columns of the replica identity; all others are null without being so (rule 31).
+    Key(Tuple<'a>),
+    /// `O`: the whole row (REPLICA IDENTITY FULL).
+    Full(Tuple<'a>),
+}
+
+impl<'a> OldTuple<'a> {
+    /// Takes the tuple of a Delete, which is always there.
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let offset = reader.offset();
+        match reader.u8("the kind of the old tuple")? {
+            b'K' => Ok(OldTuple::Key(Tuple::decode(reader)?)),
+            b'O' => Ok(OldTuple::Full(Tuple::decode(reader)?)),
+            value => Err(DecodeError::UnknownValue { reading: "kind of old tuple", offset, value }),
+        }
+    }
+
+    /// Takes the tuple of an Update, if there is one before the new tuple's `N`.
+    pub(super) fn decode_optional(reader: &mut Reader<'a>) -> Result<Option<Self>, DecodeError> {
+        match reader.clone().u8("the kind of the tuple")? {
+            b'N' => Ok(None),
+            _ => OldTuple::decode(reader).map(Some),
+        }
+    }
+
+    /// The tuple, whichever it is.
+    #[must_use]
+    pub fn tuple(&self) -> Tuple<'a> {
+        match self {
+            OldTuple::Key(tuple) | OldTuple::Full(tuple) => *tuple,
+        }
+    }
+}
+
 /// Iterates over the cells of a [`Tuple`].
 #[derive(Clone, Debug)]
 pub struct Cells<'a> {
-    pub(super) left: u16,
-    pub(super) bytes: &'a [u8],
+    left: u16,
+    bytes: &'a [u8],
 }
 
 impl<'a> Iterator for Cells<'a> {

@@ -1,0 +1,188 @@
+use clap::error::ErrorKind;
+use clap::{Arg, CommandFactory};
+
+use super::*;
+use crate::config::{Config, Key, Kind};
+
+fn run(arguments: &[&str]) -> Result<Cli, clap::Error> {
+    let arguments = std::iter::once("walcat").chain(arguments.iter().copied());
+    parse(arguments.map(OsString::from), version_text("15.18", "2.12.1"))
+}
+
+fn given(arguments: &[&str]) -> Given {
+    match run(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}")).command {
+        Command::Stream(options) => options.given(),
+        Command::Slot(command) => command.given(),
+        Command::Check(options) => options.given(),
+        Command::Decode(options) => options.given(),
+    }
+}
+
+fn stream_command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command.find_subcommand("stream").cloned().unwrap_or_else(|| panic!("no command stream"))
+}
+
+/// Flags that no file can set: what file to read, what to do instead, and the help.
+const FLAG_ONLY: [&str; 3] = ["config", "print-config", "help"];
+
+#[test]
+fn clap_finds_no_fault_with_the_command_line() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_long_flag_of_stream_is_a_key_and_every_key_at_the_top_level_a_long_flag() {
+    let command = stream_command();
+    let flags: Vec<String> = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned).collect();
+    for flag in flags.iter().filter(|flag| !FLAG_ONLY.contains(&flag.as_str())) {
+        assert!(Key::find(&flag.replace('-', "_")).is_some(), "--{flag} is no key");
+    }
+    for row in Key::ALL.iter().filter(|row| !row.name.contains('.')) {
+        assert!(flags.contains(&row.name.replace('_', "-")), "{} has no flag", row.name);
+    }
+}
+
+#[test]
+fn every_flag_of_stream_reaches_the_settings() {
+    for row in Key::ALL.iter().filter(|row| !row.name.contains('.')) {
+        let flag = format!("--{}", row.name.replace('_', "-"));
+        let value = match row.kind {
+            Kind::Bool | Kind::Integer => None,
+            _ => Some("5"),
+        };
+        let mut arguments = vec!["stream", &flag];
+        arguments.extend(value);
+        let wanted = match row.kind {
+            Kind::Bool => "true",
+            Kind::Integer => "1",
+            _ => "5",
+        };
+        assert_eq!(given(&arguments).settings, [(row.key, vec![wanted.to_owned()])], "{flag}");
+    }
+}
+
+#[test]
+fn the_help_says_the_default_of_the_table() {
+    for arg in stream_command().get_arguments() {
+        let row = arg.get_long().and_then(|flag| Key::find(&flag.replace('-', "_")));
+        let Some(row) = row.filter(|row| !matches!(row.kind, Kind::Bool | Kind::Integer)) else { continue };
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let said = help.split_once("[default: ").and_then(|(_, rest)| rest.split(']').next().map(str::to_owned));
+        assert_eq!(said.as_deref(), row.default, "{}", row.name);
+    }
+}
+
+#[test]
+fn short_flags_are_those_of_the_tools_next_door() {
+    let given = given(&[
+        "stream", "-c", "f", "-d", "host=x", "-s", "s", "-p", "a", "-p", "b", "-b", "k", "-X", "a=b", "-X", "c=d",
+        "-vvv",
+    ]);
+    assert_eq!(given.config, Some("f".into()));
+    assert_eq!(given.properties, ["a=b", "c=d"]);
+    let texts = |key| given.settings.iter().find(|(other, _)| *other == key).map(|(_, texts)| texts.join(" "));
+    for (key, wanted) in
+        [(Key::Dsn, "host=x"), (Key::Slot, "s"), (Key::Publication, "a b"), (Key::Brokers, "k"), (Key::Verbose, "2")]
+    {
+        assert_eq!(texts(key).as_deref(), Some(wanted));
+    }
+}
+
+#[test]
+fn a_switch_can_be_turned_off() {
+    assert_eq!(given(&["stream", "--once=false"]).settings, [(Key::Once, vec!["false".to_owned()])]);
+    assert_eq!(given(&["stream", "-q"]).settings, [(Key::Quiet, vec!["true".to_owned()])]);
+}
+
+#[test]
+fn each_command_takes_its_options() {
+    for arguments in [
+        &["slot", "create", "-c", "f", "-d", "x", "-s", "s", "-p", "p"][..],
+        &["slot", "drop", "-c", "f", "-d", "x", "-s", "s"],
+        &["slot", "status", "-c", "f", "-d", "x", "-s", "s", "--format", "json"],
+        &[
+            "check",
+            "-c",
+            "f",
+            "-d",
+            "x",
+            "-s",
+            "s",
+            "-p",
+            "p",
+            "-b",
+            "k",
+            "-X",
+            "a=b",
+            "--topic-prefix",
+            "t",
+            "--sink",
+            "stdout",
+        ],
+        &["decode", "FILE", "--dump-keepalives", "-v", "--log-format", "json"],
+        &["stream", "--print-config"],
+    ] {
+        let _ = given(arguments);
+    }
+    for arguments in [
+        &["slot", "drop", "-s", "s", "-p", "p"][..],
+        &["slot", "create", "--temporary-slot"],
+        &["slot", "status", "--format", "xml"],
+        &["slot"],
+        &["decode"],
+        &["check", "--once"],
+        &["stream", "--unknown"],
+        &["stream", "-d"],
+        &["steam"],
+        &[],
+    ] {
+        let error = run(arguments).err().unwrap_or_else(|| panic!("accepted: {arguments:?}"));
+        assert_eq!(error.exit_code(), 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_decode_prints_is_its_own_matter() {
+    let Ok(Cli { command: Command::Decode(options) }) = run(&["decode", "FILE", "--dump-keepalives"]) else {
+        panic!("not decode");
+    };
+    assert!(options.dump_keepalives);
+    assert!(Config::without_file(&options.given(), &|_| None).is_ok());
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for (arguments, kind) in [
+        (&["--help"][..], ErrorKind::DisplayHelp),
+        (&["stream", "-h"], ErrorKind::DisplayHelp),
+        (&["--version"], ErrorKind::DisplayVersion),
+    ] {
+        let error = run(arguments).err().unwrap_or_else(|| panic!("accepted"));
+        assert_eq!((error.kind(), error.exit_code()), (kind, 0), "{arguments:?}");
+    }
+    let version = run(&["--version"]).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(version.starts_with(concat!("walcat ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
+    assert!(version.ends_with(")\nlibpq 15.18\nlibrdkafka 2.12.1\n"), "{version}");
+}
+
+#[test]
+fn the_long_help_is_longer_and_grouped() {
+    let help = |flag: &str| run(&["stream", flag]).err().map(|error| error.to_string()).unwrap_or_default();
+    let (short, long) = (help("-h"), help("--help"));
+    assert!(long.lines().count() > 2 * short.lines().count());
+    for heading in
+        ["PostgreSQL:", "Kafka:", "Slot and output:", "Start and end:", "Time:", "Logging:", "Configuration:"]
+    {
+        assert!(short.contains(heading) && long.contains(heading), "{heading}");
+    }
+}
+
+#[test]
+fn half_of_a_split_conninfo_is_not_repeated() {
+    for arguments in [["stream", "-d", "host=db", "password=hunter2"], ["stream", "-d", "password='a", "hunter2'"]] {
+        let error = run(&arguments).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("unexpected argument") && !error.contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,192 @@
+//! What can be wrong with a setting, who has to mend it, and what to do about it.
+//!
+//! No error repeats a value: the place where it stands is enough to find it, and it may be a password in the wrong
+//! place.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::exit_code::ExitCode;
+use crate::lsn::ParseLsnError;
+
+/// Where the value of a setting comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// The environment variable of this name.
+    Environment(String),
+    /// The configuration file.
+    File { path: Arc<Path>, line: usize },
+    /// walcat's own.
+    Default,
+}
+
+impl Origin {
+    /// Whom a wrong value is to be blamed on: what was typed is a usage error, the file is a matter of set-up.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Origin::Flag | Origin::Environment(_) => ExitCode::Usage,
+            Origin::File { .. } | Origin::Default => ExitCode::Setup,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Flag => f.write_str("flag"),
+            Origin::Environment(name) => write!(f, "environment {name}"),
+            Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Origin::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A value and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+/// A setting as the user wrote it: `--slot`, `WALCAT_SLOT`, `walcat.toml:3: slot`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub origin: Origin,
+    /// The key of the configuration file, dotted where it is in a table.
+    pub key: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.origin, self.key.strip_prefix("kafka.")) {
+            (Origin::Flag, Some(property)) => write!(f, "-X {property}"),
+            (Origin::Flag, None) if self.key == "kafka" => f.write_str("-X"),
+            (Origin::Flag, None) => write!(f, "--{}", self.key.replace('_', "-")),
+            (Origin::Environment(name), _) => f.write_str(name),
+            (Origin::File { .. }, _) => write!(f, "{}: {}", self.origin, self.key),
+            (Origin::Default, _) => f.write_str(&self.key),
+        }
+    }
+}
+
+/// Why a text is no value of its setting.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ValueError {
+    #[error(transparent)]
+    NotAnLsn(#[from] ParseLsnError),
+    #[error("0/0 is no position in the WAL")]
+    InvalidLsn,
+    #[error("the unit is missing: write {example}")]
+    UnitMissing { example: &'static str },
+    #[error("not a duration: write a number with a unit, as in \"200ms\", \"5m\" or \"1h 30m\"")]
+    NotADuration,
+    #[error("not a size: write a whole number with B, KiB, MiB or GiB, as in \"64MiB\"")]
+    NotASize,
+    #[error("not a whole number")]
+    NotAnInteger,
+    #[error("neither true nor false")]
+    NotABool,
+    #[error("out of bounds: {low} to {high} is allowed")]
+    OutOfBounds { low: String, high: String },
+    #[error("out of bounds: \"forever\" is not allowed here, {high} is the most")]
+    ForeverNotAllowed { high: String },
+    #[error("not one of {choices}")]
+    NotAChoice { choices: String },
+    #[error("not a slot name: 1 to 63 of the characters a-z, 0-9 and _ are wanted")]
+    NotASlotName,
+    #[error("not a publication name: 1 to 63 bytes are wanted")]
+    NotAPublicationName,
+    #[error("not a topic prefix: 1 to 200 of the characters A-Z, a-z, 0-9, '.', '_' and '-' are wanted")]
+    NotATopicPrefix,
+    #[error("it is empty")]
+    Empty,
+    #[error("KEY=VALUE is wanted")]
+    NotAProperty,
+    #[error("not valid UTF-8")]
+    NotUtf8,
+    #[error("wrong type: {wanted} is wanted, {found} stands there")]
+    WrongType { wanted: &'static str, found: &'static str },
+    #[error("no effect without {without}")]
+    NoEffect { without: &'static str },
+    #[error("{reason}")]
+    Refused { reason: &'static str, instead: &'static str },
+}
+
+/// Why what a `file:` or an `env:` value points to cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    #[error("cannot read {}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{} is longer than {bytes_max} bytes", path.display())]
+    TooLong { path: PathBuf, bytes_max: u64 },
+    #[error("{what} is not valid UTF-8")]
+    NotUtf8 { what: String },
+    #[error("the environment variable {name} is not set")]
+    Unset { name: String },
+}
+
+/// Why there are no settings to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{}:{line}: {why}", path.display())]
+    Malformed { path: PathBuf, line: usize, why: String },
+    #[error("{place}: no such key")]
+    UnknownKey { place: Place, nearest: Option<String> },
+    #[error("{place}: {why}")]
+    Value { place: Place, why: ValueError },
+    #[error("no {what} is given")]
+    Missing { what: &'static str, hint: &'static str },
+    #[error("{} and {} contradict each other: {why}", places[0], places[1])]
+    Contradiction { places: Box<[Place; 2]>, why: &'static str },
+    #[error("{place}: {why}")]
+    Secret { place: Place, why: SecretError },
+}
+
+impl ConfigError {
+    /// What the process ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            ConfigError::Missing { .. } => ExitCode::Usage,
+            ConfigError::Value { place, .. } => place.origin.exit_code(),
+            ConfigError::Contradiction { places, .. } => {
+                let typed = places.iter().any(|place| place.origin.exit_code() == ExitCode::Usage);
+                if typed { ExitCode::Usage } else { ExitCode::Setup }
+            }
+            ConfigError::Unreadable { .. }
+            | ConfigError::Malformed { .. }
+            | ConfigError::UnknownKey { .. }
+            | ConfigError::Secret { .. } => ExitCode::Setup,
+        }
+    }
+
+    /// The next step, for the line `hint: ...` under the error.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            ConfigError::UnknownKey { nearest: Some(nearest), .. } => {
+                Some(format!("the nearest known key is {nearest}"))
+            }
+            ConfigError::UnknownKey { nearest: None, .. } => Some("walcat.toml(5) lists the keys".to_owned()),
+            ConfigError::Missing { hint, .. } => Some((*hint).to_owned()),
+            ConfigError::Value { why: ValueError::Refused { instead, .. }, .. } => Some((*instead).to_owned()),
+            ConfigError::Value { place, .. } if place.origin.exit_code() == ExitCode::Usage => {
+                Some("walcat stream --help says what each option takes".to_owned())
+            }
+            ConfigError::Value { .. } => Some("walcat.toml(5) says what each key takes".to_owned()),
+            ConfigError::Contradiction { .. } => Some("leave one of them out".to_owned()),
+            ConfigError::Unreadable { .. } => Some("-c, --config or WALCAT_CONFIG names the file".to_owned()),
+            ConfigError::Malformed { .. } => Some("the file is TOML; walcat.toml(5) has an example".to_owned()),
+            ConfigError::Secret { .. } => {
+                Some("a value file:PATH is read from that file, env:NAME from that variable".to_owned())
+            }
+        }
+    }
+}

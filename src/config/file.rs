@@ -1,0 +1,320 @@
+//! The configuration file: TOML in, settings with their lines out.
+//!
+//! Keys and types are judged here; what a value means is not.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Origin, Place, Setting, ValueError};
+use super::kafka::{Property, check_property};
+use super::key::{self, Key, Kind, OPEN_TABLES};
+
+/// Tables whose keys are in [`Key::ALL`].
+const TABLES: [&str; 3] = ["retry", "memory", "topics"];
+
+/// What a file says.
+#[derive(Default)]
+pub struct FileSettings {
+    pub settings: Vec<(Key, Setting<Vec<String>>)>,
+    /// The table `[kafka]`.
+    pub kafka: Vec<Property>,
+    /// The table `[topics.properties]`.
+    pub topic_properties: Vec<Property>,
+}
+
+/// Reads and parses the file at `path`.
+pub fn read(path: &Path) -> Result<FileSettings, ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    parse(&text, path)
+}
+
+/// Parses the text of the file at `path`.
+pub fn parse(text: &str, path: &Path) -> Result<FileSettings, ConfigError> {
+    let mut reader = Reader { text, path: Arc::from(path), found: FileSettings::default() };
+    let document = DeTable::parse(text).map_err(|error| ConfigError::Malformed {
+        path: path.to_owned(),
+        line: reader.line(error.span().map_or(0, |span| span.start)),
+        // The error's own text would show the line, which may hold a password.
+        why: error.message().replace('\n', ", "),
+    })?;
+    reader.read_table(document.get_ref(), "")?;
+    Ok(reader.found)
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    path: Arc<Path>,
+    found: FileSettings,
+}
+
+impl Reader<'_> {
+    fn line(&self, offset: usize) -> usize {
+        1 + self.text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count()
+    }
+
+    fn place(&self, key: &str, offset: usize) -> Place {
+        let origin = Origin::File { path: Arc::clone(&self.path), line: self.line(offset) };
+        Place { origin, key: key.to_owned() }
+    }
+
+    fn read_table(&mut self, table: &DeTable<'_>, prefix: &str) -> Result<(), ConfigError> {
+        for (offset, name, value) in entries(table, prefix) {
+            let place = self.place(&name, offset);
+            match (Key::find(&name), value) {
+                (Some(row), value) => {
+                    let texts =
+                        texts(row.kind, value).map_err(|why| ConfigError::Value { place: place.clone(), why })?;
+                    self.found.settings.push((row.key, Setting { value: texts, origin: place.origin }));
+                }
+                (None, DeValue::Table(table)) if OPEN_TABLES.contains(&name.as_str()) => {
+                    self.read_open_table(table, &name, "")?;
+                }
+                (None, DeValue::Table(table)) if TABLES.contains(&name.as_str()) => self.read_table(table, &name)?,
+                (None, value) if TABLES.contains(&name.as_str()) || OPEN_TABLES.contains(&name.as_str()) => {
+                    let why = ValueError::WrongType { wanted: "a table", found: described(value) };
+                    return Err(ConfigError::Value { place, why });
+                }
+                (None, _) => {
+                    let nearest = key::nearest(&name).map(str::to_owned);
+                    return Err(ConfigError::UnknownKey { place, nearest });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `"linger.ms" = 5` and `linger.ms = 5` are the same property.
+    fn read_open_table(&mut self, table: &DeTable<'_>, name: &str, prefix: &str) -> Result<(), ConfigError> {
+        for (offset, property, value) in entries(table, prefix) {
+            if let DeValue::Table(table) = value {
+                self.read_open_table(table, name, &property)?;
+                continue;
+            }
+            let place = self.place(&format!("{name}.{property}"), offset);
+            let is_kafka = name == OPEN_TABLES[0];
+            let checked = if is_kafka { check_property(&property) } else { Ok(()) };
+            let text = checked.and_then(|()| scalar(value).ok_or_else(|| wrong_type(SCALAR, value)));
+            let value = text.map_err(|why| ConfigError::Value { place: place.clone(), why })?;
+            let found = Property { name: property, text: Setting { value, origin: place.origin } };
+            if is_kafka { self.found.kafka.push(found) } else { self.found.topic_properties.push(found) }
+        }
+        Ok(())
+    }
+}
+
+/// The entries of a table in the order of the file, with the offset of each and its dotted name.
+fn entries<'t, 'i>(table: &'t DeTable<'i>, prefix: &str) -> Vec<(usize, String, &'t DeValue<'i>)> {
+    let dotted = |name: &str| if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+    let entry = |(key, value): (&Spanned<_>, &'t Spanned<DeValue<'i>>)| -> (usize, String, &'t DeValue<'i>) {
+        let name: &toml::de::DeString<'_> = key.get_ref();
+        (key.span().start, dotted(name), value.get_ref())
+    };
+    let mut entries: Vec<_> = table.iter().map(entry).collect();
+    entries.sort_by_key(|(offset, ..)| *offset);
+    entries
+}
+
+/// The value of a setting as the texts that the command line would have given.
+fn texts(kind: Kind, value: &DeValue<'_>) -> Result<Vec<String>, ValueError> {
+    match (kind, value) {
+        (Kind::Text | Kind::List | Kind::Duration | Kind::Size, DeValue::String(text)) => Ok(vec![text.to_string()]),
+        (Kind::Bool, DeValue::Boolean(_)) | (Kind::Integer, DeValue::Integer(_)) => {
+            Ok(scalar(value).into_iter().collect())
+        }
+        (Kind::List, DeValue::Array(array)) => {
+            let text = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
+                DeValue::String(text) => Ok(text.to_string()),
+                other => Err(wrong_type("a list of strings", other)),
+            };
+            array.iter().map(text).collect()
+        }
+        (Kind::Duration, DeValue::Integer(_) | DeValue::Float(_)) => {
+            Err(ValueError::UnitMissing { example: "\"200ms\", \"30s\" or \"5m\"" })
+        }
+        (Kind::Size, DeValue::Integer(_) | DeValue::Float(_)) => {
+            Err(ValueError::UnitMissing { example: "\"512KiB\" or \"64MiB\"" })
+        }
+        (Kind::Text, other) => Err(wrong_type("a string", other)),
+        (Kind::List, other) => Err(wrong_type("a string or a list of strings", other)),
+        (Kind::Duration, other) => Err(wrong_type("a string with a unit of time", other)),
+        (Kind::Size, other) => Err(wrong_type("a string with a unit of size", other)),
+        (Kind::Integer, other) => Err(wrong_type("a whole number", other)),
+        (Kind::Bool, other) => Err(wrong_type("true or false", other)),
+    }
+}
+
+/// What [`scalar`] takes.
+const SCALAR: &str = "a string, a number, true or false";
+
+/// A string, a number or a boolean as text.
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number.to_string())
+        }
+        DeValue::Float(number) => Some(number.as_str().to_owned()),
+        DeValue::Boolean(value) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+fn wrong_type(wanted: &'static str, value: &DeValue<'_>) -> ValueError {
+    ValueError::WrongType { wanted, found: described(value) }
+}
+
+fn described(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or a time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_text(text: &str) -> Result<FileSettings, ConfigError> {
+        parse(text, Path::new("walcat.toml"))
+    }
+
+    #[test]
+    fn settings_are_found_with_their_lines() {
+        let text = "# first\nslot = 'orders'\npublication = ['a', 'b']\n\n[topics]\ncreate = true\npartitions = 0x10\n";
+        let found = parse_text(text).unwrap_or_else(|error| panic!("{error}")).settings;
+        let shown: Vec<String> =
+            found.iter().map(|(key, setting)| format!("{} {key} {:?}", setting.origin, setting.value)).collect();
+        assert_eq!(
+            shown,
+            [
+                "walcat.toml:2 slot [\"orders\"]",
+                "walcat.toml:3 publication [\"a\", \"b\"]",
+                "walcat.toml:6 topics.create [\"true\"]",
+                "walcat.toml:7 topics.partitions [\"16\"]",
+            ]
+        );
+    }
+
+    #[test]
+    fn properties_may_be_quoted_or_not_and_of_any_scalar_type() {
+        let text = "[kafka]\n\"linger.ms\" = 5\nretry.backoff.ms = 1_000\nssl.ca.location = 'x'\n\
+                    \"socket.nagle.disable\" = true\n\"x.y\" = 0.5\n[topics.properties]\n\"retention.ms\" = -1\n";
+        let found = parse_text(text).unwrap_or_else(|error| panic!("{error}"));
+        let shown = |properties: &[Property]| -> Vec<String> {
+            properties
+                .iter()
+                .map(|found| format!("{}={} {}", found.name, found.text.value, found.text.origin))
+                .collect()
+        };
+        assert_eq!(
+            shown(&found.kafka),
+            [
+                "linger.ms=5 walcat.toml:2",
+                "retry.backoff.ms=1000 walcat.toml:3",
+                "ssl.ca.location=x walcat.toml:4",
+                "socket.nagle.disable=true walcat.toml:5",
+                "x.y=0.5 walcat.toml:6",
+            ]
+        );
+        assert_eq!(shown(&found.topic_properties), ["retention.ms=-1 walcat.toml:8"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_file_line_and_key() {
+        for (text, error, hint) in [
+            ("\nslto = 'x'", "walcat.toml:2: slto: no such key", "the nearest known key is slot"),
+            ("[retry]\nfro = '1s'", "walcat.toml:2: retry.fro: no such key", "the nearest known key is retry.for"),
+            ("[filter]\nshape = 'flat'", "walcat.toml:1: filter: no such key", "walcat.toml(5) lists the keys"),
+            ("colour = 1", "walcat.toml:1: colour: no such key", "walcat.toml(5) lists the keys"),
+            (
+                "slot = 5",
+                "walcat.toml:1: slot: wrong type: a string is wanted, a whole number stands there",
+                "walcat.toml(5) says what each key takes",
+            ),
+            (
+                "once = 'yes'",
+                "walcat.toml:1: once: wrong type: true or false is wanted, a string stands there",
+                "walcat.toml(5) says what each key takes",
+            ),
+            (
+                "publication = ['a', 1]",
+                "walcat.toml:1: publication: wrong type: a list of strings is wanted, a whole number stands there",
+                "walcat.toml(5) says what each key takes",
+            ),
+            (
+                "status_interval = 5",
+                "walcat.toml:1: status_interval: the unit is missing: write \"200ms\", \"30s\" or \"5m\"",
+                "walcat.toml(5) says what each key takes",
+            ),
+            (
+                "[memory]\nmax = 64.5",
+                "walcat.toml:2: memory.max: the unit is missing: write \"512KiB\" or \"64MiB\"",
+                "walcat.toml(5) says what each key takes",
+            ),
+            (
+                "kafka = 1",
+                "walcat.toml:1: kafka: wrong type: a table is wanted, a whole number stands there",
+                "walcat.toml(5) says what each key takes",
+            ),
+            (
+                "[[retry]]",
+                "walcat.toml:1: retry: wrong type: a table is wanted, a list stands there",
+                "walcat.toml(5) says what each key takes",
+            ),
+            (
+                "[kafka]\n\"linger.ms\" = []",
+                "walcat.toml:2: kafka.linger.ms: wrong type: a string, a number, true or false is wanted, \
+                 a list stands there",
+                "walcat.toml(5) says what each key takes",
+            ),
+            (
+                "[kafka]\nmessage.timeout.ms = 1",
+                "walcat.toml:2: kafka.message.timeout.ms: refused: a record that times out would stop the stream",
+                "set broker_for in [retry], which bounds the wait for Kafka",
+            ),
+            (
+                "slot = 'a'\nslot = 'b'",
+                "walcat.toml:2: duplicate key",
+                "the file is TOML; walcat.toml(5) has an example",
+            ),
+        ] {
+            let found = parse_text(text).err().unwrap_or_else(|| panic!("accepted: {text:?}"));
+            assert_eq!(found.to_string(), error);
+            assert_eq!(found.hint().as_deref(), Some(hint), "{text:?}");
+            assert_eq!(found.exit_code(), crate::exit_code::ExitCode::Setup);
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_errors_is_reported() {
+        let error = parse_text("zzz = 1\nabc = 2\n").err().map(|error| error.to_string());
+        assert_eq!(error.as_deref(), Some("walcat.toml:1: zzz: no such key"));
+    }
+
+    #[test]
+    fn no_error_repeats_a_value() {
+        for text in [
+            "dsn = hunter2",
+            "dsn = 'hunter2",
+            "dsn = \"hunter2\\q\"",
+            "'sasl.password' hunter2",
+            "dsn = ['hunter2']",
+            "[kafka]\n'sasl.password' = ['hunter2']",
+            "[kafka]\n'sasl.password' = 'a' hunter2",
+            "[kafka]\n'sasl.password' = '''hunter2\n",
+        ] {
+            let error = parse_text(text).err().unwrap_or_else(|| panic!("accepted: {text:?}"));
+            let shown = format!("{error} {error:?} {:?}", error.hint());
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+}

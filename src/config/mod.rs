@@ -1,0 +1,36 @@
+//! The settings: from the command line, the environment and one TOML file to a typed result.
+//!
+//! Every setting has one name and one parser, whichever layer its text comes from. The types that result are plain;
+//! neither TOML nor clap is seen outside `config` and `cli`.
+
+mod error;
+mod file;
+mod kafka;
+mod key;
+mod layers;
+mod mask;
+mod print;
+mod resolve;
+mod secret;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod units;
+mod value;
+
+pub use error::{ConfigError, Origin, Place, SecretError, Setting, ValueError};
+pub use key::{Key, Kind, Row};
+pub use layers::Given;
+pub use mask::{mask_dsn, mask_property};
+pub use resolve::Config;
+pub use secret::{Environment, Secret};
+pub use settings::{
+    DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings, Topics, Truncate,
+};
+pub use units::Budget;
+
+/// The environment of this process.
+#[must_use]
+pub fn process_environment(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name)
+}

@@ -1,0 +1,253 @@
+//! From texts to settings: parses, bounds, what is required, what contradicts.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::error::{ConfigError, Origin, Place, ValueError};
+use super::file::{self, FileSettings};
+use super::kafka::Property;
+use super::key::Key;
+use super::layers::{Given, Layers};
+use super::mask::is_secret_property;
+use super::secret::{self, Environment, Secret};
+use super::settings::{
+    DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings, Topics, Truncate,
+};
+use super::units::{parse_budget, parse_duration, parse_interval, parse_size};
+use super::value;
+
+const STATUS_INTERVAL_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(3_600);
+const MEMORY_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=64 << 30;
+/// librdkafka's own upper bounds.
+const PARTITIONS_BOUNDS: RangeInclusive<i32> = 1..=100_000;
+const REPLICATION_FACTOR_BOUNDS: RangeInclusive<i32> = 1..=10_000;
+
+/// With `--once` an unreachable broker ends the run, so that cron sees it.
+const BROKER_FOR_ONCE: &str = "1m";
+
+const SLOT_HINT: &str = "-s, --slot, WALCAT_SLOT or slot in the configuration file names it";
+const PUBLICATION_HINT: &str =
+    "-p, --publication, WALCAT_PUBLICATION or publication in the configuration file names it";
+const BROKERS_HINT: &str =
+    "-b, --brokers, WALCAT_BROKERS or brokers in the configuration file names them; --sink stdout needs none";
+
+/// All that is configured, each value parsed and none of the secrets read.
+pub struct Config {
+    pub(super) layers: Layers,
+    /// The settings but for what only some commands require, and for the secrets.
+    draft: StreamSettings,
+}
+
+impl Config {
+    /// Reads the file that `--config` or `WALCAT_CONFIG` names, and lays the environment and the flags over it.
+    pub fn load(given: &Given, environment: &Environment<'_>) -> Result<Config, ConfigError> {
+        let variable = || environment("WALCAT_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let file = match given.config.clone().or_else(variable) {
+            Some(path) => file::read(&path)?,
+            None => FileSettings::default(),
+        };
+        Config::build(given, environment, file)
+    }
+
+    /// For a command that takes no configuration file.
+    pub fn without_file(given: &Given, environment: &Environment<'_>) -> Result<Config, ConfigError> {
+        Config::build(given, environment, FileSettings::default())
+    }
+
+    pub(super) fn build(
+        given: &Given,
+        environment: &Environment<'_>,
+        file: FileSettings,
+    ) -> Result<Config, ConfigError> {
+        let mut layers = Layers::gather(given, environment, file)?;
+        settle(&mut layers)?;
+        let draft = parse(&layers)?;
+        check(&layers, &draft)?;
+        Ok(Config { layers, draft })
+    }
+
+    /// How to log, which every command needs first.
+    #[must_use]
+    pub fn log(&self) -> LogSettings {
+        self.draft.log
+    }
+
+    /// The settings of `stream` and `check`, complete, with the secrets read.
+    pub fn stream(&self, environment: &Environment<'_>) -> Result<StreamSettings, ConfigError> {
+        let mut settings = self.draft.clone();
+        if settings.slot.is_empty() {
+            if !settings.temporary_slot {
+                return Err(ConfigError::Missing { what: "slot", hint: SLOT_HINT });
+            }
+            settings.slot = format!("walcat_tmp_{}", std::process::id());
+        }
+        if settings.publications.is_empty() {
+            return Err(ConfigError::Missing { what: "publication", hint: PUBLICATION_HINT });
+        }
+        if settings.sink == Sink::Kafka && settings.dump.is_none() && settings.brokers.is_none() {
+            return Err(ConfigError::Missing { what: "brokers", hint: BROKERS_HINT });
+        }
+        settings.dsn = self.dsn(environment)?;
+        settings.kafka = self.kafka(environment)?;
+        Ok(settings)
+    }
+
+    /// The settings of `slot create`, `slot drop` and `slot status`.
+    pub fn slot(&self, environment: &Environment<'_>) -> Result<SlotSettings, ConfigError> {
+        if self.draft.slot.is_empty() {
+            return Err(ConfigError::Missing { what: "slot", hint: SLOT_HINT });
+        }
+        Ok(SlotSettings {
+            dsn: self.dsn(environment)?,
+            slot: self.draft.slot.clone(),
+            publications: self.draft.publications.clone(),
+            log: self.draft.log,
+        })
+    }
+
+    /// What is allowed and yet unwise, for the log.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let on_argv = |property: &&Property| {
+            let value = &property.text.value;
+            property.text.origin == Origin::Flag
+                && !secret::is_reference(value)
+                && is_secret_property(&property.name, value)
+        };
+        let warning = |property: &Property| {
+            format!(
+                "-X {}: everybody on this machine can see it in the list of processes; write file:PATH or env:NAME",
+                property.name
+            )
+        };
+        self.layers.kafka.iter().filter(on_argv).map(warning).collect()
+    }
+
+    fn dsn(&self, environment: &Environment<'_>) -> Result<Option<Secret>, ConfigError> {
+        let Some(text) = self.layers.optional(Key::Dsn, |text| Ok(text.to_owned()))? else {
+            return Ok(None);
+        };
+        let read = secret::read(&text, environment);
+        read.map(Some).map_err(|why| ConfigError::Secret { place: self.layers.place(Key::Dsn), why })
+    }
+
+    fn kafka(&self, environment: &Environment<'_>) -> Result<Vec<(String, Secret)>, ConfigError> {
+        let read = |property: &Property| match secret::read(&property.text.value, environment) {
+            Ok(value) => Ok((property.name.clone(), value)),
+            Err(why) => {
+                let place = Place { origin: property.text.origin.clone(), key: format!("kafka.{}", property.name) };
+                Err(ConfigError::Secret { place, why })
+            }
+        };
+        self.layers.kafka.iter().map(read).collect()
+    }
+}
+
+/// Lets the higher layer win between settings that exclude each other.
+fn settle(layers: &mut Layers) -> Result<(), ConfigError> {
+    layers.settle(Key::Quiet, Key::Verbose, "one asks for less, the other for more")?;
+    layers.settle(
+        Key::CreateSlot,
+        Key::TemporarySlot,
+        "one asks for a slot that stays, the other for one that does not",
+    )?;
+    layers.settle(Key::Once, Key::Endpos, "each says where to end")?;
+    layers.settle(Key::Dump, Key::Sink, "a dump is written in place of the records")?;
+    layers.settle(Key::Dump, Key::Stdout, "a dump is written in place of the records")?;
+    if layers.is_on(Key::Once)? {
+        layers.change_default(Key::RetryBrokerFor, BROKER_FOR_ONCE);
+    }
+    Ok(())
+}
+
+/// Parses every setting but for the secrets.
+fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
+    Ok(StreamSettings {
+        dsn: None,
+        slot: layers.optional(Key::Slot, value::slot)?.unwrap_or_default(),
+        publications: unique(layers.parse_list(Key::Publication, value::publication)?.unwrap_or_default()),
+        create_slot: layers.is_on(Key::CreateSlot)?,
+        temporary_slot: layers.is_on(Key::TemporarySlot)?,
+        brokers: layers
+            .parse_list(Key::Brokers, value::not_empty)?
+            .filter(|brokers| !brokers.is_empty())
+            .map(|brokers| brokers.join(",")),
+        kafka: Vec::new(),
+        topic_prefix: layers.optional(Key::TopicPrefix, value::topic_prefix)?,
+        sink: layers.required(Key::Sink, value::choice(&Sink::CHOICES))?,
+        stdout: layers.required(Key::Stdout, value::choice(&StdoutForm::CHOICES))?,
+        dump: layers.optional(Key::Dump, value::choice(&DumpFormat::CHOICES))?,
+        dump_keepalives: layers.is_on(Key::DumpKeepalives)?,
+        record: layers.optional(Key::Record, value::not_empty)?.map(PathBuf::from),
+        startpos: layers.optional(Key::Startpos, value::lsn)?.filter(|lsn| lsn.is_valid()),
+        endpos: layers.optional(Key::Endpos, value::valid_lsn)?,
+        once: layers.is_on(Key::Once)?,
+        wait: layers.required(Key::Wait, parse_budget)?,
+        truncate: layers.required(Key::Truncate, value::choice(&Truncate::CHOICES))?,
+        status_interval: layers.required(Key::StatusInterval, |text| parse_duration(text, STATUS_INTERVAL_BOUNDS))?,
+        stall_timeout: layers.required(Key::StallTimeout, parse_interval)?,
+        shutdown_timeout: layers.required(Key::ShutdownTimeout, parse_budget)?,
+        stats_interval: layers.required(Key::StatsInterval, parse_interval)?,
+        retry: Retry {
+            for_: layers.optional(Key::RetryFor, parse_budget)?,
+            broker_for: layers.required(Key::RetryBrokerFor, parse_budget)?,
+        },
+        memory_bytes_max: layers.required(Key::MemoryMax, |text| parse_size(text, MEMORY_BYTES_BOUNDS))?,
+        topics: parse_topics(layers)?,
+        log: parse_log(layers)?,
+    })
+}
+
+fn parse_topics(layers: &Layers) -> Result<Topics, ConfigError> {
+    let property = |property: &Property| (property.name.clone(), property.text.value.clone());
+    Ok(Topics {
+        create: layers.is_on(Key::TopicsCreate)?,
+        partitions: layers.required(Key::TopicsPartitions, |text| value::integer_within(text, PARTITIONS_BOUNDS))?,
+        replication_factor: layers.required(Key::TopicsReplicationFactor, |text| match value::integer(text)? {
+            -1 => Ok(-1),
+            _ => value::integer_within(text, REPLICATION_FACTOR_BOUNDS),
+        })?,
+        properties: layers.topic_properties.iter().map(property).collect(),
+    })
+}
+
+fn parse_log(layers: &Layers) -> Result<LogSettings, ConfigError> {
+    let verbose = layers.required(Key::Verbose, |text| value::integer_within(text, 0..=2))?;
+    let level = match verbose {
+        _ if layers.is_on(Key::Quiet)? => LevelFilter::Error,
+        0 => LevelFilter::Info,
+        1 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    Ok(LogSettings { format: layers.required(Key::LogFormat, value::choice(&LogFormat::CHOICES))?, level })
+}
+
+/// Without the repetitions, in the order given.
+fn unique(names: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    names.into_iter().filter(|name| seen.insert(name.clone())).collect()
+}
+
+/// What each setting alone does not show.
+fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> {
+    if let (Some(startpos), Some(endpos)) = (settings.startpos, settings.endpos)
+        && endpos < startpos
+    {
+        let places = Box::new([layers.place(Key::Endpos), layers.place(Key::Startpos)]);
+        return Err(ConfigError::Contradiction { places, why: "the end lies before the start" });
+    }
+    // In the file a value that has no effect now may have one under another flag.
+    let without_effect = [
+        (Key::Stdout, settings.sink != Sink::Stdout, "--sink stdout"),
+        (Key::DumpKeepalives, settings.dump_keepalives && settings.dump.is_none(), "--dump"),
+    ];
+    for (key, is_idle, without) in without_effect {
+        if is_idle && layers.origin(key) == Origin::Flag {
+            return Err(ConfigError::Value { place: layers.place(key), why: ValueError::NoEffect { without } });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! What a command works with: every setting in its type, checked against the others.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::secret::Secret;
+use super::units::Budget;
+use crate::lsn::Lsn;
+
+/// What `stream` works with; `check` judges the same.
+#[derive(Clone, Debug)]
+pub struct StreamSettings {
+    /// A conninfo or a URI; without one libpq's own variables and files apply.
+    pub dsn: Option<Secret>,
+    pub slot: String,
+    /// One at least, in the order given.
+    pub publications: Vec<String>,
+    pub create_slot: bool,
+    pub temporary_slot: bool,
+    /// `host:port,...`; there is one for the sink Kafka unless this is a dump.
+    pub brokers: Option<String>,
+    /// librdkafka's properties, a later one over an earlier one.
+    pub kafka: Vec<(String, Secret)>,
+    pub topic_prefix: Option<String>,
+    pub sink: Sink,
+    pub stdout: StdoutForm,
+    /// In place of the sink.
+    pub dump: Option<DumpFormat>,
+    pub dump_keepalives: bool,
+    pub record: Option<PathBuf>,
+    /// `None` is where the slot stands.
+    pub startpos: Option<Lsn>,
+    pub endpos: Option<Lsn>,
+    pub once: bool,
+    /// How long the first connection is tried; zero is once.
+    pub wait: Budget,
+    pub truncate: Truncate,
+    pub status_interval: Duration,
+    /// `None` where it is off.
+    pub stall_timeout: Option<Duration>,
+    pub shutdown_timeout: Budget,
+    /// `None` where it is off.
+    pub stats_interval: Option<Duration>,
+    pub retry: Retry,
+    pub memory_bytes_max: u64,
+    pub topics: Topics,
+    pub log: LogSettings,
+}
+
+/// What the `slot` commands work with.
+#[derive(Clone, Debug)]
+pub struct SlotSettings {
+    pub dsn: Option<Secret>,
+    pub slot: String,
+    /// Those that have to be there before the slot is created; perhaps none.
+    pub publications: Vec<String>,
+    pub log: LogSettings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sink {
+    Kafka,
+    Stdout,
+}
+
+impl Sink {
+    pub const CHOICES: [(&str, Self); 2] = [("kafka", Self::Kafka), ("stdout", Self::Stdout)];
+}
+
+/// What a line of the sink stdout holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StdoutForm {
+    Value,
+    Record,
+}
+
+impl StdoutForm {
+    pub const CHOICES: [(&str, Self); 2] = [("value", Self::Value), ("record", Self::Record)];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DumpFormat {
+    Json,
+}
+
+impl DumpFormat {
+    pub const CHOICES: [(&str, Self); 1] = [("json", Self::Json)];
+}
+
+/// What becomes of a TRUNCATE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truncate {
+    Emit,
+    Skip,
+}
+
+impl Truncate {
+    pub const CHOICES: [(&str, Self); 2] = [("emit", Self::Emit), ("skip", Self::Skip)];
+}
+
+/// The table `[retry]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// `None` where nothing is configured, so that each wait has its own default.
+    pub for_: Option<Budget>,
+    pub broker_for: Budget,
+}
+
+/// The table `[topics]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    pub create: bool,
+    pub partitions: i32,
+    /// -1 is the broker's default.
+    pub replication_factor: i32,
+    /// Kafka's topic configuration.
+    pub properties: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    pub const CHOICES: [(&str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    pub format: LogFormat,
+    /// `RUST_LOG` goes before it.
+    pub level: log::LevelFilter,
+}

@@ -1,0 +1,424 @@
+//! The layers together: which value is in force, what is refused, and that no secret is shown.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::exit_code::ExitCode;
+use crate::lsn::Lsn;
+
+/// The file that a test's flags and variables lie over.
+const FILE: &str = "walcat.toml";
+
+/// What a stream cannot do without.
+const REQUIRED: &str = "slot = 'file_slot'\npublication = 'file_pub'\nbrokers = 'file:1'\n";
+
+struct Case<'a> {
+    flags: &'a [(Key, &'a str)],
+    properties: &'a [&'a str],
+    variables: &'a [(&'a str, &'a str)],
+    file: &'a str,
+}
+
+const NOTHING: Case<'_> = Case { flags: &[], properties: &[], variables: &[], file: "" };
+
+impl Case<'_> {
+    fn environment(&self, name: &str) -> Option<OsString> {
+        self.variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+    }
+
+    fn config(&self) -> Result<Config, ConfigError> {
+        let given = Given {
+            config: None,
+            settings: self.flags.iter().map(|(key, text)| (*key, vec![(*text).to_owned()])).collect(),
+            properties: self.properties.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        let file = file::parse(self.file, Path::new(FILE))?;
+        Config::build(&given, &|name| self.environment(name), file)
+    }
+
+    fn stream(&self) -> Result<StreamSettings, ConfigError> {
+        self.config()?.stream(&|name| self.environment(name))
+    }
+
+    fn print(&self) -> String {
+        self.config().unwrap_or_else(|error| panic!("{error}")).print()
+    }
+
+    fn error(&self) -> ConfigError {
+        self.stream().err().unwrap_or_else(|| panic!("accepted"))
+    }
+}
+
+fn settings(case: &Case<'_>) -> StreamSettings {
+    case.stream().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Two different texts for each kind of value, as the file writes them.
+fn samples(key: Key) -> [&'static str; 2] {
+    match (key, key.row().kind) {
+        (Key::Sink, _) => ["stdout", "kafka"],
+        (Key::Stdout, _) => ["record", "value"],
+        (Key::Dump, _) => ["json", "json"],
+        (Key::Startpos | Key::Endpos, _) => ["0/10", "0/20"],
+        (Key::Truncate, _) => ["skip", "emit"],
+        (Key::LogFormat, _) => ["json", "text"],
+        (_, Kind::Text | Kind::List) => ["one", "two"],
+        (_, Kind::Duration) => ["2s", "3s"],
+        (_, Kind::Size) => ["2MiB", "3MiB"],
+        (_, Kind::Integer) => ["2", "1"],
+        (_, Kind::Bool) => ["true", "false"],
+    }
+}
+
+fn in_file(key: Key, text: &str) -> String {
+    let value = match key.row().kind {
+        Kind::Integer | Kind::Bool => text.to_owned(),
+        _ => format!("'{text}'"),
+    };
+    match key.name().split_once('.') {
+        Some((table, name)) => format!("[{table}]\n{name} = {value}\n"),
+        None => format!("\n{} = {value}\n", key.name()),
+    }
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_and_that_before_the_file_and_that_before_the_default() {
+    for row in &Key::ALL {
+        let [first, second] = samples(row.key);
+        let file = in_file(row.key, second);
+        let variable = row.key.variable().unwrap_or_default();
+        let flags = [(row.key, first)];
+        let in_flag = Case { flags: &flags, variables: &[(&variable, second)], file: &file, ..NOTHING };
+        let in_environment = Case { variables: &[(&variable, first)], file: &file, ..NOTHING };
+        let empty = Case { variables: &[(&variable, "")], file: &file, ..NOTHING };
+        let in_file = Case { file: &file, ..NOTHING };
+        let shown = |case: &Case<'_>, wanted: &str| {
+            let name = row.name.rsplit('.').next().unwrap_or_default();
+            // A flag that has no effect alone is refused; that is another test's matter.
+            let Ok(config) = case.config() else { return };
+            let print = config.print();
+            let line = print.lines().find(|line| line.starts_with(&format!("{name} ="))).unwrap_or_default();
+            assert!(line.ends_with(wanted), "{}: {line:?} does not end with {wanted:?}", row.name);
+        };
+        shown(&in_flag, "# flag");
+        if row.key.variable().is_some() {
+            shown(&in_environment, &format!("# environment {variable}"));
+            shown(&empty, "# walcat.toml:2");
+        }
+        shown(&in_file, "# walcat.toml:2");
+        if row.default.is_some() {
+            shown(&NOTHING, "# default");
+        }
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_manual() {
+    let settings = settings(&Case { file: REQUIRED, ..NOTHING });
+    assert_eq!((settings.sink, settings.stdout, settings.truncate), (Sink::Kafka, StdoutForm::Value, Truncate::Emit));
+    assert_eq!((settings.dump, settings.record, settings.startpos, settings.endpos), (None, None, None, None));
+    assert!(!settings.once && !settings.create_slot && !settings.temporary_slot && !settings.dump_keepalives);
+    assert_eq!(settings.wait, Budget::Within(Duration::ZERO));
+    assert_eq!(settings.status_interval, Duration::from_secs(1));
+    assert_eq!(settings.stall_timeout, Some(Duration::from_secs(60)));
+    assert_eq!(settings.shutdown_timeout, Budget::Within(Duration::from_secs(10)));
+    assert_eq!(settings.stats_interval, Some(Duration::from_secs(60)));
+    assert_eq!(settings.retry, Retry { for_: None, broker_for: Budget::Forever });
+    assert_eq!(settings.memory_bytes_max, 16 << 20);
+    let topics = Topics { create: false, partitions: 1, replication_factor: -1, properties: Vec::new() };
+    assert_eq!(settings.topics, topics);
+    assert_eq!(settings.log, LogSettings { format: LogFormat::Text, level: log::LevelFilter::Info });
+    assert!(settings.dsn.is_none() && settings.kafka.is_empty() && settings.topic_prefix.is_none());
+}
+
+#[test]
+fn lists_come_from_the_file_as_arrays_and_from_the_environment_with_commas() {
+    let file = "slot = 's'\npublication = ['a', 'b', 'a']\nbrokers = ['k1:9092', 'k2']\n";
+    let found = settings(&Case { file, ..NOTHING });
+    assert_eq!((found.publications, found.brokers), (vec!["a".into(), "b".into()], Some("k1:9092,k2".into())));
+    let variables = [("WALCAT_PUBLICATION", "c, d"), ("WALCAT_BROKERS", "k3,k4")];
+    let found = settings(&Case { file, variables: &variables, ..NOTHING });
+    assert_eq!((found.publications, found.brokers), (vec!["c".into(), "d".into()], Some("k3,k4".into())));
+}
+
+#[test]
+fn a_property_on_the_command_line_replaces_that_of_the_file() {
+    let file = format!("{REQUIRED}[kafka]\n'linger.ms' = 5\n'client.id' = 'a'\n");
+    let found = settings(&Case { file: &file, properties: &["linger.ms=7", "linger.ms=9"], ..NOTHING });
+    let shown: Vec<_> = found.kafka.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    assert_eq!(shown, [("client.id", "a"), ("linger.ms", "9")]);
+}
+
+#[test]
+fn what_is_required_and_given_nowhere_is_a_usage_error() {
+    for (file, error) in [
+        ("", "no slot is given"),
+        ("slot = 's'", "no publication is given"),
+        ("slot = 's'\npublication = []", "no publication is given"),
+        ("slot = 's'\npublication = 'p'", "no brokers is given"),
+        ("publication = 'p'\nbrokers = 'k'", "no slot is given"),
+    ] {
+        let found = Case { file, ..NOTHING }.error();
+        assert_eq!((found.to_string().as_str(), found.exit_code()), (error, ExitCode::Usage), "{file:?}");
+        assert!(found.hint().is_some_and(|hint| hint.contains("WALCAT_")), "{file:?}");
+    }
+    for file in ["slot = 's'\npublication = 'p'\nsink = 'stdout'", "slot = 's'\npublication = 'p'\ndump = 'json'"] {
+        assert_eq!(settings(&Case { file, ..NOTHING }).brokers, None);
+    }
+}
+
+#[test]
+fn a_temporary_slot_needs_no_name() {
+    let flags = [(Key::TemporarySlot, "true"), (Key::Publication, "p"), (Key::Sink, "stdout")];
+    let name = settings(&Case { flags: &flags, ..NOTHING }).slot;
+    assert_eq!(name, format!("walcat_tmp_{}", std::process::id()));
+    assert_eq!(value::slot(&name), Ok(name));
+}
+
+#[test]
+fn a_wrong_value_is_a_usage_error_unless_it_stands_in_the_file() {
+    for (key, text, why) in [
+        (Key::Slot, "Orders", "not a slot name: 1 to 63 of the characters a-z, 0-9 and _ are wanted"),
+        (Key::Publication, "", "not a publication name: 1 to 63 bytes are wanted"),
+        (
+            Key::TopicPrefix,
+            "a b",
+            "not a topic prefix: 1 to 200 of the characters A-Z, a-z, 0-9, '.', '_' and '-' are wanted",
+        ),
+        (Key::Brokers, "", "it is empty"),
+        (Key::Sink, "stderr", "not one of kafka, stdout"),
+        (Key::Startpos, "x", "not an LSN: two hexadecimal numbers of up to 8 digits are wanted, as in 0/16B3748"),
+        (Key::Endpos, "0/0", "0/0 is no position in the WAL"),
+        (Key::StatusInterval, "5", "the unit is missing: write \"200ms\", \"30s\" or \"5m\""),
+        (Key::StatusInterval, "10ms", "out of bounds: 50ms to 1h is allowed"),
+        (Key::StallTimeout, "forever", "out of bounds: \"forever\" is not allowed here, 1day is the most"),
+    ] {
+        let flags = [(key, text)];
+        let error = Case { flags: &flags, file: REQUIRED, ..NOTHING }.error();
+        let flag = format!("--{}", key.name().replace('_', "-"));
+        assert_eq!(error.to_string(), format!("{flag}: {why}"));
+        assert_eq!(error.exit_code(), ExitCode::Usage);
+
+        let variable = key.variable().unwrap_or_default();
+        if !text.is_empty() {
+            let error = Case { variables: &[(&variable, text)], file: REQUIRED, ..NOTHING }.error();
+            assert_eq!(error.to_string(), format!("{variable}: {why}"));
+            assert_eq!(error.exit_code(), ExitCode::Usage);
+        }
+
+        let file = in_file(key, text);
+        let error = Case { file: &file, ..NOTHING }.error();
+        assert_eq!(error.to_string(), format!("walcat.toml:2: {}: {why}", key.name()));
+        assert_eq!(error.exit_code(), ExitCode::Setup);
+    }
+    for (file, why) in [
+        ("[memory]\nmax = '1KiB'", "walcat.toml:2: memory.max: out of bounds: 1MiB to 64GiB is allowed"),
+        ("[topics]\npartitions = 0", "walcat.toml:2: topics.partitions: out of bounds: 1 to 100000 is allowed"),
+        (
+            "[topics]\nreplication_factor = 0",
+            "walcat.toml:2: topics.replication_factor: out of bounds: 1 to 10000 is allowed",
+        ),
+        ("verbose = 3", "walcat.toml:1: verbose: out of bounds: 0 to 2 is allowed"),
+    ] {
+        let error = Case { file, ..NOTHING }.error();
+        assert_eq!((error.to_string().as_str(), error.exit_code()), (why, ExitCode::Setup));
+    }
+}
+
+#[test]
+fn a_refused_property_is_a_usage_error_unless_it_stands_in_the_file() {
+    let refused = "refused: only acks=all keeps the promise that what is confirmed to PostgreSQL is in Kafka";
+    let error = Case { properties: &["acks=1"], ..NOTHING }.error();
+    assert_eq!(error.to_string(), format!("-X acks: {refused}"));
+    assert_eq!(error.exit_code(), ExitCode::Usage);
+    let error = Case { file: "[kafka]\nacks = 1", ..NOTHING }.error();
+    assert_eq!(error.to_string(), format!("walcat.toml:2: kafka.acks: {refused}"));
+    assert_eq!(error.exit_code(), ExitCode::Setup);
+    let error = Case { properties: &["sasl.password hunter2"], ..NOTHING }.error();
+    assert_eq!((error.to_string().as_str(), error.exit_code()), ("-X: KEY=VALUE is wanted", ExitCode::Usage));
+}
+
+#[test]
+fn settings_that_exclude_each_other_in_one_layer_are_refused() {
+    for (first, second) in [
+        ((Key::Quiet, "true"), (Key::Verbose, "1")),
+        ((Key::CreateSlot, "true"), (Key::TemporarySlot, "true")),
+        ((Key::Once, "true"), (Key::Endpos, "0/10")),
+        ((Key::Dump, "json"), (Key::Sink, "kafka")),
+        ((Key::Dump, "json"), (Key::Stdout, "record")),
+        ((Key::Endpos, "0/10"), (Key::Startpos, "0/20")),
+    ] {
+        let flags = [first, second];
+        let error = Case { flags: &flags, file: REQUIRED, ..NOTHING }.error();
+        assert!(matches!(error, ConfigError::Contradiction { .. }), "{error}");
+        assert_eq!(error.exit_code(), ExitCode::Usage);
+        let file = in_file(first.0, first.1) + &in_file(second.0, second.1);
+        let error = Case { file: &file, ..NOTHING }.error();
+        assert!(matches!(error, ConfigError::Contradiction { .. }), "{error}");
+        assert_eq!(error.exit_code(), ExitCode::Setup);
+        assert!(error.to_string().starts_with(&format!("walcat.toml:2: {} and walcat.toml:4:", first.0)), "{error}");
+    }
+}
+
+#[test]
+fn of_settings_that_exclude_each_other_the_higher_layer_wins() {
+    let file = format!("{REQUIRED}once = true\ncreate_slot = true\nsink = 'stdout'\nstdout = 'record'\nquiet = true\n");
+    let flags = [(Key::Endpos, "0/10"), (Key::TemporarySlot, "true"), (Key::Dump, "json"), (Key::Verbose, "1")];
+    let found = settings(&Case { file: &file, flags: &flags, ..NOTHING });
+    assert_eq!((found.once, found.endpos), (false, Some(Lsn(0x10))));
+    assert_eq!((found.create_slot, found.temporary_slot), (false, true));
+    assert_eq!((found.dump, found.sink, found.stdout), (Some(DumpFormat::Json), Sink::Kafka, StdoutForm::Value));
+    assert_eq!(found.log.level, log::LevelFilter::Debug);
+    let found = settings(&Case { file: &file, flags: &[(Key::CreateSlot, "false")], ..NOTHING });
+    assert!(!found.create_slot);
+}
+
+#[test]
+fn a_flag_without_effect_is_refused_and_a_key_without_effect_is_not() {
+    for (key, text, error) in [
+        (Key::Stdout, "record", "--stdout: no effect without --sink stdout"),
+        (Key::DumpKeepalives, "true", "--dump-keepalives: no effect without --dump"),
+    ] {
+        let found = Case { flags: &[(key, text)], file: REQUIRED, ..NOTHING }.error();
+        assert_eq!((found.to_string().as_str(), found.exit_code()), (error, ExitCode::Usage));
+        let file = REQUIRED.to_owned() + &in_file(key, text);
+        assert!(Case { file: &file, ..NOTHING }.stream().is_ok());
+    }
+}
+
+#[test]
+fn a_run_for_cron_does_not_wait_for_the_broker_for_ever() {
+    let minute = Budget::Within(Duration::from_secs(60));
+    let once = [(Key::Once, "true")];
+    assert_eq!(settings(&Case { flags: &once, file: REQUIRED, ..NOTHING }).retry.broker_for, minute);
+    let file = format!("{REQUIRED}[retry]\nbroker_for = 'forever'\n");
+    assert_eq!(settings(&Case { flags: &once, file: &file, ..NOTHING }).retry.broker_for, Budget::Forever);
+}
+
+#[test]
+fn zero_is_where_the_slot_stands() {
+    let found = settings(&Case { flags: &[(Key::Startpos, "0/0")], file: REQUIRED, ..NOTHING });
+    assert_eq!(found.startpos, None);
+}
+
+#[test]
+fn secrets_are_read_from_where_they_are_kept() {
+    let file = format!("dsn = 'env:DB'\n{REQUIRED}[kafka]\n'sasl.password' = 'env:PW'\n");
+    let variables = [("DB", "host=db password=hunter2"), ("PW", "hunter3\n")];
+    let found = settings(&Case { file: &file, variables: &variables, ..NOTHING });
+    assert_eq!(found.dsn.as_ref().map(Secret::expose), Some("host=db password=hunter2"));
+    assert_eq!(found.kafka[0].1.expose(), "hunter3");
+
+    let error = Case { file: &file, variables: &variables[..1], ..NOTHING }.error();
+    assert_eq!(error.to_string(), "walcat.toml:6: kafka.sasl.password: the environment variable PW is not set");
+    assert_eq!(error.exit_code(), ExitCode::Setup);
+    let error = Case { flags: &[(Key::Dsn, "file:/nonexistent")], file: REQUIRED, ..NOTHING }.error();
+    assert_eq!(error.to_string(), "--dsn: cannot read /nonexistent: No such file or directory (os error 2)");
+    assert_eq!(error.exit_code(), ExitCode::Setup);
+}
+
+#[test]
+fn a_slot_command_reads_no_secret_of_kafka() {
+    let file = format!("{REQUIRED}[kafka]\n'sasl.password' = 'env:PW'\n");
+    let found = Case { file: &file, ..NOTHING }.config().and_then(|config| config.slot(&|_| None));
+    assert_eq!(found.map(|found| found.slot).map_err(|error| error.to_string()), Ok("file_slot".to_owned()));
+}
+
+#[test]
+fn a_missing_file_is_a_matter_of_set_up() {
+    let given = Given { config: Some("/nonexistent/walcat.toml".into()), ..Given::default() };
+    let error = Config::load(&given, &|_| None).err().unwrap_or_else(|| panic!("accepted"));
+    let wanted = "cannot read the configuration file /nonexistent/walcat.toml: No such file or directory (os error 2)";
+    assert_eq!((error.to_string().as_str(), error.exit_code()), (wanted, ExitCode::Setup));
+    let environment = |name: &str| (name == "WALCAT_CONFIG").then(|| OsString::from("/nonexistent/other.toml"));
+    let error = Config::load(&Given::default(), &environment).err().map(|error| error.to_string());
+    assert!(error.is_some_and(|error| error.contains("/nonexistent/other.toml")));
+}
+
+#[test]
+fn what_is_printed_is_a_file_that_says_the_same() {
+    let file = format!(
+        "{REQUIRED}dsn = \"host=db dbname='a b'\"\nonce = true\n[retry]\nfor = '3s'\n[topics]\ncreate = true\n\
+         [topics.properties]\n'cleanup.policy' = 'delete'\n[kafka]\n'linger.ms' = 5\n'client.id' = \"a\\tb\\u007F\\\"\"\n"
+    );
+    let variables = [("WALCAT_PUBLICATION", "a,b"), ("WALCAT_VERBOSE", " 1 "), ("WALCAT_CREATE_SLOT", "ON")];
+    let case = Case { file: &file, variables: &variables, flags: &[(Key::Wait, "1h 2m")], ..NOTHING };
+    let printed = case.print();
+    let again = Case { file: &printed, ..NOTHING };
+    assert_eq!(format!("{:?}", settings(&again)), format!("{:?}", settings(&case)));
+    let lines = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.split("  # ").next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(lines(&again.print()), lines(&printed));
+    insta::assert_snapshot!(printed);
+}
+
+#[test]
+fn a_planted_password_is_shown_nowhere() {
+    let file = "dsn = 'postgresql://app:hunter2@db/app'\nslot = 's'\npublication = 'p'\nbrokers = 'k'\n\
+                [kafka]\n'sasl.password' = 'hunter2'\n'ssl.key.pem' = \"\"\"hunter2\nhunter2\"\"\"\n";
+    let properties = ["ssl.key.password=hunter2", "sasl.oauthbearer.client.secret=hunter2"];
+    for case in [
+        Case { file, properties: &properties, ..NOTHING },
+        Case { file, flags: &[(Key::Dsn, "host=db password='hunter2'")], ..NOTHING },
+        Case { file, variables: &[("WALCAT_DSN", "hunter2")], ..NOTHING },
+        Case { file, variables: &[("WALCAT_DSN", "env:DB"), ("DB", "password=hunter2")], ..NOTHING },
+    ] {
+        let found = settings(&case);
+        assert!(found.dsn.as_ref().is_some_and(|dsn| dsn.expose().contains("hunter2")));
+        let shown = format!("{found:?} {}", case.print());
+        assert!(!shown.contains("hunter2"), "{shown}");
+        let config = case.config().unwrap_or_else(|error| panic!("{error}"));
+        assert!(!config.warnings().join("\n").contains("hunter2"));
+    }
+    // A password where another value belongs is not repeated either.
+    for row in &Key::ALL {
+        let file = in_file(row.key, "'hunter2 .'").replace("''", "'");
+        let flags = [(row.key, "hunter2 .")];
+        for case in [Case { file: &file, ..NOTHING }, Case { flags: &flags, ..NOTHING }] {
+            if let Err(error) = case.config() {
+                let shown = format!("{error} {error:?} {:?}", error.hint());
+                assert!(!shown.contains("hunter2"), "{}: {shown}", row.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_secret_on_the_command_line_is_warned_of() {
+    let properties = ["sasl.password=hunter2", "ssl.key.password=env:PW", "linger.ms=5"];
+    let config = Case { properties: &properties, ..NOTHING }.config().unwrap_or_else(|error| panic!("{error}"));
+    let warnings = config.warnings();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("-X sasl.password: "));
+}
+
+const EXAMPLE: &str = include_str!("../../man/walcat.example.toml");
+
+#[test]
+fn the_example_can_be_used_as_it_is() {
+    let found = settings(&Case { file: EXAMPLE, ..NOTHING });
+    assert_eq!((found.slot.as_str(), found.publications), ("walcat_shop", vec!["walcat_shop".to_owned()]));
+}
+
+#[test]
+fn the_example_has_every_key_with_its_default() {
+    let uncommented: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with([' ', '#']) && !key.is_empty() => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let found = file::parse(&uncommented, Path::new("walcat.example.toml")).unwrap_or_else(|error| panic!("{error}"));
+    for row in &Key::ALL {
+        let setting = found.settings.iter().find(|(key, _)| *key == row.key).map(|(_, setting)| &setting.value);
+        let texts = setting.unwrap_or_else(|| panic!("{} is missing", row.name));
+        if let Some(default) = row.default {
+            assert_eq!(texts, &[default], "{}", row.name);
+        }
+    }
+    assert!(!found.kafka.is_empty() && !found.topic_properties.is_empty());
+}

@@ -1,0 +1,208 @@
+//! The log: one line a record to stderr, as text or as JSON.
+//!
+//! Text is `2026-11-20T22:30:00.123Z INFO  streaming started slot=orders lsn=0/16B3748`; JSON is one object a line with
+//! `ts`, `level`, `target`, `message` and the record's own pairs. A line stays a line: control characters of a message
+//! or a value are escaped.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use env_logger::{Builder, Target, WriteStyle};
+use log::kv::{self, Key, Value, VisitSource, VisitValue};
+use log::{LevelFilter, Record};
+use serde_json::Map;
+
+use crate::config::{LogFormat, LogSettings};
+
+/// Whose records `-v` and `-q` are about: ours, and librdkafka's by either of the names that rust-rdkafka gives them.
+const TARGETS: [&str; 3] = ["walcat", "librdkafka", "rdkafka"];
+
+/// Sends the log to stderr from now on; where `RUST_LOG` is set it decides what is logged.
+pub fn init(settings: LogSettings) {
+    let mut builder = Builder::new();
+    if std::env::var_os("RUST_LOG").is_some_and(|filters| !filters.is_empty()) {
+        builder.parse_env("RUST_LOG");
+    } else {
+        // The libraries below have nothing to say that an operator could use, but for their warnings.
+        builder.filter_level(settings.level.min(LevelFilter::Warn));
+        for target in TARGETS {
+            builder.filter_module(target, settings.level);
+        }
+    }
+    builder.target(Target::Stderr).write_style(WriteStyle::Auto);
+    match settings.format {
+        LogFormat::Text => builder.format(|out, record| {
+            let style = out.default_level_style(record.level());
+            let level = format!("{style}{:<5}{style:#}", record.level());
+            write_text(out, SystemTime::now(), &level, record)
+        }),
+        LogFormat::Json => builder.format(|out, record| write_json(out, SystemTime::now(), record)),
+    };
+    // A second logger is refused; only a test would install one, and then the first may stay.
+    let _ = builder.try_init();
+}
+
+fn write_text(out: &mut impl Write, at: SystemTime, level: &str, record: &Record<'_>) -> io::Result<()> {
+    let mut line = format!("{} {level} ", humantime::format_rfc3339_millis(at));
+    if !is_ours(record) {
+        line.extend([record.target(), ": "]);
+    }
+    line.push_str(&escaped(&record.args().to_string()));
+    record.key_values().visit(&mut TextPairs(&mut line)).map_err(io::Error::other)?;
+    writeln!(out, "{line}")
+}
+
+fn write_json(out: &mut impl Write, at: SystemTime, record: &Record<'_>) -> io::Result<()> {
+    let mut object = Map::new();
+    object.insert("ts".to_owned(), humantime::format_rfc3339_millis(at).to_string().into());
+    object.insert("level".to_owned(), record.level().as_str().to_ascii_lowercase().into());
+    object.insert("target".to_owned(), record.target().into());
+    object.insert("message".to_owned(), record.args().to_string().into());
+    record.key_values().visit(&mut JsonPairs(&mut object)).map_err(io::Error::other)?;
+    writeln!(out, "{}", serde_json::Value::Object(object))
+}
+
+fn is_ours(record: &Record<'_>) -> bool {
+    record.target().split("::").next() == Some(TARGETS[0])
+}
+
+/// The text without control characters, so that nothing a server sends can look like a line of ours.
+fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 8);
+    for c in text.trim_end().chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    Cow::Owned(line)
+}
+
+struct TextPairs<'a>(&'a mut String);
+
+impl<'kvs> VisitSource<'kvs> for TextPairs<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        let value = value.to_string();
+        let is_plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"');
+        if is_plain {
+            write!(self.0, " {key}={value}")?;
+        } else {
+            write!(self.0, " {key}={}", serde_json::Value::from(value))?;
+        }
+        Ok(())
+    }
+}
+
+struct JsonPairs<'a>(&'a mut Map<String, serde_json::Value>);
+
+impl<'kvs> VisitSource<'kvs> for JsonPairs<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        let mut json = JsonValue(serde_json::Value::Null);
+        value.visit(&mut json)?;
+        // A pair may not hide what every line has.
+        let is_taken = matches!(key.as_str(), "ts" | "level" | "target" | "message");
+        let name = if is_taken { format!("{key}_") } else { key.to_string() };
+        self.0.insert(name, json.0);
+        Ok(())
+    }
+}
+
+/// A number stays a number, a boolean a boolean, all else is text.
+struct JsonValue(serde_json::Value);
+
+impl<'v> VisitValue<'v> for JsonValue {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
+        self.0 = value.to_string().into();
+        Ok(())
+    }
+
+    fn visit_null(&mut self) -> Result<(), kv::Error> {
+        self.0 = serde_json::Value::Null;
+        Ok(())
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use log::Level;
+
+    fn lines(target: &str, message: &str, pairs: &[(&str, Value<'_>)]) -> [String; 2] {
+        let at = UNIX_EPOCH + Duration::from_millis(1_795_213_800_123);
+        let (mut text, mut json) = (Vec::new(), Vec::new());
+        let mut write = |record: &Record<'_>| {
+            write_text(&mut text, at, &format!("{:<5}", record.level()), record)?;
+            write_json(&mut json, at, record)
+        };
+        let mut builder = Record::builder();
+        let record = builder.level(Level::Info).target(target).key_values(&pairs);
+        write(&record.args(format_args!("{message}")).build()).expect("written");
+        [text, json].map(|bytes| String::from_utf8(bytes).expect("UTF-8"))
+    }
+
+    #[test]
+    fn a_line_is_constant_text_and_then_pairs() {
+        let lsn = crate::lsn::Lsn(0x16B_3748);
+        let pairs = [
+            ("slot", Value::from("orders")),
+            ("lsn", Value::from_display(&lsn)),
+            ("rows", Value::from(7)),
+            ("lag", Value::from(0.5)),
+            ("idle", Value::from(true)),
+        ];
+        let [text, json] = lines("walcat::pump", "streaming started", &pairs);
+        assert_eq!(
+            text,
+            "2026-11-20T22:30:00.123Z INFO  streaming started slot=orders lsn=0/16B3748 rows=7 lag=0.5 idle=true\n"
+        );
+        assert_eq!(
+            json,
+            "{\"ts\":\"2026-11-20T22:30:00.123Z\",\"level\":\"info\",\"target\":\"walcat::pump\",\
+             \"message\":\"streaming started\",\"slot\":\"orders\",\"lsn\":\"0/16B3748\",\"rows\":7,\"lag\":0.5,\
+             \"idle\":true}\n"
+        );
+    }
+
+    #[test]
+    fn a_line_stays_a_line() {
+        let pairs =
+            [("reason", Value::from("a \"b\"\nc")), ("empty", Value::from("")), ("esc", Value::from("\x1B[2J"))];
+        let [text, json] = lines("librdkafka", "first\nsecond\x1B[2J\n", &pairs);
+        assert_eq!(
+            text,
+            "2026-11-20T22:30:00.123Z INFO  librdkafka: first\\nsecond\\u{1b}[2J reason=\"a \\\"b\\\"\\nc\" empty=\"\" \
+             esc=\"\\u001b[2J\"\n"
+        );
+        assert_eq!(json.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_pair_does_not_hide_what_every_line_has() {
+        let [_, json] = lines("walcat", "text", &[("message", Value::from("other")), ("ts", Value::from(1))]);
+        assert!(json.contains("\"message\":\"text\",\"message_\":\"other\",\"ts_\":1"), "{json}");
+    }
+}
