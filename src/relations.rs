@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::RelationIndex;
-use crate::pgoutput::ReplicaIdentity;
+use crate::pgoutput::{RelationMessage, ReplicaIdentity};
 
 /// A relation, owned: a Relation message outlives the buffer it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,24 @@ pub struct Column {
     pub type_modifier: i32,
     /// Whether it belongs to the replica identity.
     pub part_of_key: bool,
+}
+
+impl From<&RelationMessage<'_>> for Relation {
+    fn from(message: &RelationMessage<'_>) -> Self {
+        let columns = message.columns().map(|column| Column {
+            name: column.name.to_owned(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+            part_of_key: column.part_of_key,
+        });
+        Relation {
+            oid: message.oid,
+            namespace: message.namespace.to_owned(),
+            name: message.name.to_owned(),
+            replica_identity: message.replica_identity,
+            columns: columns.collect(),
+        }
+    }
 }
 
 /// Which records of a relation a transaction has had so far: the source of `data_collection_order`.
