@@ -212,7 +212,7 @@ impl Pump {
         let processed_unix_ns = unix_now_ns();
         match self.session.accept(frame, now, processed_unix_ns)? {
             Step::Nothing => {}
-            Step::Relation(message) => self.ask_catalog(Relation::from(message))?,
+            Step::Relation(message) => self.ask_catalog(Relation::from(&message))?,
             Step::Change(change, ticket) => {
                 let taken = sink.take(&change, ticket)?;
                 self.session.emitted(&change, ticket, taken.records, taken.values)?;
