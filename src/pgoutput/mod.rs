@@ -35,6 +35,11 @@ pub mod relation;
 pub mod streamed;
 pub mod tuple;
 
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;
+
 pub use error::DecodeError;
 pub use message::{Begin, Commit, Delete, Insert, LogicalMessage, Oids, Origin, Truncate, Update};
 pub use prepared::{BeginPrepare, CommitPrepared, Prepare, Prepared, RollbackPrepared};
