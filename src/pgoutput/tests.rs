@@ -213,7 +213,9 @@ fn context((in_stream, parallel): samples::Flags) -> Context {
 fn a_message_cut_at_any_length_is_an_error() {
     for (name, flags, hex) in samples::ALL {
         let whole = bytes(hex);
-        assert!(decode(&whole, context(*flags)).is_ok(), "{name}");
+        let message = decode(&whole, context(*flags)).unwrap();
+        assert_eq!(u32::from(message.letter()), u32::from(whole[0]), "{name}");
+        assert!(name.replace("logical ", "").starts_with(message.name()), "{name}: {}", message.name());
         for length in 0..whole.len() {
             let result = decode(&whole[..length], context(*flags));
             assert!(
