@@ -16,6 +16,14 @@
 //! | insert, update, delete | `relation`, `schema`, `table`, `old_kind` (K, O or null), `old`, `new`, `records` |
 //! | truncate | `flags`, `relations`: `relation`, `schema`, `table`; `records` |
 //! | message | `flags`, `message_lsn`, `prefix`, `content` (base64), `records` |
+//! | stream start | `flags`, `first_segment` |
+//! | stream stop | |
+//! | stream commit | as commit |
+//! | stream abort | `subxid`, `abort_lsn`, `abort_time` (both null unless the stream is parallel) |
+//! | begin prepare | `prepare_lsn`, `end_lsn`, `prepare_time`, `gid` |
+//! | prepare, stream prepare | `flags`, and as begin prepare |
+//! | commit prepared | as commit, and `gid` |
+//! | rollback prepared | `flags`, `prepare_end_lsn`, `rollback_end_lsn`, `prepare_time`, `rollback_time`, `gid` |
 //! | keepalive (only when asked for) | `wal_end` instead of `lsn`, `reply_requested` |
 //!
 //! A row is an array of columns: `name`, `type_oid`, `kind` (text, binary, null, unchanged_toast) and `value` (a text; in
@@ -29,7 +37,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
-use crate::pgoutput::{Cell, Message, OldTuple, RelationMessage, Tuple};
+use crate::pgoutput::{Cell, Commit, Message, OldTuple, Prepared, RelationMessage, StreamAbort, Tuple};
 use crate::relations::Relation;
 
 /// Microseconds at 9999-12-31 23:59:59 UTC, the last that has four digits in its year.
@@ -70,12 +78,7 @@ impl<'o> Line<'o> {
                 self.lsn("commit_lsn", begin.final_lsn);
                 self.time("commit_time", begin.commit_time);
             }
-            Message::Commit(commit) => {
-                self.number("flags", commit.flags.into());
-                self.lsn("commit_lsn", commit.commit_lsn);
-                self.lsn("end_lsn", commit.end_lsn);
-                self.time("commit_time", commit.commit_time);
-            }
+            Message::Commit(commit) => self.commit(commit),
             Message::Origin(origin) => {
                 self.lsn("commit_lsn", origin.commit_lsn);
                 self.text("name", origin.name);
@@ -96,8 +99,31 @@ impl<'o> Line<'o> {
                 self.text("prefix", message.prefix);
                 self.text("content", &BASE64.encode(message.content));
             }
-            // Messages of streamed and two-phase transactions, which the session does not ask for.
-            _ => {}
+            Message::StreamStart(start) => {
+                self.number("flags", start.flags.into());
+                self.field("first_segment");
+                self.json(&start.first_segment);
+            }
+            Message::StreamStop => {}
+            Message::StreamCommit(streamed) => self.commit(&streamed.commit),
+            Message::StreamAbort(abort) => self.stream_abort(abort),
+            Message::BeginPrepare(begin) => self.prepared(&begin.prepared),
+            Message::Prepare(prepare) | Message::StreamPrepare(prepare) => {
+                self.number("flags", prepare.flags.into());
+                self.prepared(&prepare.prepared);
+            }
+            Message::CommitPrepared(committed) => {
+                self.commit(&committed.commit);
+                self.text("gid", committed.gid);
+            }
+            Message::RollbackPrepared(rollback) => {
+                self.number("flags", rollback.flags.into());
+                self.lsn("prepare_end_lsn", rollback.prepare_end_lsn);
+                self.lsn("rollback_end_lsn", rollback.rollback_end_lsn);
+                self.time("prepare_time", rollback.prepare_time);
+                self.time("rollback_time", rollback.rollback_time);
+                self.text("gid", rollback.gid);
+            }
         }
     }
 
@@ -154,6 +180,31 @@ impl<'o> Line<'o> {
     /// Ends the line.
     pub fn end(self) {
         self.out.extend_from_slice(b"}\n");
+    }
+
+    fn commit(&mut self, commit: &Commit) {
+        self.number("flags", commit.flags.into());
+        self.lsn("commit_lsn", commit.commit_lsn);
+        self.lsn("end_lsn", commit.end_lsn);
+        self.time("commit_time", commit.commit_time);
+    }
+
+    fn stream_abort(&mut self, abort: &StreamAbort) {
+        self.number("subxid", abort.subxid);
+        match abort.abort {
+            Some(abort) => {
+                self.lsn("abort_lsn", abort.lsn);
+                self.time("abort_time", abort.time);
+            }
+            None => self.out.extend_from_slice(b",\"abort_lsn\":null,\"abort_time\":null"),
+        }
+    }
+
+    fn prepared(&mut self, prepared: &Prepared<'_>) {
+        self.lsn("prepare_lsn", prepared.prepare_lsn);
+        self.lsn("end_lsn", prepared.end_lsn);
+        self.time("prepare_time", prepared.prepare_time);
+        self.text("gid", prepared.gid);
     }
 
     fn relation(&mut self, relation: &RelationMessage<'_>) {
@@ -289,8 +340,10 @@ impl<'o> Line<'o> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::pgoutput::Begin;
+    use crate::pgoutput::{self, Begin, Context, samples};
 
     #[test]
     fn a_begin_is_one_line_of_json() {
@@ -302,6 +355,76 @@ mod tests {
         let expected = "{\"type\":\"begin\",\"tag\":\"B\",\"lsn\":\"0/20\",\"xid\":7,\"commit_lsn\":\"0/30\",\
                         \"commit_time\":\"1970-01-01T00:00:01.000001Z\"}\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    fn line(hex: &str, (in_stream, parallel): samples::Flags) -> serde_json::Value {
+        let bytes = samples::bytes(hex);
+        let message = pgoutput::decode(&bytes, Context { in_stream, parallel }).unwrap();
+        let mut out = Vec::new();
+        let mut line = Line::begin(&mut out, message.name(), message.letter(), Lsn(0x20), Some(751));
+        line.message(&message, None);
+        line.end();
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn every_message_is_one_object_with_the_fields_of_all() {
+        for (name, flags, hex) in samples::ALL {
+            let line = line(hex, *flags);
+            let fields: Vec<&String> = line.as_object().unwrap().keys().take(4).collect();
+            assert_eq!(fields, ["type", "tag", "lsn", "xid"], "{name}");
+        }
+    }
+
+    #[test]
+    fn messages_of_streamed_and_prepared_transactions_say_all_they_carry() {
+        let time = "2000-01-01T00:00:01.000000Z";
+        let (lsn, end) = ("0/16B3748", "0/16B3778");
+        for (name, expected) in [
+            ("stream start", json!({"flags": 1, "first_segment": true})),
+            ("stream stop", json!({})),
+            ("stream commit", json!({"flags": 0, "commit_lsn": lsn, "end_lsn": end, "commit_time": time})),
+            ("stream abort", json!({"subxid": 752, "abort_lsn": null, "abort_time": null})),
+            ("stream abort, parallel", json!({"subxid": 752, "abort_lsn": lsn, "abort_time": time})),
+            ("begin prepare", json!({"prepare_lsn": lsn, "end_lsn": end, "prepare_time": time, "gid": "gx"})),
+            ("prepare", json!({"flags": 0, "prepare_lsn": lsn, "end_lsn": end, "prepare_time": time, "gid": "gx"})),
+            (
+                "stream prepare",
+                json!({"flags": 0, "prepare_lsn": lsn, "end_lsn": end, "prepare_time": time, "gid": "gx"}),
+            ),
+            (
+                "commit prepared",
+                json!({"flags": 0, "commit_lsn": lsn, "end_lsn": end, "commit_time": time, "gid": "gx"}),
+            ),
+            (
+                "rollback prepared",
+                json!({
+                    "flags": 0, "prepare_end_lsn": lsn, "rollback_end_lsn": end, "prepare_time": time,
+                    "rollback_time": "2000-01-01T00:00:02.000000Z", "gid": "gx"
+                }),
+            ),
+        ] {
+            let (_, flags, hex) = samples::ALL.iter().find(|sample| sample.0 == name).unwrap();
+            let mut found = line(hex, *flags);
+            found.as_object_mut().unwrap().retain(|field, _| !["type", "tag", "lsn", "xid"].contains(&field.as_str()));
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_cell_is_told_apart() {
+        let line = line(samples::INSERT, (false, false));
+        let cell = |kind: &str, value: serde_json::Value| json!({"name": null, "type_oid": null, "kind": kind, "value": value});
+        let expected = json!([
+            cell("text", json!("42")),
+            cell("null", json!(null)),
+            cell("unchanged_toast", json!(null)),
+            {"name": null, "type_oid": null, "kind": "binary", "encoding": "base64", "value": "AP8B"},
+            cell("text", json!("")),
+        ]);
+        assert_eq!(line["new"], expected);
+        assert_eq!(line["old_kind"], json!(null));
     }
 
     #[test]

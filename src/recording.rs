@@ -338,6 +338,74 @@ mod tests {
     }
 
     #[test]
+    fn a_length_that_lies_costs_no_memory() {
+        let mut bytes = Writer::new(Vec::new(), &header()).unwrap().output;
+        bytes.push(b'd');
+        bytes.extend_from_slice(&(1_u32 << 30).to_be_bytes());
+        bytes.extend_from_slice(b"only this");
+        let (mut reader, _) = Reader::new(bytes.as_slice()).unwrap();
+        assert!(matches!(reader.entry(), Err(Error::Cut { offset }) if offset == bytes.len() as u64));
+        assert!(reader.buffer.capacity() <= 2 * READ_BYTES);
+    }
+
+    #[test]
+    fn a_frame_longer_than_one_read_is_whole() {
+        let frame: Vec<u8> = (0..READ_BYTES * 2 + 7).map(|index| u8::try_from(index % 251).unwrap()).collect();
+        let mut writer = Writer::new(Vec::new(), &header()).unwrap();
+        writer.copy_data(&frame).unwrap();
+        let bytes = writer.finish().unwrap();
+        let (mut reader, _) = Reader::new(bytes.as_slice()).unwrap();
+        assert_eq!(reader.entry().unwrap(), Some(Entry::CopyData(&frame)));
+        assert_eq!(reader.entry().unwrap(), None);
+    }
+
+    /// Gives a byte at a time, with an interruption before each.
+    struct Dripping<'a>(&'a [u8], bool);
+
+    impl Read for Dripping<'_> {
+        fn read(&mut self, place: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            let count = place.len().min(1);
+            self.0.read(&mut place[..count])
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_frames_are_read_as_they_were_written(frames: Vec<Vec<u8>>) {
+            let mut writer = Writer::new(Vec::new(), &header()).unwrap();
+            for frame in &frames {
+                writer.copy_data(frame).unwrap();
+            }
+            let bytes = writer.finish().unwrap();
+            let (mut reader, _) = Reader::new(Dripping(&bytes, false)).unwrap();
+            for frame in &frames {
+                assert_eq!(reader.entry().unwrap(), Some(Entry::CopyData(frame)));
+            }
+            assert_eq!(reader.entry().unwrap(), None);
+        }
+
+        #[test]
+        fn no_bytes_after_the_header_make_it_panic(tail: Vec<u8>) {
+            let mut bytes = Writer::new(Vec::new(), &header()).unwrap().output;
+            bytes.extend_from_slice(&tail);
+            // Any result is right but a panic; each turn takes at least one byte, so it ends.
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn no_byte_changed_makes_it_panic(place: proptest::sample::Index, value: u8) {
+            let mut bytes = sample();
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+            let _ = read(&bytes);
+        }
+    }
+
+    #[test]
     fn what_is_no_recording_is_refused() {
         assert!(matches!(read(b"PNG, for example"), Err(Error::NotARecording)));
         let mut newer = sample();

@@ -272,7 +272,7 @@ pub fn create_slot(
     wait: &mut Wait<'_>,
 ) -> Result<Lsn, Error> {
     const NAME: &str = "CREATE_REPLICATION_SLOT";
-    let options = command::SlotOptions { temporary };
+    let options = command::SlotOptions { temporary, failover: false };
     let text = command::create_replication_slot(name, options, connection.server_version());
     let result = connection.command(NAME, &text, wait)?;
     result
@@ -296,7 +296,9 @@ pub fn copy_slot(connection: &mut Connection, name: &str, copy: &str, wait: &mut
 /// # Errors
 /// Those of [`Connection::command`].
 pub fn drop_slot(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Result<(), Error> {
-    connection.command("DROP_REPLICATION_SLOT", &command::drop_replication_slot(name), wait).map(drop)
+    connection
+        .command("DROP_REPLICATION_SLOT", &command::drop_replication_slot(name, command::IfActive::Fail), wait)
+        .map(drop)
 }
 
 /// The first value of the first row, read as JSON.

@@ -35,6 +35,11 @@ pub mod relation;
 pub mod streamed;
 pub mod tuple;
 
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;
+
 pub use error::DecodeError;
 pub use message::{Begin, Commit, Delete, Insert, LogicalMessage, Oids, Origin, Truncate, Update};
 pub use prepared::{BeginPrepare, CommitPrepared, Prepare, Prepared, RollbackPrepared};
@@ -93,6 +98,60 @@ pub enum Message<'a> {
     RollbackPrepared(RollbackPrepared<'a>),
     /// `p`
     StreamPrepare(Prepare<'a>),
+}
+
+impl Message<'_> {
+    /// What the documentation calls it, in lower case.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Message::Begin(_) => "begin",
+            Message::Commit(_) => "commit",
+            Message::Origin(_) => "origin",
+            Message::Relation(_) => "relation",
+            Message::Type(_) => "type",
+            Message::Insert(_) => "insert",
+            Message::Update(_) => "update",
+            Message::Delete(_) => "delete",
+            Message::Truncate(_) => "truncate",
+            Message::Logical(_) => "message",
+            Message::StreamStart(_) => "stream start",
+            Message::StreamStop => "stream stop",
+            Message::StreamCommit(_) => "stream commit",
+            Message::StreamAbort(_) => "stream abort",
+            Message::BeginPrepare(_) => "begin prepare",
+            Message::Prepare(_) => "prepare",
+            Message::CommitPrepared(_) => "commit prepared",
+            Message::RollbackPrepared(_) => "rollback prepared",
+            Message::StreamPrepare(_) => "stream prepare",
+        }
+    }
+
+    /// The byte that it begins with.
+    #[must_use]
+    pub fn letter(&self) -> char {
+        match self {
+            Message::Begin(_) => 'B',
+            Message::Commit(_) => 'C',
+            Message::Origin(_) => 'O',
+            Message::Relation(_) => 'R',
+            Message::Type(_) => 'Y',
+            Message::Insert(_) => 'I',
+            Message::Update(_) => 'U',
+            Message::Delete(_) => 'D',
+            Message::Truncate(_) => 'T',
+            Message::Logical(_) => 'M',
+            Message::StreamStart(_) => 'S',
+            Message::StreamStop => 'E',
+            Message::StreamCommit(_) => 'c',
+            Message::StreamAbort(_) => 'A',
+            Message::BeginPrepare(_) => 'b',
+            Message::Prepare(_) => 'P',
+            Message::CommitPrepared(_) => 'K',
+            Message::RollbackPrepared(_) => 'r',
+            Message::StreamPrepare(_) => 'p',
+        }
+    }
 }
 
 /// Decodes one message, which is all of `message`.

@@ -166,9 +166,9 @@ impl<'a> Iterator for Columns<'a> {
 pub struct TypeMessage<'a> {
     /// The transaction, within a stream block.
     pub xid: Option<u32>,
-    /// `pg_type.oid`; for a domain that of its base type's column, as the Relation has it.
+    /// `pg_type.oid`, as the Relation's column has it.
     pub oid: u32,
-    /// Schema name.
+    /// Schema name; for a domain that of its base type, and so is the name.
     pub namespace: &'a str,
     /// Type name.
     pub name: &'a str,

@@ -104,7 +104,7 @@ impl Dumping {
         if let Message::Begin(begin) = message {
             self.xid = Some(begin.xid);
         }
-        let (kind, tag) = name_of(message);
+        let (kind, tag) = (message.name(), message.letter());
         let is_outside = matches!(message, Message::Logical(logical) if !logical.transactional);
         let mut line = Line::begin(out, kind, tag, lsn, self.xid.filter(|_| !is_outside));
         let mut dumped = Dumped::Nothing;
@@ -161,30 +161,5 @@ impl Dumping {
             line.record(first_index + index, &topic, record.key, record.header, record.value);
         }
         Ok((records.len(), records.values()))
-    }
-}
-
-/// A message's name and its letter on the wire.
-fn name_of(message: &Message<'_>) -> (&'static str, char) {
-    match message {
-        Message::Begin(_) => ("begin", 'B'),
-        Message::Commit(_) => ("commit", 'C'),
-        Message::Origin(_) => ("origin", 'O'),
-        Message::Relation(_) => ("relation", 'R'),
-        Message::Type(_) => ("type", 'Y'),
-        Message::Insert(_) => ("insert", 'I'),
-        Message::Update(_) => ("update", 'U'),
-        Message::Delete(_) => ("delete", 'D'),
-        Message::Truncate(_) => ("truncate", 'T'),
-        Message::Logical(_) => ("message", 'M'),
-        Message::StreamStart(_) => ("stream start", 'S'),
-        Message::StreamStop => ("stream stop", 'E'),
-        Message::StreamCommit(_) => ("stream commit", 'c'),
-        Message::StreamAbort(_) => ("stream abort", 'A'),
-        Message::BeginPrepare(_) => ("begin prepare", 'b'),
-        Message::Prepare(_) => ("prepare", 'P'),
-        Message::CommitPrepared(_) => ("commit prepared", 'K'),
-        Message::RollbackPrepared(_) => ("rollback prepared", 'r'),
-        Message::StreamPrepare(_) => ("stream prepare", 'p'),
     }
 }

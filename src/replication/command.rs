@@ -8,11 +8,26 @@ use crate::lsn::Lsn;
 /// The first version that takes a slot's options in parentheses.
 const OPTION_LIST_SINCE: i32 = 150_000;
 
+/// The first version that takes a slot along to a standby.
+const FAILOVER_SINCE: i32 = 170_000;
+
 /// How a slot is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct SlotOptions {
     /// It ends with the session.
     pub temporary: bool,
+    /// Standbys keep a copy of it (rule 22). Left out before version 17, which does not know it, and for a temporary
+    /// slot, which cannot have it.
+    pub failover: bool,
+}
+
+/// What DROP_REPLICATION_SLOT does about a slot that another session holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfActive {
+    /// It fails at once.
+    Fail,
+    /// It waits for the session to end.
+    Wait,
 }
 
 /// What is streamed.
@@ -37,14 +52,23 @@ pub fn identify_system() -> String {
 pub fn create_replication_slot(name: &str, options: SlotOptions, server_version: i32) -> String {
     let name = quote_identifier(name);
     let temporary = if options.temporary { " TEMPORARY" } else { "" };
-    let snapshot = if server_version >= OPTION_LIST_SINCE { "(SNAPSHOT 'nothing')" } else { "NOEXPORT_SNAPSHOT" };
-    format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {snapshot}")
+    let failover = options.failover && !options.temporary && server_version >= FAILOVER_SINCE;
+    let list = match (server_version >= OPTION_LIST_SINCE, failover) {
+        (false, _) => "NOEXPORT_SNAPSHOT",
+        (true, false) => "(SNAPSHOT 'nothing')",
+        (true, true) => "(SNAPSHOT 'nothing', FAILOVER 'true')",
+    };
+    format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {list}")
 }
 
-/// `DROP_REPLICATION_SLOT`, which fails at once when the slot is active.
+/// `DROP_REPLICATION_SLOT`.
 #[must_use]
-pub fn drop_replication_slot(name: &str) -> String {
-    format!("DROP_REPLICATION_SLOT {}", quote_identifier(name))
+pub fn drop_replication_slot(name: &str, if_active: IfActive) -> String {
+    let wait = match if_active {
+        IfActive::Fail => "",
+        IfActive::Wait => " WAIT",
+    };
+    format!("DROP_REPLICATION_SLOT {}{wait}", quote_identifier(name))
 }
 
 /// `START_REPLICATION` with pgoutput's protocol version 1: transactions come whole, after their commit (rule 35).
@@ -74,18 +98,26 @@ mod tests {
     #[test]
     fn a_slot_is_created_in_the_syntax_of_the_version() {
         let permanent = SlotOptions::default();
+        let temporary = SlotOptions { temporary: true, failover: false };
+        let failover = SlotOptions { temporary: false, failover: true };
+        let both = SlotOptions { temporary: true, failover: true };
         for (version, options, text) in [
             (140_023, permanent, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT"),
+            (140_023, both, "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT"),
             (150_018, permanent, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'nothing')"),
-            (
-                180_004,
-                SlotOptions { temporary: true },
-                "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')",
-            ),
+            (160_014, failover, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'nothing')"),
+            (170_010, failover, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER 'true')"),
+            (180_004, temporary, "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')"),
+            (180_004, both, "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')"),
         ] {
             assert_eq!(create_replication_slot("s", options, version), text);
         }
-        assert_eq!(drop_replication_slot("s"), "DROP_REPLICATION_SLOT \"s\"");
+    }
+
+    #[test]
+    fn a_slot_is_dropped_at_once_or_when_it_is_free() {
+        assert_eq!(drop_replication_slot("s", IfActive::Fail), "DROP_REPLICATION_SLOT \"s\"");
+        assert_eq!(drop_replication_slot("s", IfActive::Wait), "DROP_REPLICATION_SLOT \"s\" WAIT");
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub enum DecodeError {
     #[error("a frame that ends inside its {field}")]
     Underflow { field: &'static str },
     /// Bytes after the last field.
-    #[error("{count} bytes after the end of a keepalive")]
+    #[error("{count} bytes after the end of a frame")]
     Trailing { count: usize },
 }
 
@@ -79,12 +79,12 @@ pub fn decode(bytes: &[u8]) -> Result<Frame<'_>, DecodeError> {
     }
 }
 
-fn int64<'a>(bytes: &'a [u8], field: &'static str) -> Result<(i64, &'a [u8]), DecodeError> {
+pub(super) fn int64<'a>(bytes: &'a [u8], field: &'static str) -> Result<(i64, &'a [u8]), DecodeError> {
     let (value, rest) = bytes.split_first_chunk::<8>().ok_or(DecodeError::Underflow { field })?;
     Ok((i64::from_be_bytes(*value), rest))
 }
 
-fn lsn(value: i64) -> Lsn {
+pub(super) fn lsn(value: i64) -> Lsn {
     Lsn(value.cast_unsigned())
 }
 

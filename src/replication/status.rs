@@ -4,6 +4,7 @@
 //! status update = 'r' Int64 written, Int64 flushed, Int64 applied, Int64 sent_at, Byte reply_requested
 //! ```
 
+use super::frame::{DecodeError, int64, lsn};
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
 
@@ -40,6 +41,32 @@ impl StatusUpdate {
         *last = u8::from(self.reply_requested);
         message
     }
+
+    /// The status update in one CopyData, as a server reads it: for the servers of tests.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; nothing is guessed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (kind, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
+        if *kind != b'r' {
+            return Err(DecodeError::UnknownType(*kind));
+        }
+        let (written, rest) = int64(rest, "written")?;
+        let (flushed, rest) = int64(rest, "flushed")?;
+        let (applied, rest) = int64(rest, "applied")?;
+        let (sent_at, rest) = int64(rest, "sent_at")?;
+        let (reply, rest) = rest.split_first().ok_or(DecodeError::Underflow { field: "reply_requested" })?;
+        if !rest.is_empty() {
+            return Err(DecodeError::Trailing { count: rest.len() });
+        }
+        Ok(StatusUpdate {
+            written: lsn(written),
+            flushed: lsn(flushed),
+            applied: lsn(applied),
+            sent_at: PgTimestamp(sent_at),
+            reply_requested: *reply != 0,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -63,5 +90,26 @@ mod tests {
             1,    // reply_requested
         ];
         assert_eq!(update.encode(), expected);
+        assert_eq!(StatusUpdate::decode(&expected), Ok(update));
+    }
+
+    #[test]
+    fn what_is_no_status_update_is_refused() {
+        let update = StatusUpdate {
+            written: Lsn(1),
+            flushed: Lsn(0),
+            applied: Lsn(0),
+            sent_at: PgTimestamp(0),
+            reply_requested: false,
+        };
+        let mut bytes = update.encode().to_vec();
+        assert_eq!(StatusUpdate::decode(&[]), Err(DecodeError::Empty));
+        for length in 1..bytes.len() {
+            let result = StatusUpdate::decode(&bytes[..length]);
+            assert!(matches!(result, Err(DecodeError::Underflow { .. })), "{length}");
+        }
+        bytes.push(0);
+        assert_eq!(StatusUpdate::decode(&bytes), Err(DecodeError::Trailing { count: 1 }));
+        assert_eq!(StatusUpdate::decode(b"k"), Err(DecodeError::UnknownType(b'k')));
     }
 }
