@@ -1,0 +1,73 @@
+//! Reads topics back, with a consumer that has nothing to do with walcat's producer.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::Value;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A record as it is in Kafka.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub topic: String,
+    pub partition: i32,
+    pub key: Option<Value>,
+    /// None for a tombstone.
+    pub value: Option<Value>,
+    pub headers: Vec<(String, Value)>,
+}
+
+impl Record {
+    pub fn op(&self) -> &str {
+        self.value.as_ref().map_or("tombstone", |value| value["op"].as_str().expect("op"))
+    }
+}
+
+fn consumer(brokers: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "walcat-tests")
+        .set("enable.auto.commit", "false")
+        .set("allow.auto.create.topics", "false")
+        .create()
+        .expect("consumer")
+}
+
+/// All that is in a topic now, partition by partition in order; nothing for a topic that does not exist.
+pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
+    let consumer = consumer(brokers);
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).expect("metadata");
+    let partitions: Vec<i32> =
+        metadata.topics().iter().flat_map(|topic| topic.partitions().iter().map(|partition| partition.id())).collect();
+    let mut assignment = TopicPartitionList::new();
+    let mut left = 0;
+    for partition in partitions {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT).expect("watermarks");
+        left += high - low;
+        assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("assignment");
+    }
+    consumer.assign(&assignment).expect("assign");
+    let deadline = Instant::now() + TIMEOUT;
+    let mut records = Vec::new();
+    while (records.len() as i64) < left {
+        assert!(Instant::now() < deadline, "{topic}: {} of {left} records within {TIMEOUT:?}", records.len());
+        let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
+        let message = message.expect("message");
+        let json = |bytes: &[u8]| serde_json::from_slice(bytes).expect("JSON");
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            headers.iter().map(|header| (header.key.to_owned(), json(header.value.expect("header")))).collect()
+        });
+        records.push(Record {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            key: message.key().map(json),
+            value: message.payload().map(json),
+            headers,
+        });
+    }
+    records
+}

@@ -1,0 +1,264 @@
+//! The servers. One PostgreSQL 15 and one Kafka are shared; tests that stop servers start their own.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use crate::walcat::Walcat;
+
+/// Stops servers whose names begin as ours when the process ends, however its tests went.
+extern "C" fn stop_shared() {
+    stop("pg-down", &format!("{}-*", prefix()));
+    stop("kafka-down", &format!("{}-*", prefix()));
+}
+
+fn prefix() -> String {
+    format!("test-{}", std::process::id())
+}
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn stop(script: &str, name: &str) {
+    let script = root().join("scripts").join(script);
+    let _ =
+        Command::new(script).args(["--name", name, "--delete"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+}
+
+/// Runs a script that prints KEY=VALUE lines.
+fn up(script: &str, arguments: &[&str]) -> HashMap<String, String> {
+    static REGISTERED: OnceLock<()> = OnceLock::new();
+    REGISTERED.get_or_init(|| {
+        // SAFETY: the function takes nothing, and runs at the end of the process on the thread that ends it.
+        assert_eq!(unsafe { libc::atexit(stop_shared) }, 0);
+    });
+    let output = Command::new(root().join("scripts").join(script)).args(arguments).output().expect(script);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script} {arguments:?}: {stderr}");
+    let lines = String::from_utf8(output.stdout).expect(script);
+    lines.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+/// A PostgreSQL server.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    name: String,
+    pub version: u32,
+    pub port: String,
+    pub data: PathBuf,
+    pub bin: PathBuf,
+    pub variables: HashMap<String, String>,
+}
+
+impl Postgres {
+    /// The shared one.
+    pub fn shared() -> &'static Postgres {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(|| Postgres::start("shared", 15, &["--no-fsync"]))
+    }
+
+    /// One of its own, with more arguments of `scripts/pg-up`.
+    pub fn start(name: &str, version: u32, arguments: &[&str]) -> Postgres {
+        let name = format!("{}-{name}", prefix());
+        let number = version.to_string();
+        let mut all = vec!["--name", &name, "--version", &number];
+        all.extend(arguments);
+        let variables = up("pg-up", &all);
+        let variable = |key: &str| variables.get(key).unwrap_or_else(|| panic!("pg-up printed no {key}")).clone();
+        let (port, data, bin) = (variable("PGPORT"), variable("PGDATA").into(), variable("PG_BINDIR").into());
+        Postgres { name, version, port, data, bin, variables }
+    }
+
+    /// Stops it by `mode`; [`Postgres::restart`] brings it back with its data.
+    pub fn stop(&self, mode: &str) {
+        let status = Command::new(root().join("scripts/pg-down")).args(["--name", &self.name, "--mode", mode]).status();
+        assert!(status.expect("pg-down").success());
+    }
+
+    /// Starts it again, on the same port.
+    pub fn restart(&self) {
+        up("pg-up", &["--name", &self.name, "--version", &self.version.to_string()]);
+    }
+
+    /// The conninfo of a database.
+    pub fn dsn(&self, database: &str) -> String {
+        format!("host=127.0.0.1 port={} user=postgres dbname={database}", self.port)
+    }
+
+    /// Runs SQL and returns what psql prints: one line a row, columns parted by `|`.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        self.try_sql(database, sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// The same, for SQL that may fail.
+    pub fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
+        let output = Command::new("psql")
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1"])
+            .args(["--dbname", &self.dsn(database), "--command", sql])
+            .env("PGOPTIONS", "-c client_min_messages=warning")
+            .output()
+            .expect("psql");
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(String::from_utf8(output.stdout).expect("psql").trim_end().to_owned())
+    }
+}
+
+/// An Apache Kafka cluster of one node.
+#[derive(Clone, Debug)]
+pub struct Kafka {
+    name: String,
+    pub brokers: String,
+    pub pid: i32,
+    pub variables: HashMap<String, String>,
+}
+
+impl Kafka {
+    /// The shared one.
+    pub fn shared() -> &'static Kafka {
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        SHARED.get_or_init(|| Kafka::start("shared", &[]))
+    }
+
+    /// One of its own, with more arguments of `scripts/kafka-up`.
+    pub fn start(name: &str, arguments: &[&str]) -> Kafka {
+        let name = format!("{}-{name}", prefix());
+        let mut all = vec!["--name", &name];
+        all.extend(arguments);
+        let variables = up("kafka-up", &all);
+        let brokers = variables["BROKERS"].clone();
+        let pid = variables["KAFKA_PID"].parse().expect("one pid");
+        Kafka { name, brokers, pid, variables }
+    }
+
+    /// Stops it; [`Kafka::restart`] brings it back with its data.
+    pub fn stop(&self) {
+        let status = Command::new(root().join("scripts/kafka-down")).args(["--name", &self.name]).status();
+        assert!(status.expect("kafka-down").success());
+    }
+
+    /// Starts it again, on the same port.
+    pub fn restart(&self) {
+        up("kafka-up", &["--name", &self.name]);
+    }
+
+    /// Creates a topic.
+    pub fn create_topic(&self, topic: &str, arguments: &[&str]) {
+        let output = Command::new(root().join("scripts/kafka-topics"))
+            .args(["--name", &self.name, "--create", "--topic", topic])
+            .args(arguments)
+            .output()
+            .expect("kafka-topics");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Sends a signal to the broker.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: two numbers; the process is the broker that this test started.
+        assert_eq!(unsafe { libc::kill(self.pid, signal) }, 0);
+    }
+}
+
+/// What one test works with: names of its own on a PostgreSQL and a Kafka.
+pub struct World {
+    pub pg: Postgres,
+    pub kafka: Kafka,
+    pub database: String,
+    pub slot: String,
+    pub publication: String,
+    pub prefix: String,
+}
+
+impl World {
+    /// On the shared servers, with the tables that `sql` creates, all of them published, and a slot.
+    pub fn new(sql: &str) -> World {
+        World::on(Postgres::shared(), Kafka::shared(), sql)
+    }
+
+    /// On servers of the test's own.
+    pub fn on(pg: &Postgres, kafka: &Kafka, sql: &str) -> World {
+        let world = World::without_slot(pg, kafka, sql);
+        world.create_slot();
+        world
+    }
+
+    /// The same without the slot.
+    pub fn without_slot(pg: &Postgres, kafka: &Kafka, sql: &str) -> World {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        // CREATE DATABASE copies a template that nobody else may be copying.
+        static CREATING: Mutex<()> = Mutex::new(());
+        let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let guard = CREATING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        pg.sql("postgres", &format!("CREATE DATABASE {name}"));
+        drop(guard);
+        let world = World {
+            pg: pg.clone(),
+            kafka: kafka.clone(),
+            database: name.clone(),
+            slot: format!("slot_{name}"),
+            publication: format!("pub_{name}"),
+            prefix: format!("{}.{name}", prefix()),
+        };
+        if !sql.is_empty() {
+            world.sql(sql);
+        }
+        world.sql(&format!("CREATE PUBLICATION {} FOR ALL TABLES", world.publication));
+        world
+    }
+
+    pub fn create_slot(&self) {
+        self.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", self.slot));
+    }
+
+    pub fn sql(&self, sql: &str) -> String {
+        self.pg.sql(&self.database, sql)
+    }
+
+    pub fn dsn(&self) -> String {
+        self.pg.dsn(&self.database)
+    }
+
+    /// The slot's confirmed position.
+    pub fn confirmed(&self) -> String {
+        self.sql(&format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'", self.slot))
+    }
+
+    /// The end of the WAL now.
+    pub fn wal_lsn(&self) -> String {
+        self.sql("SELECT pg_current_wal_lsn()")
+    }
+
+    /// `walcat stream` of this world's slot, without a sink.
+    pub fn stream(&self) -> Walcat {
+        Walcat::new(&["stream", "--dsn", &self.dsn(), "--slot", &self.slot, "--publication", &self.publication])
+            .with(&["--topic-prefix", &self.prefix])
+    }
+
+    /// `walcat stream` into this world's Kafka.
+    pub fn stream_to_kafka(&self) -> Walcat {
+        self.stream().with(&["--brokers", &self.kafka.brokers])
+    }
+
+    /// All that is in the WAL now, as records on standard output, confirmed.
+    pub fn drain_to_stdout(&self) -> Vec<serde_json::Value> {
+        self.stream().with(&["--sink", "stdout", "--stdout", "record", "--once"]).run().expect_code(0).json_lines()
+    }
+
+    /// The topic of a table.
+    pub fn topic(&self, table: &str) -> String {
+        format!("{}.public.{table}", self.prefix)
+    }
+}
+
+/// Waits until a condition holds, and fails loudly when it does not within the time.
+pub fn eventually(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "not within {seconds} s: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
