@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::RelationIndex;
-use crate::pgoutput::{ColumnMessage, RelationMessage, ReplicaIdentity};
+use crate::pgoutput::{RelationMessage, ReplicaIdentity};
 
 /// A relation, owned: a Relation message outlives the buffer it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,24 @@ pub struct Column {
     pub part_of_key: bool,
 }
 
+impl From<&RelationMessage<'_>> for Relation {
+    fn from(message: &RelationMessage<'_>) -> Self {
+        let columns = message.columns().map(|column| Column {
+            name: column.name.to_owned(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+            part_of_key: column.part_of_key,
+        });
+        Relation {
+            oid: message.oid,
+            namespace: message.namespace.to_owned(),
+            name: message.name.to_owned(),
+            replica_identity: message.replica_identity,
+            columns: columns.collect(),
+        }
+    }
+}
+
 /// Which records of a relation a transaction has had so far: the source of `data_collection_order`.
 ///
 /// The transaction's sequence number stands beside the count, so that a new transaction resets every relation without
@@ -55,24 +73,6 @@ impl CollectionCount {
     pub fn consume(&mut self, transaction: u64, records: u64) {
         let counted = self.next(transaction).saturating_sub(1);
         *self = CollectionCount { transaction, records: counted.saturating_add(records) };
-    }
-}
-
-impl From<RelationMessage<'_>> for Relation {
-    fn from(message: RelationMessage<'_>) -> Self {
-        let column = |column: ColumnMessage<'_>| Column {
-            name: column.name.to_owned(),
-            type_oid: column.type_oid,
-            type_modifier: column.type_modifier,
-            part_of_key: column.part_of_key,
-        };
-        Relation {
-            oid: message.oid,
-            namespace: message.namespace.to_owned(),
-            name: message.name.to_owned(),
-            replica_identity: message.replica_identity,
-            columns: message.columns().map(column).collect(),
-        }
     }
 }
 

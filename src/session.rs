@@ -186,11 +186,9 @@ impl Session {
                 if reply_requested {
                     self.feedback.reply_requested();
                 }
-                if matches!(self.phase, Phase::Between) && self.ring.is_empty() {
-                    // With nothing in flight the last sent position holds no change of ours (rule 9).
-                    self.feedback.confirm(wal_end);
-                }
                 if matches!(self.phase, Phase::Between) {
+                    // The last sent position holds no change that is not in the ring (rule 9).
+                    self.confirm_after_all(wal_end);
                     self.reach(wal_end);
                 }
                 Ok(Step::Nothing)
@@ -274,11 +272,7 @@ impl Session {
                 self.advance();
             }
             // A transaction without records moves the position, but not past one that is pending (rule 4).
-            None => {
-                if !self.ring.extend_newest(commit.end_lsn) && self.ring.is_empty() {
-                    self.feedback.confirm(commit.end_lsn);
-                }
-            }
+            None => self.confirm_after_all(commit.end_lsn),
         }
         self.reach(commit.end_lsn);
         Ok(Step::Nothing)
@@ -483,6 +477,15 @@ impl Session {
         match &mut self.phase {
             Phase::Transaction(open) => Ok(open),
             Phase::Between | Phase::Done => Err(order(lsn, &format!("{what} outside a transaction"))),
+        }
+    }
+
+    /// Confirms a position that nothing new is before: now, or together with the newest entry in flight.
+    fn confirm_after_all(&mut self, lsn: Lsn) {
+        if self.ring.is_empty() {
+            self.feedback.confirm(lsn);
+        } else {
+            self.ring.extend_newest(lsn);
         }
     }
 

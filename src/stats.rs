@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Stats {
     interval: Option<Duration>,
+    started: Instant,
     told_at: Instant,
     records_told: u64,
 }
@@ -14,7 +15,7 @@ impl Stats {
     /// Due for the first time one interval from now; none for never.
     #[must_use]
     pub fn new(interval: Option<Duration>, now: Instant) -> Self {
-        Stats { interval, told_at: now, records_told: 0 }
+        Stats { interval, started: now, told_at: now, records_told: 0 }
     }
 
     /// When the next line is due.
@@ -31,12 +32,22 @@ impl Stats {
 
     /// Records a second since the last line, which this one becomes.
     pub fn rate(&mut self, records: u64, now: Instant) -> u64 {
-        let elapsed_ms = now.saturating_duration_since(self.told_at).as_millis().max(1);
-        let count = u128::from(records.saturating_sub(self.records_told));
+        let rate = per_second(records.saturating_sub(self.records_told), self.told_at, now);
         self.told_at = now;
         self.records_told = records;
-        u64::try_from(count * 1_000 / elapsed_ms).unwrap_or(u64::MAX)
+        rate
     }
+
+    /// Records a second since the start.
+    #[must_use]
+    pub fn rate_since_start(&self, records: u64, now: Instant) -> u64 {
+        per_second(records, self.started, now)
+    }
+}
+
+fn per_second(count: u64, since: Instant, now: Instant) -> u64 {
+    let elapsed_ms = now.saturating_duration_since(since).as_millis().max(1);
+    u64::try_from(u128::from(count) * 1_000 / elapsed_ms).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -53,6 +64,7 @@ mod tests {
         assert_eq!(stats.rate(5_000, now + 10 * second), 500);
         assert!(!stats.is_due(now + 19 * second));
         assert_eq!(stats.rate(5_100, now + 20 * second), 10);
+        assert_eq!(stats.rate_since_start(5_100, now + 20 * second), 255);
         assert_eq!(Stats::new(None, now).deadline(), None);
     }
 }

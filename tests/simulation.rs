@@ -233,7 +233,7 @@ impl Run<'_> {
             }
             Step::Relation(message) => {
                 let answer = CatalogAnswer { relation: RELATION, table: None, types: Vec::new() };
-                let relation = Relation::from(message);
+                let relation = Relation::from(&message);
                 session.relations().learn(relation, answer);
             }
             Step::Nothing => {}

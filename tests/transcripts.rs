@@ -79,7 +79,7 @@ fn lines(name: &str) -> String {
     let mut out = Vec::new();
     for_each_message(name, |lsn, message| {
         if let Message::Relation(relation) = message {
-            relations.insert(relation.oid, Relation::from(*relation));
+            relations.insert(relation.oid, Relation::from(relation));
         }
         let relation = match message {
             Message::Insert(insert) => relations.get(&insert.relation),

@@ -33,7 +33,6 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// # Errors
 /// Whatever ends the stream otherwise.
 pub fn run(settings: &StreamSettings) -> Result<(), Error> {
-    let begun = Instant::now();
     let mut poller = Poller::new().map_err(pump::Error::from)?;
     let mut signals = StopSignals::install().map_err(pump::Error::from)?;
     poller.register_signals(signals.source()).map_err(pump::Error::from)?;
@@ -55,21 +54,14 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         times: Times { shutdown_timeout: settings.shutdown_timeout.limit(), stats_interval: settings.stats_interval },
         slot: settings.slot.clone(),
     });
-    let summary = match pump.run() {
+    match pump.run() {
         // The end of a pipeline: what its reader did not take is not confirmed, and that is as it should be.
         Err(pump::Error::Sink(sink::Error::Stdout(sink::stdout::Error::Closed))) => {
             info!(slot = settings.slot.as_str(); "the reader of standard output has closed it: stopping");
-            return Ok(());
+            Ok(())
         }
-        result => result?,
-    };
-    let elapsed_ms = begun.elapsed().as_millis().max(1);
-    let rate = u128::from(summary.records) * 1_000 / elapsed_ms;
-    info!(
-        slot = settings.slot.as_str(), confirmed:% = summary.confirmed, transactions = summary.transactions,
-        records = summary.records, elapsed_ms:% = elapsed_ms, records_per_s:% = rate; "done"
-    );
-    Ok(())
+        result => Ok(result?),
+    }
 }
 
 fn source(settings: &StreamSettings) -> Source {

@@ -14,6 +14,16 @@ pub enum PrepareError {
     Route(#[from] RouteError),
 }
 
+impl PrepareError {
+    /// The code that the process ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            PrepareError::Route(_) => ExitCode::Setup,
+        }
+    }
+}
+
 /// A table, or one of its columns, at a place in the WAL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {

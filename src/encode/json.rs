@@ -1,7 +1,11 @@
 //! JSON strings and numbers, appended to a buffer.
 //!
 //! Own code instead of json-escape-simd: that one reserves six times a string's length before it looks at it, which a
-//! text of 100 MB turns into 600 MB of resident buffer, and on the short strings of rows it is no faster.
+//! text of 100 MB turns into a buffer of 600 MB. The price is small: measured, 6 ns against 4 to 11 for 6 bytes, 10
+//! against 6 for 100, 75 against 27 for 1,000.
+
+/// So many bytes are looked at together: four words, which the compiler makes vectors of.
+const BLOCK_BYTES: usize = 32;
 
 /// Appends a JSON string with its quotes.
 pub(super) fn push_string(out: &mut Vec<u8>, text: &str) {
@@ -41,31 +45,40 @@ fn push_escape(out: &mut Vec<u8>, byte: u8) {
     out.extend_from_slice(&[b'\\', short]);
 }
 
-/// How many bytes at the beginning need no escape; eight at a time, as in "Bit Twiddling Hacks: determine if a word has
-/// a byte less than n". Its false hits lie above a true one, so that the lowest hit is always true.
+/// How many bytes at the beginning need no escape: by blocks, then by words, then by bytes.
 fn plain_prefix(text: &[u8]) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let mut chunks = text.chunks_exact(8);
-    let mut plain = 0;
-    for chunk in chunks.by_ref() {
-        let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let hits = (word.wrapping_sub(ONES * 0x20) & !word)
-            | (quote.wrapping_sub(ONES) & !quote)
-            | (backslash.wrapping_sub(ONES) & !backslash);
-        if hits & HIGHS != 0 {
-            return plain + (hits & HIGHS).trailing_zeros() as usize / 8;
+    let (blocks, _) = text.as_chunks::<BLOCK_BYTES>();
+    let mut plain = blocks.iter().take_while(|block| is_plain(block)).count() * BLOCK_BYTES;
+    let (words, rest) = text[plain..].as_chunks::<8>();
+    for word in words {
+        let hits = escapes_in_word(u64::from_le_bytes(*word));
+        if hits != 0 {
+            return plain + hits.trailing_zeros() as usize / 8;
         }
         plain += 8;
     }
-    let rest = chunks.remainder();
     plain + rest.iter().position(|byte| needs_escape(*byte)).unwrap_or(rest.len())
 }
 
+fn is_plain(block: &[u8; BLOCK_BYTES]) -> bool {
+    let (words, _) = block.as_chunks::<8>();
+    words.iter().fold(0, |hits, word| hits | escapes_in_word(u64::from_le_bytes(*word))) == 0
+}
+
+/// The high bit of each byte that needs an escape, as in "Bit Twiddling Hacks: determine if a word has a byte less than
+/// n". Its false hits lie above a true one, so that the lowest hit is always true.
+fn escapes_in_word(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let quote = word ^ (ONES * u64::from(b'"'));
+    let backslash = word ^ (ONES * u64::from(b'\\'));
+    let hits = (word.wrapping_sub(ONES * 0x20) & !word)
+        | (quote.wrapping_sub(ONES) & !quote)
+        | (backslash.wrapping_sub(ONES) & !backslash);
+    hits & (ONES * 0x80)
+}
+
 fn needs_escape(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
 /// Appends an integer in decimal.

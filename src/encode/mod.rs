@@ -1,6 +1,6 @@
 //! A change to the bytes of its records: key, value, headers; in Debezium's envelope, values as `lossless` has them.
 //!
-//! A [`Plan`] is made once per Relation; a row then costs copies and a few integers, and no allocation once the buffers
+//! A plan is made once per Relation; a row then costs copies and a few integers, and no allocation once the buffers
 //! have grown. What is encoded is borrowed from the encoder until the next change.
 
 mod array;

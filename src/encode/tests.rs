@@ -413,6 +413,19 @@ fn a_warning_is_given_once_for_a_table_also_after_a_reconnect() {
 }
 
 #[test]
+fn two_tables_of_one_topic_are_a_fault_of_the_set_up() {
+    let (mut relation, answer) = table(ReplicaIdentity::Default, &PAIR, &["id"]);
+    let mut encoder = Encoder::new(&settings()).unwrap();
+    for (index, name, fits) in [(0, "a b", true), (1, "a_b", false), (1, "c", true)] {
+        name.clone_into(&mut relation.name);
+        match encoder.prepare(RelationIndex(index), &relation, &answer) {
+            Ok(prepared) => assert!(fits, "{prepared:?}"),
+            Err(error) => assert_eq!((fits, error.exit_code()), (false, ExitCode::Setup)),
+        }
+    }
+}
+
+#[test]
 fn a_table_without_columns_has_an_empty_row() {
     let mut encoder = encoder(ReplicaIdentity::Default, &[], &[]);
     let records = encoded(&mut encoder, Operation::Insert { new: Row::Cells(&[]) });

@@ -10,6 +10,7 @@ use super::datetime::{push_timestamp, push_timestamptz, push_timetz};
 use super::error::Fault;
 use super::form::Form;
 use super::json::{is_number, push_string};
+use crate::limits::ENCODE_BUFFER_KEPT_BYTES;
 
 /// Buffers for texts that have to be unescaped first, kept from row to row: one for each depth of arrays in arrays.
 #[derive(Debug, Default)]
@@ -20,9 +21,12 @@ impl Scratch {
         self.0.pop().unwrap_or_default()
     }
 
+    /// One that a rare huge value has grown is not kept.
     pub(super) fn give_back(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
-        self.0.push(buffer);
+        if buffer.capacity() <= ENCODE_BUFFER_KEPT_BYTES {
+            self.0.push(buffer);
+        }
     }
 }
 

@@ -134,7 +134,7 @@ impl Dumping {
             }
             Step::Relation(relation) => {
                 line.message(message, None);
-                dumped = Dumped::Relation(Relation::from(relation));
+                dumped = Dumped::Relation(Relation::from(&relation));
             }
             Step::Nothing | Step::Beyond => line.message(message, None),
         }

@@ -84,19 +84,6 @@ pub struct Pump {
     outage_told_at: Option<Instant>,
 }
 
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// Transactions read to their end.
-    pub transactions: u64,
-    /// Records handed to the output.
-    pub records: u64,
-    /// The last confirmed position.
-    pub confirmed: Lsn,
-    /// Turns of the loop.
-    pub turns: u64,
-}
-
 /// The parts of a pump.
 pub struct Parts {
     /// The stream, started.
@@ -144,7 +131,7 @@ impl Pump {
     ///
     /// # Errors
     /// Whatever ends the run otherwise. What was delivered is confirmed as far as the connection still allows.
-    pub fn run(mut self) -> Result<Summary, Error> {
+    pub fn run(mut self) -> Result<(), Error> {
         match self.turns() {
             Ok(()) => self.finish(),
             Err(error) => {
@@ -225,7 +212,7 @@ impl Pump {
         let processed_unix_ns = unix_now_ns();
         match self.session.accept(frame, now, processed_unix_ns)? {
             Step::Nothing => {}
-            Step::Relation(message) => self.ask_catalog(Relation::from(message))?,
+            Step::Relation(message) => self.ask_catalog(Relation::from(&message))?,
             Step::Change(change, ticket) => {
                 let taken = sink.take(&change, ticket)?;
                 self.session.emitted(&change, ticket, taken.records, taken.values)?;
@@ -430,7 +417,7 @@ impl Pump {
     }
 
     /// Ends the stream in order: a last status update, CopyDone, and the server's own end (rule 11).
-    fn finish(mut self) -> Result<Summary, Error> {
+    fn finish(mut self) -> Result<(), Error> {
         let now = Instant::now();
         let update = self.session.feedback().update(now);
         self.stream.send(&status_update(update))?;
@@ -438,21 +425,18 @@ impl Pump {
             recorder.finish()?;
         }
         let counters = self.session.counters();
-        let summary = Summary {
-            transactions: counters.transactions,
-            records: counters.records,
-            confirmed: self.session.feedback().confirmed(),
-            turns: self.poller.turns(),
-        };
+        let confirmed = self.session.feedback().confirmed();
+        let rate = self.stats.rate_since_start(counters.records, now);
+        let turns = self.poller.turns();
         let unacknowledged = matches!(self.stage, Stage::Stopping { .. }) && self.has_unacknowledged();
         let failure = self.unacknowledged();
         let mut waiter = Waiter::until(&mut self.poller, &mut self.signals, now + FINISH_TIMEOUT);
         self.stream.finish(&mut |socket, direction| waiter.wait(socket, direction))?;
         info!(
-            slot = self.slot.as_str(), confirmed:% = summary.confirmed, transactions = summary.transactions,
-            records = summary.records, turns = summary.turns; "streaming ended"
+            slot = self.slot.as_str(), confirmed:% = confirmed, transactions = counters.transactions,
+            records = counters.records, records_per_s = rate, turns; "streaming ended"
         );
-        if unacknowledged { Err(failure) } else { Ok(summary) }
+        if unacknowledged { Err(failure) } else { Ok(()) }
     }
 
     fn has_unacknowledged(&self) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! librdkafka reports "all brokers down" also when the only connection was closed for being idle, and reports nothing
 //! when a broker is frozen. So an idle producer's report is first checked by a probe, and records without any delivery
-//! for [`PATIENCE`] count as an outage too.
+//! for a while count as an outage too.
 
 use std::time::{Duration, Instant};
 
@@ -95,6 +95,12 @@ impl Availability {
             State::Unreachable { since } => Some((since, &self.reason)),
             _ => None,
         }
+    }
+
+    /// Whether the last thing heard was good.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        self.state == State::Reachable
     }
 
     /// Whether a broker ever answered.

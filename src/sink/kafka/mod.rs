@@ -382,7 +382,9 @@ impl KafkaSink {
                 self.availability.answered(now);
                 self.compacted.insert(topic);
             }
-            Err(error) if is_transient(error.code) => {
+            // During an outage the question is asked again; a cluster that takes records but does not answer it, such
+            // as one that does not know the request, need not be asked twice.
+            Err(error) if is_transient(error.code) && !self.availability.is_reachable() => {
                 self.availability.probe_failed(&error.message);
                 self.request = Request::Probe { sent_at: now };
             }
