@@ -169,9 +169,7 @@ impl Pump {
     fn read(&mut self, now: Instant) -> Result<bool, Error> {
         for _ in 0..MESSAGES_PER_TURN_MAX {
             if !self.may_read() {
-                if !self.session.is_done() {
-                    self.session.feedback().not_reading(now);
-                }
+                self.session.feedback().not_reading(now);
                 return Ok(true);
             }
             let Some(frame) = self.stream.receive()? else { return Ok(true) };
