@@ -12,20 +12,21 @@ pub mod error;
 pub mod ffi;
 pub mod inquiry;
 pub mod producer;
+pub mod waiting;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, Producer as _};
 
-use self::admin::{Admin, AdminError, Answer, NewTopic};
+use self::admin::Admin;
 use self::availability::Availability;
 use self::context::{Context, Inbox};
 pub use self::error::Error;
 use self::ffi::{Header, Native, Queue, Topic, Wake};
+use self::waiting::{ADMIN_TIMEOUT, Held, Release, Waiting};
 use super::{Settled, Taken};
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, RelationIndex, Ticket};
@@ -33,12 +34,6 @@ use crate::encode::{Destination, Encoder, Prepared};
 use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CHANGE_MAX};
 use crate::lsn::Lsn;
 use crate::relations::Relation;
-
-/// How long one request to the cluster may take before it is sent again.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The time between two probes of a cluster that does not answer.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the sink is to do, as far as it is not librdkafka's own configuration.
 #[derive(Clone, Debug)]
@@ -62,28 +57,6 @@ pub struct TopicTemplate {
     pub properties: Vec<(String, String)>,
 }
 
-/// A record that waits for an answer of the cluster.
-#[derive(Debug)]
-struct Held {
-    destination: Destination,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    header: Option<(&'static str, Vec<u8>)>,
-    ticket: Ticket,
-    lsn: Lsn,
-    /// A truncation's record, which a compacted topic refuses.
-    truncation: bool,
-}
-
-/// The request to the cluster that is under way.
-#[derive(Debug)]
-enum Request {
-    None,
-    Probe { sent_at: Instant },
-    Create { topic: String, sent_at: Instant },
-    Policy { topic: String, sent_at: Instant },
-}
-
 /// The sink. Fields are dropped in order: handles and queues before the producer they belong to, the eventfd last.
 pub struct KafkaSink {
     topics: Vec<Option<(Topic, String)>>,
@@ -96,12 +69,7 @@ pub struct KafkaSink {
     encoder: Encoder,
     settings: Settings,
     availability: Availability,
-    request: Request,
-    /// Topics that are known to be there, and those that were seen to be compacted or not.
-    existing: HashSet<String>,
-    compacted: HashSet<String>,
-    not_compacted: HashSet<String>,
-    held: VecDeque<Held>,
+    waiting: Waiting,
     /// Tickets settled without a delivery: truncations that were skipped.
     skipped: VecDeque<Ticket>,
     records_in_flight: usize,
@@ -140,13 +108,9 @@ impl KafkaSink {
             wake,
             inbox,
             encoder,
+            waiting: Waiting::new(settings.create_topics.clone(), now),
             settings,
             availability: Availability::new(now),
-            request: Request::Probe { sent_at: now },
-            existing: HashSet::new(),
-            compacted: HashSet::new(),
-            not_compacted: HashSet::new(),
-            held: VecDeque::new(),
             skipped: VecDeque::new(),
             records_in_flight: 0,
             bytes_in_flight: 0,
@@ -178,7 +142,7 @@ impl KafkaSink {
     /// Whether another change can be taken.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.held.is_empty()
+        self.waiting.is_empty()
             && self.bytes_in_flight < self.settings.memory_bytes_max
             && self.records_in_flight < RECORDS_IN_FLIGHT_MAX as usize
     }
@@ -202,10 +166,10 @@ impl KafkaSink {
                 Destination::Message => self.message_topic.as_ref(),
             };
             let Some((topic, name)) = topic else { return Err(super::Error::Unprepared) };
-            let unknown = (self.settings.create_topics.is_some() && !self.existing.contains(name)) || truncation;
-            if unknown || !self.held.is_empty() {
-                self.held.push_back(Held {
+            if self.waiting.must_wait(name, truncation) {
+                self.waiting.hold(Held {
                     destination: record.destination,
+                    topic: name.clone(),
                     key: record.key.map(<[u8]>::to_vec),
                     value: record.value.map(<[u8]>::to_vec),
                     header: record.header.map(|(name, value)| (name, value.to_vec())),
@@ -247,10 +211,13 @@ impl KafkaSink {
             self.heed(&error, now)?;
         }
         while let Some(answer) = self.admin.poll() {
-            self.heed_answer(answer, now)?;
+            self.waiting.heed(answer, &mut self.availability, now)?;
         }
         self.availability.tick(self.records_in_flight > 0, now);
-        self.ask(now)?;
+        self.release(now)?;
+        if self.availability.outage().is_some() {
+            self.waiting.probe(&self.admin, now);
+        }
         if let (Some((since, reason)), Some(limit)) = (self.availability.outage(), self.settings.broker_for) {
             let outage = now.saturating_duration_since(since);
             if outage >= limit {
@@ -299,7 +266,10 @@ impl KafkaSink {
     /// Whether nothing is queued, held or under way.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.records_in_flight == 0 && self.held.is_empty() && self.skipped.is_empty() && self.inbox.reports.is_empty()
+        self.records_in_flight == 0
+            && self.waiting.is_empty()
+            && self.skipped.is_empty()
+            && self.inbox.reports.is_empty()
     }
 
     /// When [`KafkaSink::serve`] has to be called again at the latest.
@@ -309,11 +279,7 @@ impl KafkaSink {
             (Some((since, _)), Some(limit)) => Some(since + limit),
             _ => None,
         };
-        let probe = match self.request {
-            Request::Probe { sent_at } if self.availability.outage().is_some() => Some(sent_at + PROBE_INTERVAL),
-            Request::Create { sent_at, .. } | Request::Policy { sent_at, .. } => Some(sent_at + 2 * ADMIN_TIMEOUT),
-            _ => None,
-        };
+        let probe = self.waiting.deadline(self.availability.outage().is_some());
         let patience = self.availability.deadline(self.records_in_flight > 0);
         [broker_for, probe, patience].into_iter().flatten().min()
     }
@@ -335,8 +301,8 @@ impl KafkaSink {
             }
             Code::AllBrokersDown => {
                 let under_way = self.records_in_flight > 0;
-                if self.availability.all_down(&error.reason, under_way, now) && matches!(self.request, Request::None) {
-                    self.probe(now);
+                if self.availability.all_down(&error.reason, under_way, now) {
+                    self.waiting.probe(&self.admin, now);
                 }
                 Ok(())
             }
@@ -344,143 +310,34 @@ impl KafkaSink {
         }
     }
 
-    fn heed_answer(&mut self, answer: Answer, now: Instant) -> Result<(), Error> {
-        let request = std::mem::replace(&mut self.request, Request::None);
-        match (answer, request) {
-            (Answer::Cluster(Ok(())), _) => self.availability.answered(now),
-            (Answer::Cluster(Err(error)), Request::Probe { .. }) => {
-                self.availability.probe_failed(&error.message);
-                self.request = Request::Probe { sent_at: now };
-            }
-            (Answer::TopicCreated(result), Request::Create { topic, .. }) => self.created(topic, result, now)?,
-            (Answer::CleanupPolicy(result), Request::Policy { topic, .. }) => self.policy(topic, result, now),
-            // The answer to a request that was given up.
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn created(&mut self, topic: String, result: Result<(), AdminError>, now: Instant) -> Result<(), Error> {
-        match result {
-            Ok(()) => info!(topic = topic.as_str(); "topic created"),
-            Err(error) if error.code == Code::TopicAlreadyExists => {}
-            Err(error) if is_transient(error.code) => {
-                self.availability.probe_failed(&error.message);
-                self.request = Request::Probe { sent_at: now };
-                return Ok(());
-            }
-            Err(error) => return Err(Error::CreateTopic { topic, code: error.code, reason: error.message }),
-        }
-        self.availability.answered(now);
-        self.existing.insert(topic);
-        Ok(())
-    }
-
-    fn policy(&mut self, topic: String, result: Result<String, AdminError>, now: Instant) {
-        match result {
-            Ok(policy) if policy.split(',').any(|word| word.trim() == "compact") => {
-                self.availability.answered(now);
-                self.compacted.insert(topic);
-            }
-            // During an outage the question is asked again; a cluster that takes records but does not answer it, such
-            // as one that does not know the request, need not be asked twice.
-            Err(error) if is_transient(error.code) && !self.availability.is_reachable() => {
-                self.availability.probe_failed(&error.message);
-                self.request = Request::Probe { sent_at: now };
-            }
-            // Not compacted, not there yet, or not ours to see: the broker has the last word on the record.
-            _ => {
-                self.not_compacted.insert(topic);
-            }
-        }
-    }
-
-    /// Releases what is held as far as the answers allow, and asks for the next one.
-    fn ask(&mut self, now: Instant) -> Result<(), Error> {
-        while let Some(held) = self.held.front() {
+    /// Sends what has waited, as far as enough is known of its topics.
+    fn release(&mut self, now: Instant) -> Result<(), Error> {
+        while let Some(release) = self.waiting.release(&self.admin, now)? {
+            let held = match release {
+                Release::Send(held) => held,
+                Release::Skip(ticket) => {
+                    self.skipped.push_back(ticket);
+                    continue;
+                }
+            };
             let topic = match held.destination {
                 Destination::Relation(index) => self.topics.get(index.0 as usize).and_then(Option::as_ref),
                 Destination::Message => self.message_topic.as_ref(),
             };
-            let Some((topic, name)) = topic else { break };
-            if let Some(template) = self.settings.create_topics.as_ref().filter(|_| !self.existing.contains(name)) {
-                if self.is_free(now) {
-                    let refused = |error: AdminError| Error::CreateTopic {
-                        topic: name.clone(),
-                        code: error.code,
-                        reason: error.message,
-                    };
-                    let new = NewTopic {
-                        name: name.clone(),
-                        partitions: template.partitions,
-                        replication_factor: template.replication_factor,
-                        properties: template.properties.clone(),
-                    };
-                    self.admin.create_topic(&new).map_err(refused)?;
-                    self.request = Request::Create { topic: name.clone(), sent_at: now };
-                }
-                return Ok(());
-            }
-            if held.truncation && !self.compacted.contains(name) && !self.not_compacted.contains(name) {
-                if self.is_free(now) {
-                    self.admin.describe_topic(name);
-                    self.request = Request::Policy { topic: name.clone(), sent_at: now };
-                }
-                return Ok(());
-            }
-            if held.truncation && self.compacted.contains(name) {
-                warn!(topic = name.as_str(); "a truncation is skipped: a compacted topic takes no record without a key");
-                self.skipped.push_back(held.ticket);
-                self.held.pop_front();
-                continue;
-            }
+            let Some((topic, _)) = topic else { continue };
             let (key, value) = (held.key.as_deref(), held.value.as_deref());
             let header = held.header.as_ref().map(|(name, value)| Header { name, value });
             topic.produce(key, value, header, held.ticket).map_err(|code| Error::Refused {
                 code,
-                topic: name.clone(),
+                topic: held.topic.clone(),
                 has_key: key.is_some(),
                 lsn: held.lsn,
             })?;
             self.records_in_flight += 1;
             self.bytes_in_flight += record_size(key, value);
-            self.held.pop_front();
-        }
-        if self.availability.outage().is_some() && self.is_free(now) {
-            self.probe(now);
         }
         Ok(())
     }
-
-    /// Whether another request may be sent: none is under way, or it has taken too long.
-    fn is_free(&self, now: Instant) -> bool {
-        match &self.request {
-            Request::None => true,
-            Request::Probe { sent_at } => now.saturating_duration_since(*sent_at) >= PROBE_INTERVAL,
-            Request::Create { sent_at, .. } | Request::Policy { sent_at, .. } => {
-                now.saturating_duration_since(*sent_at) >= 2 * ADMIN_TIMEOUT
-            }
-        }
-    }
-
-    fn probe(&mut self, now: Instant) {
-        self.admin.describe_cluster();
-        self.request = Request::Probe { sent_at: now };
-    }
-}
-
-/// Whether the cluster may answer the same request otherwise a little later.
-fn is_transient(code: Code) -> bool {
-    matches!(
-        code,
-        Code::OperationTimedOut
-            | Code::RequestTimedOut
-            | Code::BrokerTransportFailure
-            | Code::AllBrokersDown
-            | Code::NotController
-            | Code::CoordinatorLoadInProgress
-            | Code::BrokerNotAvailable
-    )
 }
 
 /// What a record counts for in `[memory] max`.

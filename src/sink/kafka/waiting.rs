@@ -1,0 +1,265 @@
+//! Records that wait until something is known of their topic, and what is known: which topics are there, and which
+//! are compacted. One request to the cluster is under way at a time.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use super::TopicTemplate;
+use super::admin::{Admin, AdminError, Answer, NewTopic};
+use super::availability::Availability;
+use super::error::Error;
+use crate::change::Ticket;
+use crate::encode::Destination;
+use crate::lsn::Lsn;
+
+/// How long one request to the cluster may take before it is sent again.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time between two probes of a cluster that does not answer.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A record that waits, with bytes of its own.
+#[derive(Debug)]
+pub struct Held {
+    /// Where it goes.
+    pub destination: Destination,
+    /// That topic's name.
+    pub topic: String,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its header.
+    pub header: Option<(&'static str, Vec<u8>)>,
+    /// The entry it belongs to.
+    pub ticket: Ticket,
+    /// The LSN of its change.
+    pub lsn: Lsn,
+    /// A truncation's record, which a compacted topic refuses.
+    pub truncation: bool,
+}
+
+/// What becomes of the record that has waited longest.
+#[derive(Debug)]
+pub enum Release {
+    /// It can be sent.
+    Send(Held),
+    /// It is left out, and its ticket is settled.
+    Skip(Ticket),
+}
+
+/// The request to the cluster that is under way.
+#[derive(Debug)]
+enum Request {
+    None,
+    Probe { sent_at: Instant },
+    Create { topic: String, sent_at: Instant },
+    Policy { topic: String, sent_at: Instant },
+}
+
+/// The records that wait, and the knowledge that they wait for.
+#[derive(Debug)]
+pub struct Waiting {
+    /// How missing topics are made; none to leave that to the broker.
+    template: Option<TopicTemplate>,
+    request: Request,
+    /// Topics that were made, or found when they were to be made.
+    existing: HashSet<String>,
+    /// Whether a topic is compacted, as far as it was asked.
+    compacted: HashMap<String, bool>,
+    held: VecDeque<Held>,
+}
+
+impl Waiting {
+    /// Nothing waits, and a first probe is under way: the caller has sent it.
+    #[must_use]
+    pub fn new(template: Option<TopicTemplate>, now: Instant) -> Self {
+        Waiting {
+            template,
+            request: Request::Probe { sent_at: now },
+            existing: HashSet::new(),
+            compacted: HashMap::new(),
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Whether no record waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Whether a record has to wait: for its topic, or behind another one.
+    #[must_use]
+    pub fn must_wait(&self, topic: &str, truncation: bool) -> bool {
+        !self.held.is_empty() || truncation || (self.template.is_some() && !self.existing.contains(topic))
+    }
+
+    /// Keeps a record.
+    pub fn hold(&mut self, record: Held) {
+        self.held.push_back(record);
+    }
+
+    /// Takes out the record that has waited longest if enough is known now; else asks for what is missing.
+    ///
+    /// # Errors
+    /// [`Error::CreateTopic`] when librdkafka refuses to ask.
+    pub fn release(&mut self, admin: &Admin, now: Instant) -> Result<Option<Release>, Error> {
+        let Some(held) = self.held.front() else { return Ok(None) };
+        if let Some(template) = self.template.as_ref().filter(|_| !self.existing.contains(&held.topic)) {
+            if self.is_free(now) {
+                let topic = held.topic.clone();
+                create(admin, &topic, template)?;
+                self.request = Request::Create { topic, sent_at: now };
+            }
+            return Ok(None);
+        }
+        if held.truncation {
+            match self.compacted.get(&held.topic) {
+                None => {
+                    if self.is_free(now) {
+                        let topic = held.topic.clone();
+                        admin.describe_topic(&topic);
+                        self.request = Request::Policy { topic, sent_at: now };
+                    }
+                    return Ok(None);
+                }
+                Some(true) => return Ok(self.held.pop_front().map(|held| Release::Skip(held.ticket))),
+                Some(false) => {}
+            }
+        }
+        Ok(self.held.pop_front().map(Release::Send))
+    }
+
+    /// Asks whether the cluster is there, unless a request is under way.
+    pub fn probe(&mut self, admin: &Admin, now: Instant) {
+        if self.is_free(now) {
+            admin.describe_cluster();
+            self.request = Request::Probe { sent_at: now };
+        }
+    }
+
+    /// Takes the cluster's answer.
+    ///
+    /// # Errors
+    /// [`Error::CreateTopic`] when a topic cannot be made.
+    pub fn heed(&mut self, answer: Answer, availability: &mut Availability, now: Instant) -> Result<(), Error> {
+        let request = std::mem::replace(&mut self.request, Request::None);
+        match (answer, request) {
+            (Answer::Cluster(Ok(())), _) => availability.answered(now),
+            (Answer::Cluster(Err(error)), Request::Probe { .. }) => self.ask_later(&error, availability, now),
+            (Answer::TopicCreated(result), Request::Create { topic, .. }) => {
+                self.created(topic, result, availability, now)?;
+            }
+            (Answer::CleanupPolicy(result), Request::Policy { topic, .. }) => {
+                self.described(topic, result, availability, now);
+            }
+            // The answer to a request that was given up.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// When [`Waiting::release`] or [`Waiting::probe`] has to be called again at the latest.
+    #[must_use]
+    pub fn deadline(&self, is_outage: bool) -> Option<Instant> {
+        match self.request {
+            Request::Probe { sent_at } if is_outage || !self.held.is_empty() => Some(sent_at + PROBE_INTERVAL),
+            Request::Create { sent_at, .. } | Request::Policy { sent_at, .. } => Some(sent_at + 2 * ADMIN_TIMEOUT),
+            Request::None | Request::Probe { .. } => None,
+        }
+    }
+
+    fn created(
+        &mut self,
+        topic: String,
+        result: Result<(), AdminError>,
+        availability: &mut Availability,
+        now: Instant,
+    ) -> Result<(), Error> {
+        match result {
+            Ok(()) => info!(topic = topic.as_str(); "topic created"),
+            Err(error) if error.code == Code::TopicAlreadyExists => {}
+            Err(error) if is_transient(error.code) => {
+                self.ask_later(&error, availability, now);
+                return Ok(());
+            }
+            Err(error) => return Err(Error::CreateTopic { topic, code: error.code, reason: error.message }),
+        }
+        availability.answered(now);
+        self.existing.insert(topic);
+        Ok(())
+    }
+
+    fn described(
+        &mut self,
+        topic: String,
+        result: Result<String, AdminError>,
+        availability: &mut Availability,
+        now: Instant,
+    ) {
+        let is_compacted = match result {
+            Ok(policy) => {
+                availability.answered(now);
+                policy.split(',').any(|word| word.trim() == "compact")
+            }
+            // During an outage the question is asked again; a cluster that takes records but does not answer it, such
+            // as one that does not know the request, need not be asked twice.
+            Err(error) if is_transient(error.code) && !availability.is_reachable() => {
+                self.ask_later(&error, availability, now);
+                return;
+            }
+            // Not there yet, or not ours to see: the broker has the last word on the record.
+            Err(_) => false,
+        };
+        if is_compacted {
+            warn!(topic = topic.as_str(); "truncations are skipped: a compacted topic takes no record without a key");
+        }
+        self.compacted.insert(topic, is_compacted);
+    }
+
+    fn ask_later(&mut self, error: &AdminError, availability: &mut Availability, now: Instant) {
+        availability.probe_failed(&error.message);
+        self.request = Request::Probe { sent_at: now };
+    }
+
+    /// Whether another request may be sent: none is under way, or it has taken too long.
+    fn is_free(&self, now: Instant) -> bool {
+        match &self.request {
+            Request::None => true,
+            Request::Probe { sent_at } => now.saturating_duration_since(*sent_at) >= PROBE_INTERVAL,
+            Request::Create { sent_at, .. } | Request::Policy { sent_at, .. } => {
+                now.saturating_duration_since(*sent_at) >= 2 * ADMIN_TIMEOUT
+            }
+        }
+    }
+}
+
+fn create(admin: &Admin, topic: &str, template: &TopicTemplate) -> Result<(), Error> {
+    let new = NewTopic {
+        name: topic.to_owned(),
+        partitions: template.partitions,
+        replication_factor: template.replication_factor,
+        properties: template.properties.clone(),
+    };
+    let refused =
+        |error: AdminError| Error::CreateTopic { topic: topic.to_owned(), code: error.code, reason: error.message };
+    admin.create_topic(&new).map_err(refused)
+}
+
+/// Whether the cluster may answer the same request otherwise a little later.
+fn is_transient(code: Code) -> bool {
+    matches!(
+        code,
+        Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::NotController
+            | Code::CoordinatorLoadInProgress
+            | Code::BrokerNotAvailable
+    )
+}
