@@ -101,8 +101,11 @@ impl Feedback {
         self.reply_owed = true;
     }
 
-    /// All up to `lsn` is delivered. A position beyond what was received is cut to it.
+    /// All up to `lsn` is delivered. A position beyond what was received is cut to it; a dump confirms none.
     pub fn confirm(&mut self, lsn: Lsn) {
+        if self.confirming == Confirming::Never {
+            return;
+        }
         self.confirmed = self.confirmed.max(lsn.min(self.received));
     }
 

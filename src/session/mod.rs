@@ -4,7 +4,13 @@
 //! knows when the job is done. The pump does what the steps say: hands changes to the sink, asks the catalog, sends
 //! status updates.
 
+mod goal;
+#[cfg(test)]
+mod tests;
+
 use std::time::Instant;
+
+pub use self::goal::Goal;
 
 use crate::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Ticket, Transaction};
 use crate::clock::PgTimestamp;
@@ -15,19 +21,6 @@ use crate::pgoutput::{self, Context, DecodeError, LogicalMessage, Message, Oids,
 use crate::relations::Relations;
 use crate::replication::{self, Frame};
 use crate::ring::{Ring, UnknownTicket};
-
-/// When the job is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// Never by itself.
-    Forever,
-    /// Every transaction that ends at or before the server's flush position at the start. The target is compared, never
-    /// confirmed: it may lie inside a record.
-    Once { target: Lsn },
-    /// Every transaction whose commit LSN is at or before the LSN. `server_flushed` is the server's flush position at
-    /// the start: where the LSN lies below it, a commit record may begin at that very LSN and is waited for.
-    EndLsn { lsn: Lsn, server_flushed: Lsn },
-}
 
 /// Which clock goes into the envelope's `ts_ms`, `ts_us` and `ts_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,12 +235,7 @@ impl Session {
             Phase::Done => return Ok(Step::Beyond),
             Phase::Between => {}
         }
-        let beyond = match self.goal {
-            Goal::Forever => false,
-            Goal::Once { target } => transaction.commit_lsn >= target,
-            Goal::EndLsn { lsn, .. } => transaction.commit_lsn > lsn,
-        };
-        if beyond {
+        if self.goal.is_beyond(transaction.commit_lsn) {
             self.phase = Phase::Done;
             return Ok(Step::Beyond);
         }
@@ -335,12 +323,7 @@ impl Session {
             };
             return Ok(Step::Change(Change { relation: None, operation, position }, ticket));
         }
-        let beyond = match self.goal {
-            Goal::Forever => false,
-            Goal::Once { target } => lsn >= target,
-            Goal::EndLsn { lsn: end, .. } => lsn > end,
-        };
-        if beyond {
+        if self.goal.is_beyond(lsn) {
             self.phase = Phase::Done;
             return Ok(Step::Beyond);
         }
@@ -498,13 +481,7 @@ impl Session {
 
     /// Everything up to `lsn` has been read: is that the end of the job?
     fn reach(&mut self, lsn: Lsn) {
-        let reached = match self.goal {
-            Goal::Forever => false,
-            Goal::Once { target } => lsn >= target,
-            Goal::EndLsn { lsn: end, server_flushed } if end < server_flushed => lsn > end,
-            Goal::EndLsn { lsn: end, .. } => lsn >= end,
-        };
-        if reached {
+        if self.goal.is_reached(lsn) {
             self.phase = Phase::Done;
         }
     }

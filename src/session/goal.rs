@@ -1,0 +1,80 @@
+//! When the job is done: `--once` and `--endpos`, judged on positions alone.
+
+use crate::lsn::Lsn;
+
+/// When the job is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Never by itself.
+    Forever,
+    /// Every transaction that ends at or before the server's flush position at the start. The target is compared, never
+    /// confirmed: it may lie inside a record.
+    Once { target: Lsn },
+    /// Every transaction whose commit LSN is at or before the LSN. `server_flushed` is the server's flush position at
+    /// the start: where the LSN lies below it, a commit record may begin at that very LSN and is waited for.
+    EndLsn { lsn: Lsn, server_flushed: Lsn },
+}
+
+impl Goal {
+    /// Whether everything that is wanted lies before `position`, up to which everything has been read.
+    #[must_use]
+    pub fn is_reached(self, position: Lsn) -> bool {
+        match self {
+            Goal::Forever => false,
+            Goal::Once { target } => position >= target,
+            Goal::EndLsn { lsn, server_flushed } if lsn < server_flushed => position > lsn,
+            Goal::EndLsn { lsn, .. } => position >= lsn,
+        }
+    }
+
+    /// Whether a transaction with this commit LSN, or a message at this LSN, is no longer wanted.
+    #[must_use]
+    pub fn is_beyond(self, lsn: Lsn) -> bool {
+        match self {
+            Goal::Forever => false,
+            Goal::Once { target } => lsn >= target,
+            Goal::EndLsn { lsn: end, .. } => lsn > end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goal_is_reached_when_nothing_wanted_can_follow() {
+        let once = Goal::Once { target: Lsn(100) };
+        let inside = Goal::EndLsn { lsn: Lsn(100), server_flushed: Lsn(200) };
+        let at_the_end = Goal::EndLsn { lsn: Lsn(100), server_flushed: Lsn(100) };
+        for (goal, position, reached) in [
+            (Goal::Forever, u64::MAX, false),
+            (once, 99, false),
+            (once, 100, true),
+            (inside, 99, false),
+            // A commit record may begin at 100, and it is wanted.
+            (inside, 100, false),
+            (inside, 101, true),
+            (at_the_end, 99, false),
+            (at_the_end, 100, true),
+        ] {
+            assert_eq!(goal.is_reached(Lsn(position)), reached, "{goal:?} at {position}");
+        }
+    }
+
+    #[test]
+    fn a_commit_is_beyond_the_goal_by_its_commit_lsn() {
+        let once = Goal::Once { target: Lsn(100) };
+        let end = Goal::EndLsn { lsn: Lsn(100), server_flushed: Lsn(200) };
+        for (goal, commit_lsn, beyond) in [
+            (Goal::Forever, u64::MAX, false),
+            (once, 99, false),
+            // It ends after the target.
+            (once, 100, true),
+            (end, 100, false),
+            (end, 101, true),
+        ] {
+            assert_eq!(goal.is_beyond(Lsn(commit_lsn)), beyond, "{goal:?} at {commit_lsn}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+use std::time::Duration;
+
+use super::*;
+use crate::catalog_facts::CatalogAnswer;
+use crate::relations::Relation;
+
+const RELATION: u32 = 16_384;
+
+fn xlogdata(start: u64, message: &[u8]) -> Vec<u8> {
+    [b"w".as_slice(), &start.to_be_bytes(), &start.to_be_bytes(), &[0; 8], message].concat()
+}
+
+fn keepalive(wal_end: u64, reply: u8) -> Vec<u8> {
+    [b"k".as_slice(), &wal_end.to_be_bytes(), &[0; 8], &[reply]].concat()
+}
+
+/// B, final LSN, commit time, xid 7.
+fn begin(commit: u64) -> Vec<u8> {
+    xlogdata(commit, &[b"B".as_slice(), &commit.to_be_bytes(), &[0; 8], &7_u32.to_be_bytes()].concat())
+}
+
+/// C, flags, commit LSN, end LSN, commit time.
+fn commit(commit: u64, end: u64) -> Vec<u8> {
+    xlogdata(end, &[b"C\0".as_slice(), &commit.to_be_bytes(), &end.to_be_bytes(), &[0; 8]].concat())
+}
+
+/// I, relation, N, one column, text "1".
+fn insert(lsn: u64) -> Vec<u8> {
+    xlogdata(lsn, &[b"I".as_slice(), &RELATION.to_be_bytes(), b"N\0\x01t\0\0\0\x011"].concat())
+}
+
+/// M, not transactional, LSN, prefix "p", no content.
+fn message(lsn: u64) -> Vec<u8> {
+    xlogdata(lsn, &[b"M\0".as_slice(), &lsn.to_be_bytes(), b"p\0", &[0; 4]].concat())
+}
+
+fn session(goal: Goal) -> Session {
+    let options = Options {
+        start: Lsn(10),
+        goal,
+        confirming: Confirming::Yes,
+        clock: EnvelopeClock::Commit,
+        truncations: Truncations::Emit,
+        timing: Timing { status_interval: Duration::from_secs(1), stall_timeout: None, ask_interval: None },
+        entries_max: 2,
+    };
+    let mut session = Session::new(options, Instant::now());
+    let column = crate::relations::Column { name: "id".into(), type_oid: 23, type_modifier: -1, part_of_key: true };
+    let relation = Relation {
+        oid: RELATION,
+        namespace: "public".into(),
+        name: "t".into(),
+        replica_identity: pgoutput::ReplicaIdentity::Default,
+        columns: vec![column],
+    };
+    session.relations().learn(relation, CatalogAnswer { relation: RELATION, table: None, types: Vec::new() });
+    session
+}
+
+/// Feeds a frame; returns the position and ticket of its change, after taking it as one record.
+fn feed(session: &mut Session, frame: &[u8]) -> Result<Option<(Position, Ticket)>, Error> {
+    match session.accept(frame, Instant::now(), 0)? {
+        Step::Change(change, ticket) => {
+            session.emitted(&change, ticket, 1, 1)?;
+            Ok(Some((change.position, ticket)))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn change(session: &mut Session, frame: &[u8]) -> (Position, Ticket) {
+    feed(session, frame).unwrap().expect("a change")
+}
+
+#[test]
+fn a_transaction_is_confirmed_by_its_end_once_all_its_records_are_settled() {
+    let mut session = session(Goal::Forever);
+    feed(&mut session, &begin(50)).unwrap();
+    let (first, ticket) = change(&mut session, &insert(30));
+    let (second, same) = change(&mut session, &insert(30));
+    assert_eq!((first.total_order, second.total_order, ticket), (1, 2, same));
+    assert_eq!((first.data_collection_order, second.data_collection_order), (1, 2));
+    feed(&mut session, &commit(50, 60)).unwrap();
+    session.settle(ticket).unwrap();
+    session.advance();
+    assert_eq!(session.feedback().confirmed(), Lsn(10));
+    session.settle(ticket).unwrap();
+    session.advance();
+    assert_eq!(session.feedback().confirmed(), Lsn(60));
+    feed(&mut session, &begin(70)).unwrap();
+    assert_eq!(change(&mut session, &insert(65)).0.data_collection_order, 1, "numbers begin anew in each transaction");
+}
+
+#[test]
+fn a_keepalive_confirms_only_what_is_not_in_flight() {
+    let mut session = session(Goal::Forever);
+    feed(&mut session, &keepalive(20, 0)).unwrap();
+    assert_eq!(session.feedback().confirmed(), Lsn(20));
+    feed(&mut session, &begin(50)).unwrap();
+    feed(&mut session, &keepalive(100, 0)).unwrap();
+    assert_eq!(session.feedback().confirmed(), Lsn(20), "inside a transaction");
+    let (_, ticket) = change(&mut session, &insert(30));
+    feed(&mut session, &commit(50, 60)).unwrap();
+    feed(&mut session, &keepalive(110, 0)).unwrap();
+    assert_eq!(session.feedback().confirmed(), Lsn(20), "a record is under way");
+    session.settle(ticket).unwrap();
+    session.advance();
+    assert_eq!(session.feedback().confirmed(), Lsn(110), "the keepalive's position waited for the record");
+}
+
+#[test]
+fn no_position_passes_a_message_that_is_under_way() {
+    let mut session = session(Goal::Forever);
+    let (position, ticket) = change(&mut session, &message(40));
+    assert_eq!(position.transaction, None);
+    feed(&mut session, &begin(50)).unwrap();
+    feed(&mut session, &commit(50, 60)).unwrap();
+    feed(&mut session, &keepalive(90, 1)).unwrap();
+    session.advance();
+    assert_eq!(session.feedback().confirmed(), Lsn(10));
+    session.settle(ticket).unwrap();
+    session.advance();
+    assert_eq!(session.feedback().confirmed(), Lsn(90));
+}
+
+#[test]
+fn nothing_is_taken_beyond_the_goal() {
+    let mut session = session(Goal::EndLsn { lsn: Lsn(50), server_flushed: Lsn(500) });
+    feed(&mut session, &begin(50)).unwrap();
+    feed(&mut session, &commit(50, 60)).unwrap();
+    assert!(session.is_done());
+    assert!(matches!(session.accept(&begin(60), Instant::now(), 0), Ok(Step::Beyond)));
+    assert!(matches!(session.accept(&message(70), Instant::now(), 0), Ok(Step::Beyond)));
+}
+
+#[test]
+fn a_job_that_ends_before_it_begins_is_done_at_once() {
+    assert!(session(Goal::Once { target: Lsn(10) }).is_done());
+    assert!(!session(Goal::Once { target: Lsn(11) }).is_done());
+}
+
+#[test]
+fn what_the_protocol_does_not_allow_is_refused_with_its_lsn() {
+    let relation_unknown = xlogdata(30, b"I\0\0\0\x01N\0\x01n");
+    let cut = xlogdata(30, b"I\0\0");
+    for (frames, text) in [
+        (vec![insert(30)], "0/1E: a row outside a transaction"),
+        (vec![commit(50, 60)], "0/3C: Commit outside a transaction"),
+        (vec![begin(50), begin(60)], "0/3C: Begin inside a transaction"),
+        (vec![begin(50), commit(51, 60)], "Commit at 0/33 of the transaction begun for 0/32"),
+        (vec![begin(50), relation_unknown], "OID 1, which it has not announced"),
+        (vec![begin(50), cut], "at 0/1E"),
+        (vec![xlogdata(30, b"E")], "which were not asked for"),
+        (vec![b"?".to_vec()], "unknown type 0x3F"),
+    ] {
+        let mut session = session(Goal::Forever);
+        let (last, before) = frames.split_last().expect("frames");
+        for frame in before {
+            feed(&mut session, frame).unwrap();
+        }
+        let error = feed(&mut session, last).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Protocol);
+        assert!(error.to_string().contains(text), "{error} does not contain {text:?}");
+        assert_eq!(session.feedback().confirmed(), Lsn(10), "nothing of it is confirmed");
+    }
+}
