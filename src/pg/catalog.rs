@@ -69,7 +69,7 @@ enum State {
     /// Connecting, to ask afterwards.
     Connecting { handle: Handle, direction: Direction, deadline: Instant, question: Question },
     /// Waiting for the answer.
-    Asking { handle: Handle, sent: bool },
+    Asking { handle: Handle, sent: bool, deadline: Instant },
     /// Nothing to do.
     Idle(Handle),
 }
@@ -137,13 +137,17 @@ impl Catalog {
                     self.state = State::Connecting { handle, direction, deadline, question };
                     return Ok(None);
                 }
-                State::Asking { mut handle, .. } => {
+                State::Asking { mut handle, deadline, .. } => {
                     let sent = handle.flush().map_err(|_| lost(&handle))?;
                     if !handle.consume_input() {
                         return Err(lost(&handle));
                     }
                     if !sent || handle.is_busy() {
-                        self.state = State::Asking { handle, sent };
+                        if Instant::now() >= deadline {
+                            let message = format!("no answer of the catalog within {} s", CONNECT_TIMEOUT.as_secs());
+                            return Err(Error::Lost { message });
+                        }
+                        self.state = State::Asking { handle, sent, deadline };
                         return Ok(None);
                     }
                     let answer = read_answer(&mut handle)?;
@@ -163,7 +167,7 @@ impl Catalog {
     pub fn socket(&self) -> Option<(RawFd, Direction)> {
         match &self.state {
             State::Connecting { handle, direction, .. } => Some((handle.socket()?, *direction)),
-            State::Asking { handle, sent } => {
+            State::Asking { handle, sent, .. } => {
                 Some((handle.socket()?, if *sent { Direction::Read } else { Direction::Write }))
             }
             State::Closed | State::Idle(_) => None,
@@ -184,7 +188,7 @@ fn send(mut handle: Handle, question: &Question) -> Result<State, Error> {
     if handle.is_bad() || !handle.send_query_params(QUERY, &[&question.relation, &question.types]) {
         return Err(lost(&handle));
     }
-    Ok(State::Asking { handle, sent: false })
+    Ok(State::Asking { handle, sent: false, deadline: Instant::now() + CONNECT_TIMEOUT })
 }
 
 fn read_answer(handle: &mut Handle) -> Result<CatalogAnswer, Error> {
