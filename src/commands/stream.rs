@@ -14,7 +14,7 @@ use crate::pg::catalog::Catalog;
 use crate::poller::Poller;
 use crate::pump::recorder::Recorder;
 use crate::pump::start::{self, SlotMode, Source, Started};
-use crate::pump::{self, Dumping, Output, Parts, Pump, Times};
+use crate::pump::{self, Dump, Dumping, Output, Parts, Pump, Times};
 use crate::recording::Header;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 use crate::signal::StopSignals;
@@ -151,7 +151,10 @@ fn recorded_settings(settings: &StreamSettings) -> BTreeMap<String, String> {
 
 fn output(settings: &StreamSettings, encoder: Encoder) -> Result<Output, Error> {
     if settings.dump.is_some() {
-        return Ok(Output::Dump(Box::new((Dumping::new(encoder, settings.dump_keepalives), stdout::Output::new()))));
+        return Ok(Output::Dump(Box::new(Dump {
+            dumping: Dumping::new(encoder, settings.dump_keepalives),
+            lines: stdout::Output::new(),
+        })));
     }
     let sink = match settings.sink {
         config::Sink::Stdout => {

@@ -5,7 +5,9 @@
 
 pub mod dumping;
 pub mod error;
+pub mod output;
 pub mod recorder;
+pub mod report;
 pub mod start;
 pub mod waiting;
 
@@ -16,15 +18,14 @@ use mio::Interest;
 
 pub use self::dumping::{Dumped, Dumping};
 pub use self::error::Error;
+pub use self::output::{Dump, Output};
 use self::recorder::Recorder;
+use self::report::Report;
 use self::start::Started;
 use self::waiting::Waiter;
 use crate::clock::{PgTimestamp, unix_now_ns};
-use crate::encode::Prepared;
 use crate::feedback::Update;
-use crate::limits::{
-    CONNECT_TIMEOUT, FINISH_TIMEOUT, MESSAGES_PER_TURN_MAX, OUTAGE_NOTICE_INTERVAL, STDOUT_BUFFER_BYTES,
-};
+use crate::limits::{CONNECT_TIMEOUT, FINISH_TIMEOUT, MESSAGES_PER_TURN_MAX};
 use crate::lsn::Lsn;
 use crate::pg::catalog::Catalog;
 use crate::pg::stream::Stream;
@@ -34,17 +35,7 @@ use crate::relations::Relation;
 use crate::replication::StatusUpdate;
 use crate::session::{Session, Step};
 use crate::signal::StopSignals;
-use crate::sink::stdout::Output as StdoutLines;
 use crate::sink::{self, Settled, Sink};
-use crate::stats::Stats;
-
-/// Where the changes go.
-pub enum Output {
-    /// As records to a sink.
-    Records(Sink),
-    /// As one line per protocol message to standard output.
-    Dump(Box<(Dumping, StdoutLines)>),
-}
 
 /// Times that the loop keeps.
 #[derive(Clone, Copy, Debug)]
@@ -79,9 +70,7 @@ pub struct Pump {
     signals: StopSignals,
     stage: Stage,
     times: Times,
-    stats: Stats,
-    slot: String,
-    outage_told_at: Option<Instant>,
+    report: Report,
 }
 
 /// The parts of a pump.
@@ -120,10 +109,8 @@ impl Pump {
             poller: parts.poller,
             signals: parts.signals,
             stage: Stage::Reading,
-            stats: Stats::new(parts.times.stats_interval, Instant::now()),
+            report: Report::new(parts.slot, parts.times.stats_interval, Instant::now()),
             times: parts.times,
-            slot: parts.slot,
-            outage_told_at: None,
         }
     }
 
@@ -154,7 +141,8 @@ impl Pump {
             self.serve_output(now)?;
             self.session.feedback().check_stall(now)?;
             self.send_status_update(now)?;
-            self.tell(now);
+            self.report.outage(self.output.outage(), &mut self.session, now);
+            self.report.statistics(&mut self.session, self.poller.turns(), now);
             if self.is_over(now) {
                 return Ok(());
             }
@@ -184,11 +172,7 @@ impl Pump {
     }
 
     fn may_read(&self) -> bool {
-        let has_room = match &self.output {
-            Output::Records(sink) => sink.has_room(),
-            Output::Dump(dump) => dump.1.pending() < STDOUT_BUFFER_BYTES,
-        };
-        self.stage == Stage::Reading && self.asking.is_none() && self.session.has_room() && has_room
+        self.stage == Stage::Reading && self.asking.is_none() && self.session.has_room() && self.output.has_room()
     }
 
     /// Handles one frame. Says whether it belongs to the job, or lies beyond its end.
@@ -196,8 +180,8 @@ impl Pump {
         let sink = match &mut self.output {
             Output::Records(sink) => sink,
             Output::Dump(dump) => {
-                let (dumping, output) = &mut **dump;
-                return Ok(match dumping.frame(&mut self.session, frame, now, output.buffer())? {
+                let Dump { dumping, lines } = &mut **dump;
+                return Ok(match dumping.frame(&mut self.session, frame, now, lines.buffer())? {
                     Dumped::Nothing => true,
                     Dumped::Relation(relation) => {
                         self.ask_catalog(relation)?;
@@ -229,7 +213,7 @@ impl Pump {
 
     /// Asks the catalog about a relation that was announced; nothing is read until the answer is there.
     fn ask_catalog(&mut self, relation: Relation) -> Result<(), Error> {
-        let (slot, schema, table) = (self.slot.as_str(), relation.namespace.as_str(), relation.name.as_str());
+        let (slot, schema, table) = (self.report.slot(), relation.namespace.as_str(), relation.name.as_str());
         debug!(slot, schema, table; "relation announced");
         self.catalog.ask(relation.oid, relation.columns.iter().map(|column| column.type_oid))?;
         self.asking = Some(relation);
@@ -250,11 +234,8 @@ impl Pump {
         let relations = self.session.relations();
         let index = relations.learn(relation, answer);
         let (relation, answer) = (relations.relation(index), relations.answer(index));
-        let prepared = match &mut self.output {
-            Output::Records(sink) => sink.prepare(index, relation, answer)?,
-            Output::Dump(dump) => dump.0.learn(index, relation, answer)?,
-        };
-        tell_prepared(&self.slot, relation, &prepared);
+        let prepared = self.output.prepare(index, relation, answer)?;
+        self.report.prepared(relation, &prepared);
         Ok(())
     }
 
@@ -262,7 +243,7 @@ impl Pump {
     fn serve_output(&mut self, now: Instant) -> Result<(), Error> {
         let sink = match &mut self.output {
             Output::Records(sink) => sink,
-            Output::Dump(dump) => return Ok(dump.1.write().map(drop).map_err(sink::Error::from)?),
+            Output::Dump(dump) => return Ok(dump.lines.write().map(drop).map_err(sink::Error::from)?),
         };
         sink.serve(now)?;
         let mut settled = false;
@@ -290,11 +271,11 @@ impl Pump {
             return Ok(());
         }
         if received > 1 {
-            warn!(slot = self.slot.as_str(); "second signal: stopping at once");
+            warn!(slot = self.report.slot(); "second signal: stopping at once");
             return Err(self.unacknowledged());
         }
         if !matches!(self.stage, Stage::Stopping { .. }) {
-            info!(slot = self.slot.as_str(), in_flight = self.session.ring().outstanding(); "signal: draining");
+            info!(slot = self.report.slot(), in_flight = self.session.ring().outstanding(); "signal: draining");
             self.stage = Stage::Stopping { deadline: self.times.shutdown_timeout.map(|timeout| now + timeout) };
         }
         Ok(())
@@ -302,10 +283,7 @@ impl Pump {
 
     /// Whether all that was read is delivered, as far as it will be.
     fn is_over(&self, now: Instant) -> bool {
-        let drained = match &self.output {
-            Output::Records(sink) => sink.is_drained(),
-            Output::Dump(dump) => dump.1.pending() == 0,
-        };
+        let drained = self.output.is_drained();
         match self.stage {
             Stage::Reading => false,
             Stage::Draining => drained && self.session.is_settled(),
@@ -339,17 +317,10 @@ impl Pump {
             let read = direction == Direction::Read;
             self.poller.arm(Wakeup::Catalog, socket, if read { Interest::READABLE } else { Interest::WRITABLE })?;
         }
-        let (kafka, stdout) = match &self.output {
-            Output::Records(sink) => match sink {
-                Sink::Kafka(sink) => (Some(sink.descriptor()), None),
-                Sink::Stdout(sink) => (None, sink.descriptor()),
-            },
-            Output::Dump(dump) => (None, dump.1.descriptor()),
-        };
-        if let Some(descriptor) = kafka {
+        if let Some(descriptor) = self.output.kafka_descriptor() {
             self.poller.arm(Wakeup::Kafka, descriptor, Interest::READABLE)?;
         }
-        match stdout {
+        match self.output.stdout_descriptor() {
             Some(descriptor) => self.poller.arm(Wakeup::Stdout, descriptor, Interest::WRITABLE)?,
             None => self.poller.disarm(Wakeup::Stdout),
         }
@@ -361,57 +332,13 @@ impl Pump {
     }
 
     fn deadline(&mut self, now: Instant) -> Instant {
-        let sink = match &self.output {
-            Output::Records(sink) => sink.deadline(),
-            Output::Dump(_) => None,
-        };
         let stopping = match self.stage {
             Stage::Stopping { deadline } => deadline,
             Stage::Reading | Stage::Draining => None,
         };
-        let outage = self.outage_told_at.map(|told_at| told_at + OUTAGE_NOTICE_INTERVAL);
         let catalog = self.asking.as_ref().map(|_| now + CONNECT_TIMEOUT);
-        let others = [sink, stopping, outage, catalog, self.stats.deadline()];
+        let others = [self.output.deadline(), stopping, catalog, self.report.deadline()];
         others.into_iter().flatten().fold(self.session.feedback().deadline(), Instant::min)
-    }
-
-    /// Says what an operator has to know: an outage of Kafka at once and then once a minute, and the statistics.
-    fn tell(&mut self, now: Instant) {
-        let outage = match &self.output {
-            Output::Records(sink) => sink.outage(),
-            Output::Dump(_) => None,
-        };
-        match (outage, self.outage_told_at) {
-            (Some((since, reason)), told_at)
-                if told_at.is_none_or(|at| now.saturating_duration_since(at) >= OUTAGE_NOTICE_INTERVAL) =>
-            {
-                let feedback = self.session.feedback();
-                let (confirmed, received) = (feedback.confirmed(), feedback.received());
-                warn!(
-                    slot = self.slot.as_str(), confirmed:% = confirmed, wal_held_bytes = received.bytes_since(confirmed),
-                    down_for_s = now.saturating_duration_since(since).as_secs(), reason = reason;
-                    "no Kafka broker is reachable: records wait and the slot is held; while records wait, a fast \
-                     shutdown of PostgreSQL waits for this session too (stop walcat to end that, nothing is lost)"
-                );
-                self.outage_told_at = Some(now);
-            }
-            (None, Some(_)) => {
-                info!(slot = self.slot.as_str(); "Kafka is reachable again");
-                self.outage_told_at = None;
-            }
-            _ => {}
-        }
-        if self.stats.is_due(now) {
-            let (counters, outstanding) = (self.session.counters(), self.session.ring().outstanding());
-            let feedback = self.session.feedback();
-            let (confirmed, received) = (feedback.confirmed(), feedback.received());
-            let rate = self.stats.rate(counters.records, now);
-            info!(
-                slot = self.slot.as_str(), confirmed:% = confirmed, received:% = received,
-                transactions = counters.transactions, records = counters.records, records_per_s = rate,
-                in_flight = outstanding, turns = self.poller.turns(); "statistics"
-            );
-        }
     }
 
     /// Ends the stream in order: a last status update, CopyDone, and the server's own end (rule 11).
@@ -422,18 +349,11 @@ impl Pump {
         if let Some(recorder) = self.recorder.take() {
             recorder.finish()?;
         }
-        let counters = self.session.counters();
-        let confirmed = self.session.feedback().confirmed();
-        let rate = self.stats.rate_since_start(counters.records, now);
-        let turns = self.poller.turns();
         let unacknowledged = matches!(self.stage, Stage::Stopping { .. }) && self.has_unacknowledged();
         let failure = self.unacknowledged();
         let mut waiter = Waiter::until(&mut self.poller, &mut self.signals, now + FINISH_TIMEOUT);
         self.stream.finish(&mut |socket, direction| waiter.wait(socket, direction))?;
-        info!(
-            slot = self.slot.as_str(), confirmed:% = confirmed, transactions = counters.transactions,
-            records = counters.records, records_per_s = rate, turns; "streaming ended"
-        );
+        self.report.ended(&mut self.session, self.poller.turns(), now);
         if unacknowledged { Err(failure) } else { Ok(()) }
     }
 
@@ -474,13 +394,4 @@ fn status_update(update: Update) -> [u8; StatusUpdate::SIZE] {
         reply_requested: update.reply_requested,
     }
     .encode()
-}
-
-/// Where a relation's records go, and what is odd about it.
-fn tell_prepared(slot: &str, relation: &Relation, prepared: &Prepared) {
-    let (schema, table, topic) = (relation.namespace.as_str(), relation.name.as_str(), prepared.topic.as_str());
-    if let Some(warning) = &prepared.warning {
-        warn!(slot, schema, table, topic; "{warning}");
-    }
-    debug!(slot, schema, table, topic, has_key = prepared.has_key; "relation ready");
 }

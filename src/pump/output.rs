@@ -1,0 +1,93 @@
+//! Where the changes go, as the loop sees it.
+
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+use super::dumping::Dumping;
+use crate::catalog_facts::CatalogAnswer;
+use crate::change::RelationIndex;
+use crate::encode::Prepared;
+use crate::limits::STDOUT_BUFFER_BYTES;
+use crate::relations::Relation;
+use crate::sink::stdout::Output as Lines;
+use crate::sink::{self, Sink};
+
+/// Where the changes go.
+pub enum Output {
+    /// As records to a sink.
+    Records(Sink),
+    /// As one line per protocol message to standard output.
+    Dump(Box<Dump>),
+}
+
+/// Frames as lines, and the lines on their way.
+pub struct Dump {
+    /// Turns frames into lines.
+    pub dumping: Dumping,
+    /// Standard output.
+    pub lines: Lines,
+}
+
+impl Output {
+    /// Whether another frame can be taken.
+    pub(super) fn has_room(&self) -> bool {
+        match self {
+            Output::Records(sink) => sink.has_room(),
+            Output::Dump(dump) => dump.lines.pending() < STDOUT_BUFFER_BYTES,
+        }
+    }
+
+    /// Whether nothing is queued or under way.
+    pub(super) fn is_drained(&self) -> bool {
+        match self {
+            Output::Records(sink) => sink.is_drained(),
+            Output::Dump(dump) => dump.lines.pending() == 0,
+        }
+    }
+
+    /// Learns a relation.
+    pub(super) fn prepare(
+        &mut self,
+        index: RelationIndex,
+        relation: &Relation,
+        answer: &CatalogAnswer,
+    ) -> Result<Prepared, sink::Error> {
+        match self {
+            Output::Records(sink) => sink.prepare(index, relation, answer),
+            Output::Dump(dump) => dump.dumping.learn(index, relation, answer),
+        }
+    }
+
+    /// Since when nothing can be delivered, if so, and why.
+    pub(super) fn outage(&self) -> Option<(Instant, &str)> {
+        match self {
+            Output::Records(sink) => sink.outage(),
+            Output::Dump(_) => None,
+        }
+    }
+
+    /// When it has to be served again at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Output::Records(sink) => sink.deadline(),
+            Output::Dump(_) => None,
+        }
+    }
+
+    /// The descriptor by which Kafka wakes the loop.
+    pub(super) fn kafka_descriptor(&self) -> Option<RawFd> {
+        match self {
+            Output::Records(Sink::Kafka(sink)) => Some(sink.descriptor()),
+            _ => None,
+        }
+    }
+
+    /// The descriptor to wait for while lines wait for standard output.
+    pub(super) fn stdout_descriptor(&self) -> Option<RawFd> {
+        match self {
+            Output::Records(Sink::Stdout(sink)) => sink.descriptor(),
+            Output::Records(Sink::Kafka(_)) => None,
+            Output::Dump(dump) => dump.lines.descriptor(),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What an operator is told while the loop runs: an outage of Kafka at once and then once a minute, a line of statistics
+//! each interval, and what is odd about a relation.
+
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+
+use crate::encode::Prepared;
+use crate::limits::OUTAGE_NOTICE_INTERVAL;
+use crate::relations::Relation;
+use crate::session::Session;
+use crate::stats::Stats;
+
+/// Who tells.
+#[derive(Debug)]
+pub struct Report {
+    slot: String,
+    stats: Stats,
+    outage_told_at: Option<Instant>,
+}
+
+impl Report {
+    /// For a slot; the first statistics are due one interval from now.
+    pub(super) fn new(slot: String, stats_interval: Option<Duration>, now: Instant) -> Self {
+        Report { slot, stats: Stats::new(stats_interval, now), outage_told_at: None }
+    }
+
+    /// The slot that it tells of.
+    pub(super) fn slot(&self) -> &str {
+        &self.slot
+    }
+
+    /// When there is something to tell again at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let outage = self.outage_told_at.map(|told_at| told_at + OUTAGE_NOTICE_INTERVAL);
+        [outage, self.stats.deadline()].into_iter().flatten().min()
+    }
+
+    /// Tells of an outage that has begun, goes on or is over.
+    pub(super) fn outage(&mut self, outage: Option<(Instant, &str)>, session: &mut Session, now: Instant) {
+        let Some((since, reason)) = outage else {
+            if self.outage_told_at.take().is_some() {
+                info!(slot = self.slot.as_str(); "Kafka is reachable again");
+            }
+            return;
+        };
+        let is_due = |at: Instant| now.saturating_duration_since(at) >= OUTAGE_NOTICE_INTERVAL;
+        if self.outage_told_at.is_none_or(is_due) {
+            let feedback = session.feedback();
+            let (confirmed, received) = (feedback.confirmed(), feedback.received());
+            warn!(
+                slot = self.slot.as_str(), confirmed:% = confirmed, wal_held_bytes = received.bytes_since(confirmed),
+                down_for_s = now.saturating_duration_since(since).as_secs(), reason;
+                "no Kafka broker is reachable: records wait and the slot is held; while records wait, a fast shutdown of \
+                 PostgreSQL waits for this session too (stop walcat to end that, nothing is lost)"
+            );
+            self.outage_told_at = Some(now);
+        }
+    }
+
+    /// Tells the statistics when they are due.
+    pub(super) fn statistics(&mut self, session: &mut Session, turns: u64, now: Instant) {
+        if !self.stats.is_due(now) {
+            return;
+        }
+        let (counters, outstanding) = (session.counters(), session.ring().outstanding());
+        let (confirmed, received) = (session.feedback().confirmed(), session.feedback().received());
+        let rate = self.stats.rate(counters.records, now);
+        info!(
+            slot = self.slot.as_str(), confirmed:% = confirmed, received:% = received,
+            transactions = counters.transactions, records = counters.records, records_per_s = rate,
+            in_flight = outstanding, turns; "statistics"
+        );
+    }
+
+    /// Tells where a relation's records go, and what is odd about it.
+    pub(super) fn prepared(&self, relation: &Relation, prepared: &Prepared) {
+        let slot = self.slot.as_str();
+        let (schema, table) = (relation.namespace.as_str(), relation.name.as_str());
+        let topic = prepared.topic.as_str();
+        if let Some(warning) = &prepared.warning {
+            warn!(slot, schema, table, topic; "{warning}");
+        }
+        debug!(slot, schema, table, topic, has_key = prepared.has_key; "relation ready");
+    }
+
+    /// Tells that the stream has ended in order.
+    pub(super) fn ended(&self, session: &mut Session, turns: u64, now: Instant) {
+        let counters = session.counters();
+        let confirmed = session.feedback().confirmed();
+        let rate = self.stats.rate_since_start(counters.records, now);
+        info!(
+            slot = self.slot.as_str(), confirmed:% = confirmed, transactions = counters.transactions,
+            records = counters.records, records_per_s = rate, turns; "streaming ended"
+        );
+    }
+}
