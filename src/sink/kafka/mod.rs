@@ -17,7 +17,7 @@ use std::collections::{HashSet, VecDeque};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{debug, info, warn};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, Producer as _};
 
@@ -380,6 +380,8 @@ impl KafkaSink {
         match result {
             Ok(policy) if policy.split(',').any(|word| word.trim() == "compact") => {
                 self.availability.answered(now);
+                // Only a truncation asks, and a topic is asked about once: so is the warning.
+                warn!(topic = topic.as_str(); "truncations are skipped: a compacted topic takes no record without a key");
                 self.compacted.insert(topic);
             }
             // During an outage the question is asked again; a cluster that takes records but does not answer it, such
@@ -429,7 +431,7 @@ impl KafkaSink {
                 return Ok(());
             }
             if held.truncation && self.compacted.contains(name) {
-                warn!(topic = name.as_str(); "a truncation is skipped: a compacted topic takes no record without a key");
+                debug!(topic = name.as_str(); "a truncation is skipped");
                 self.skipped.push_back(held.ticket);
                 self.held.pop_front();
                 continue;
