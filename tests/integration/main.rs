@@ -7,4 +7,6 @@ mod kafka;
 mod servers;
 mod walcat;
 
+mod exit_codes;
 mod operations;
+mod set_up;
