@@ -9,4 +9,5 @@ mod walcat;
 
 mod exit_codes;
 mod operations;
+mod secrets;
 mod set_up;
