@@ -10,4 +10,5 @@ mod walcat;
 mod exit_codes;
 mod operations;
 mod secrets;
+mod secure;
 mod set_up;
