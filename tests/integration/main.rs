@@ -12,3 +12,4 @@ mod operations;
 mod secrets;
 mod secure;
 mod set_up;
+mod versions;
