@@ -7,4 +7,9 @@ mod kafka;
 mod servers;
 mod walcat;
 
+mod exit_codes;
 mod operations;
+mod secrets;
+mod secure;
+mod set_up;
+mod versions;

@@ -262,3 +262,13 @@ pub fn eventually(what: &str, seconds: u64, mut condition: impl FnMut() -> bool)
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }
+
+/// A file of a test's own, in a directory that only tests write to.
+pub fn file(name: &str, text: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(prefix());
+    std::fs::create_dir_all(&directory).expect("directory");
+    let path = directory.join(format!("{}-{name}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::write(&path, text).expect("file");
+    path.to_str().expect("UTF-8").to_owned()
+}

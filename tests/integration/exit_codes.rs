@@ -1,0 +1,233 @@
+//! Each row of the table of exit codes, with what it says and what it advises, on real servers.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+
+use crate::kafka;
+use crate::servers::{Postgres, World, eventually, file};
+use crate::walcat::Walcat;
+
+/// Nobody listens there.
+const NOBODY: &str = "127.0.0.1:1";
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
+
+#[test]
+fn two_for_a_command_line_that_is_wrong() {
+    let complete = ["stream", "--dsn", "host=/nowhere", "--slot", "s", "--publication", "p", "--brokers", NOBODY];
+    for (arguments, texts) in [
+        (&["--flubb"] as &[&str], &["unexpected argument '--flubb'"] as &[&str]),
+        (&["--endpos", "0/xyz"], &["--endpos: not an LSN", "hint: walcat stream --help"]),
+        (&["--startpos", "16B3748"], &["--startpos: not an LSN", "hint: "]),
+        (&["--startpos", "0/5", "--endpos", "0/4"], &["--endpos and --startpos contradict", "before the start"]),
+        (&["--wait", "5"], &["--wait: the unit is missing", "hint: "]),
+        (&["--sink", "sock"], &["--sink: not one of", "hint: "]),
+        (&["-X", "acks=1"], &["-X acks", "hint: "]),
+    ] {
+        let run = Walcat::new(&complete).with(arguments).run().expect_code(2).expect_log(texts);
+        assert!(!run.log.contains("/nowhere"), "it has not connected: {}", run.log);
+    }
+    let slot = ["stream", "--dsn", "host=/nowhere", "--slot", "A-b", "--publication", "p", "--brokers", NOBODY];
+    Walcat::new(&slot).run().expect_code(2).expect_log(&["--slot: not a slot name", "a-z, 0-9 and _"]);
+    let none = ["stream", "--dsn", "host=/nowhere", "--slot", "s", "--publication", "p"];
+    Walcat::new(&none).run().expect_code(2).expect_log(&["no brokers is given", "hint: ", "WALCAT_BROKERS"]);
+    Walcat::new(&["flubb"]).run().expect_code(2);
+}
+
+#[test]
+fn sixty_five_for_a_record_that_is_larger_than_its_topic_takes() {
+    let world = World::new(TABLE);
+    world.kafka.create_topic(&world.topic("t"), &["--config", "max.message.bytes=2000"]);
+    world.sql("INSERT INTO t VALUES (1, 'small')");
+    let before = world.wal_lsn();
+    world.sql("INSERT INTO t SELECT 2, string_agg(md5(random()::text), '') FROM generate_series(1, 32768)");
+    let run = world.stream_to_kafka().with(&["--once"]).run().expect_code(65);
+    run.expect_log(&[&world.topic("t"), "hint: ", "max.message.bytes", "message.max.bytes", "start walcat again"]);
+    let passed = world.sql(&format!("SELECT '{}'::pg_lsn > '{before}'", world.confirmed()));
+    assert_eq!(passed, "f", "{} is past {before}", world.confirmed());
+    let records = kafka::read(&world.kafka.brokers, &world.topic("t"));
+    assert!(records.iter().all(|record| record.key == Some(serde_json::json!({"id": 1}))), "{records:?}");
+}
+
+#[test]
+fn sixty_five_for_a_record_without_key_in_a_compacted_topic() {
+    let world = World::new("CREATE TABLE t (v int)");
+    world.kafka.create_topic(&world.topic("t"), &["--config", "cleanup.policy=compact"]);
+    let before = world.confirmed();
+    world.sql("INSERT INTO t VALUES (1)");
+    let run = world.stream_to_kafka().with(&["--once"]).run().expect_code(65);
+    run.expect_log(&[&world.topic("t"), "hint: ", "primary key", "cleanup.policy to delete"]);
+    assert_eq!(world.confirmed(), before);
+}
+
+#[test]
+fn a_truncation_for_a_compacted_topic_is_skipped_with_one_warning() {
+    let world = World::new(TABLE);
+    world.kafka.create_topic(&world.topic("t"), &["--config", "cleanup.policy=compact"]);
+    for id in 1..=3 {
+        world.sql(&format!("INSERT INTO t VALUES ({id}, 'x')"));
+        world.sql("TRUNCATE t");
+    }
+    let run = world.stream_to_kafka().with(&["--once"]).run().expect_code(0);
+    assert_eq!(run.log.matches("WARN").count(), 1, "{}", run.log);
+    let run = run.expect_log(&[&world.topic("t"), "compacted"]);
+    let records = kafka::read(&world.kafka.brokers, &world.topic("t"));
+    assert_eq!(records.iter().map(kafka::Record::op).collect::<Vec<_>>(), ["c", "c", "c"], "{}", run.log);
+}
+
+#[test]
+fn sixty_six_for_a_recording_that_is_not_there_and_sixty_five_for_a_file_that_is_none() {
+    Walcat::new(&["decode", "/nowhere/at/all"]).run().expect_code(66).expect_log(&["cannot read /nowhere/at/all"]);
+    Walcat::new(&["decode", &file("none.rec", "this is no recording")]).run().expect_code(65);
+}
+
+#[test]
+fn sixty_nine_for_a_server_that_is_not_there() {
+    let dsn = "host=127.0.0.1 port=1 dbname=postgres user=postgres";
+    let run = Walcat::new(&["stream", "--dsn", dsn, "--slot", "s", "--publication", "p", "--brokers", NOBODY]).run();
+    run.expect_code(69).expect_log(&["cannot connect to PostgreSQL", "hint: check host and port"]);
+    Walcat::new(&["slot", "status", "--dsn", dsn, "--slot", "s"]).run().expect_code(69);
+}
+
+#[test]
+fn sixty_nine_for_a_slot_that_another_process_holds() {
+    let world = World::new(TABLE);
+    let holder = world.stream().with(&["--sink", "stdout"]).spawn();
+    let active = format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
+    eventually("the slot is active", 20, || !world.sql(&active).is_empty());
+    let pid = world.sql(&active);
+    let config = file("held.toml", "[retry]\nfor = \"1s\"\n");
+    let run = world.stream().with(&["--sink", "stdout", "--config", &config]).run().expect_code(69);
+    run.expect_log(&[&world.slot, "another process", &format!("pid {pid}"), "hint: stop the other process"]);
+    holder.terminate().expect_code(0);
+}
+
+#[test]
+fn sixty_nine_for_a_broker_that_does_not_come_within_its_time() {
+    let world = World::new(TABLE);
+    world.sql("INSERT INTO t VALUES (1, 'x')");
+    let before = world.confirmed();
+    let config = file("broker.toml", "[retry]\nbroker_for = \"1s\"\n");
+    let run = world.stream().with(&["--brokers", NOBODY, "--config", &config]).run().expect_code(69);
+    run.expect_log(&["no Kafka broker has been reachable", "hint: check brokers", "broker_for", "nothing is lost"]);
+    assert_eq!(world.confirmed(), before);
+}
+
+#[test]
+fn seventy_for_a_defect() {
+    let run = Walcat::new(&["stream", "--dsn", "host=/nowhere", "--slot", "s", "--publication", "p"])
+        .with(&["--sink", "stdout"])
+        .env("WALCAT_TEST_PANIC", "1")
+        .run();
+    run.expect_code(70).expect_log(&["a defect of walcat, at src/", "hint: please send us", "walcat --version"]);
+}
+
+#[test]
+fn seventy_one_for_a_recording_that_cannot_be_written() {
+    let world = World::new(TABLE);
+    let before = world.confirmed();
+    world.sql("INSERT INTO t VALUES (1, 'x')");
+    let full = world.stream().with(&["--sink", "stdout", "--record", "/dev/full", "--once"]).run().expect_code(71);
+    full.expect_log(&["cannot write the recording /dev/full", "No space left"]);
+    let nowhere = world.stream().with(&["--sink", "stdout", "--record", "/nowhere/file", "--once"]).run();
+    nowhere.expect_code(71).expect_log(&["/nowhere/file"]);
+    assert_eq!(world.confirmed(), before);
+}
+
+#[test]
+fn seventy_five_for_a_stop_with_something_read_and_not_acknowledged() {
+    let world = World::new(TABLE);
+    let before = world.confirmed();
+    world.sql("INSERT INTO t VALUES (1, 'x')");
+    let mut run = world.stream().with(&["--brokers", NOBODY, "--shutdown-timeout", "1s"]).spawn();
+    run.wait_for_log("WARN");
+    let sent =
+        format!("SELECT sent_lsn >= '{}' FROM pg_stat_replication WHERE application_name <> ''", world.wal_lsn());
+    let active =
+        format!("{sent} AND pid = (SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{}')", world.slot);
+    eventually("the change is sent", 20, || world.sql(&active) == "t");
+    let run = run.terminate().expect_code(75);
+    run.expect_log(&["stopped by a signal before", "confirmed up to", "hint: start walcat again: nothing is lost"]);
+    assert_eq!(world.confirmed(), before);
+}
+
+/// Copies what the server sends; once a stream has begun, the first message of pgoutput gets the type `?`.
+fn damage(mut server: TcpStream, mut client: TcpStream) -> std::io::Result<()> {
+    let mut streams = false;
+    loop {
+        let mut head = [0; 5];
+        server.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut body = vec![0; length - 4];
+        server.read_exact(&mut body)?;
+        streams |= head[0] == b'W';
+        if streams && head[0] == b'd' && body[0] == b'w' {
+            body[25] = b'?';
+        }
+        client.write_all(&head)?;
+        client.write_all(&body)?;
+    }
+}
+
+#[test]
+fn seventy_six_for_a_message_that_the_protocol_does_not_know() {
+    let world = World::new(TABLE);
+    let before = world.confirmed();
+    world.sql("INSERT INTO t VALUES (1, 'x')");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listener");
+    let port = listener.local_addr().expect("address").port();
+    let server = format!("127.0.0.1:{}", world.pg.port);
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.expect("client"), TcpStream::connect(&server).expect("server"));
+            let (back, from) = (client.try_clone().expect("client"), server.try_clone().expect("server"));
+            std::thread::spawn(move || damage(from, back));
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut client, &mut server);
+                let _ = server.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    let dsn = format!(
+        "host=127.0.0.1 port={port} user=postgres dbname={} sslmode=disable gssencmode=disable",
+        world.database
+    );
+    let run = Walcat::new(&["stream", "--dsn", &dsn, "--slot", &world.slot, "--publication", &world.publication])
+        .with(&["--sink", "stdout", "--once"])
+        .run()
+        .expect_code(76);
+    let run = run.expect_log(&["cannot be decoded, at ", "0x3f", "hint: nothing after the last confirmed LSN is lost"]);
+    let (_, rest) = run.log.rsplit_once("decoded, at ").expect("place");
+    let lsn = rest.split(':').next().expect("LSN");
+    assert_eq!(world.sql(&format!("SELECT '{lsn}'::pg_lsn >= '{before}'")), "t", "{}", run.log);
+    assert_eq!(world.confirmed(), before);
+}
+
+#[test]
+fn seventy_seven_for_a_role_that_may_not_replicate() {
+    let world = World::new(TABLE);
+    world.sql(&format!("CREATE ROLE role_{} LOGIN", world.database));
+    let dsn = format!("host=127.0.0.1 port={} user=role_{1} dbname={1}", world.pg.port, world.database);
+    let run = Walcat::new(&["stream", "--dsn", &dsn, "--slot", &world.slot, "--publication", &world.publication])
+        .with(&["--sink", "stdout", "--once"])
+        .run();
+    run.expect_code(77).expect_log(&["hint: ", "REPLICATION"]);
+}
+
+#[test]
+fn seventy_seven_for_a_wrong_password_and_for_none() {
+    let pg = Postgres::start("wrong-password", 15, &["--no-fsync", "--tls-scram"]);
+    let variable = |name: &str| pg.variables[name].clone();
+    let dsn = format!(
+        "host={} port={} user={} dbname=postgres sslmode=verify-full sslrootcert={}",
+        variable("TLS_HOST"),
+        pg.port,
+        variable("TLS_USER"),
+        variable("CA_FILE")
+    );
+    let status = ["slot", "status", "--slot", "s", "--dsn", &dsn];
+    let wrong = Walcat::new(&status).env("PGPASSWORD", "not-the-password").run().expect_code(77);
+    wrong.expect_log(&["password authentication failed", "hint: check user, password and pg_hba.conf"]);
+    let none = Walcat::new(&status).env("PGPASSFILE", "/nowhere").run().expect_code(77);
+    none.expect_log(&["hint: put the password into ~/.pgpass"]);
+    Walcat::new(&status).env("PGPASSWORD", &variable("TLS_PASSWORD")).run().expect_code(78);
+}

@@ -1,0 +1,125 @@
+//! Exit code 78: a set-up that cannot work says what is missing and what to do; and `check`, which sees it before.
+
+use crate::kafka;
+use crate::servers::{Kafka, Postgres, World, file};
+use crate::walcat::Walcat;
+
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
+
+#[test]
+fn a_configuration_file_that_cannot_be_used_is_named_with_its_line() {
+    let run = |path: &str| Walcat::new(&["stream", "--config", path]).run().expect_code(78);
+    run("/nowhere.toml").expect_log(&["configuration file /nowhere.toml", "hint: -c, --config or WALCAT_CONFIG"]);
+    let malformed = file("malformed.toml", "slot = \"s\"\ndsn = host\n");
+    run(&malformed).expect_log(&[&format!("{malformed}:2: "), "hint: the file is TOML"]);
+    let unknown = file("unknown.toml", "slot = \"s\"\n\ntopic_prefx = \"a\"\n");
+    run(&unknown).expect_log(&[&format!("{unknown}:3: topic_prefx: no such key"), "nearest known key is topic_prefix"]);
+    let nested = file("nested.toml", "[retry]\nfro = \"1s\"\n");
+    run(&nested).expect_log(&[&format!("{nested}:2: "), "retry.fro", "nearest known key is retry.for"]);
+    let slot = file("slot.toml", "slot = \"A-b\"\n");
+    run(&slot).expect_log(&[&format!("{slot}:1: slot: not a slot name"), "hint: "]);
+}
+
+#[test]
+fn what_is_missing_on_the_server_is_named() {
+    let world = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
+    let (dsn, slot, publication) = (world.dsn(), world.slot.as_str(), world.publication.as_str());
+    let run = |dsn: &str, slot: &str, publication: &str| {
+        Walcat::new(&["stream", "--dsn", dsn, "--slot", slot, "--publication", publication])
+            .with(&["--sink", "stdout", "--once"])
+            .run()
+            .expect_code(78)
+    };
+    let create = format!("hint: walcat slot create --slot {slot}");
+    run(&dsn, slot, publication).expect_log(&[&format!("the slot {slot} does not exist"), &create]);
+    for command in ["status", "drop"] {
+        let run = Walcat::new(&["slot", command, "--dsn", &dsn, "--slot", slot]).run().expect_code(78);
+        run.expect_log(&[&format!("the slot {slot} does not exist")]);
+    }
+    world.create_slot();
+    let missing = run(&dsn, slot, "no_such_publication");
+    missing.expect_log(&[
+        "publication no_such_publication does not exist",
+        &world.database,
+        "hint: ",
+        "CREATE PUBLICATION",
+    ]);
+    let database = run(&world.pg.dsn("no_such_database"), slot, publication);
+    database.expect_log(&["\"no_such_database\" does not exist", "hint: name an existing database"]);
+    run("host=127.0.0.1 prot=1", slot, publication)
+        .expect_log(&["cannot read the conninfo", "hint: write it as for psql"]);
+
+    let other = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
+    let elsewhere = run(&other.dsn(), slot, &other.publication);
+    elsewhere.expect_log(&[&format!("belongs to the database {}", world.database), "hint: "]);
+}
+
+#[test]
+fn a_slot_of_another_plugin_is_refused() {
+    let world = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
+    world.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'test_decoding')", world.slot));
+    let run = world.stream().with(&["--sink", "stdout", "--once"]).run().expect_code(78);
+    run.expect_log(&[&world.slot, "plugin test_decoding", "hint: ", "pgoutput"]);
+    world.sql(&format!("SELECT pg_drop_replication_slot('{}')", world.slot));
+    world.sql(&format!("SELECT pg_create_physical_replication_slot('{}')", world.slot));
+    let run = world.stream().with(&["--sink", "stdout", "--once"]).run().expect_code(78);
+    run.expect_log(&[&world.slot, "physical", "hint: "]);
+    world.sql(&format!("SELECT pg_drop_replication_slot('{}')", world.slot));
+}
+
+#[test]
+fn a_topic_that_nobody_creates_is_named_and_walcat_creates_it_when_told_to() {
+    let kafka = Kafka::start("no-auto-create", &["--set", "auto.create.topics.enable=false"]);
+    let world = World::on(Postgres::shared(), &kafka, TABLE);
+    let before = world.confirmed();
+    world.sql("INSERT INTO t SELECT id, 'x' FROM generate_series(1, 30) AS id");
+    let quick = ["--once", "-X", "topic.metadata.propagation.max.ms=1000"];
+    let run = world.stream_to_kafka().with(&quick).run().expect_code(78);
+    run.expect_log(&[&world.topic("t"), "hint: create the topic", "[topics] create = true"]);
+    assert_eq!(world.confirmed(), before);
+
+    let config = file("topics.toml", "[topics]\ncreate = true\npartitions = 3\n");
+    world.stream_to_kafka().with(&quick).with(&["--config", &config]).run().expect_code(0);
+    let records = kafka::read(&kafka.brokers, &world.topic("t"));
+    assert_eq!(records.len(), 30);
+    let mut partitions: Vec<i32> = records.iter().map(|record| record.partition).collect();
+    partitions.sort_unstable();
+    partitions.dedup();
+    assert_eq!(partitions, [0, 1, 2]);
+}
+
+fn check(world: &World) -> Walcat {
+    Walcat::new(&["check", "--dsn", &world.dsn(), "--slot", &world.slot, "--publication", &world.publication]).with(&[
+        "--topic-prefix",
+        &world.prefix,
+        "--brokers",
+        &world.kafka.brokers,
+    ])
+}
+
+#[test]
+fn check_is_content_with_a_good_set_up() {
+    let world = World::new(TABLE);
+    world.kafka.create_topic(&world.topic("t"), &[]);
+    let run = check(&world).run().expect_code(0);
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert!(lines.iter().all(|line| line.starts_with("ok ")), "{}", run.stdout);
+    for text in [&world.slot, &world.publication, &world.topic("t"), &world.kafka.brokers, "wal_level: logical"] {
+        assert!(run.stdout.contains(text), "no {text} in:\n{}", run.stdout);
+    }
+}
+
+#[test]
+fn check_names_what_would_stop_a_stream() {
+    let world = World::new("CREATE TABLE t (v text)");
+    let before = world.confirmed();
+    let run = check(&world).run().expect_code(78).expect_log(&["checks failed"]);
+    let found = run.stdout.lines().find(|line| line.starts_with("error")).expect("an error");
+    assert!(found.contains("table public.t: no replica identity"), "{}", run.stdout);
+    assert!(run.stdout.contains("hint: add a primary key"), "{}", run.stdout);
+    world.sql("ALTER TABLE t REPLICA IDENTITY FULL");
+    world.kafka.create_topic(&world.topic("t"), &["--config", "cleanup.policy=compact"]);
+    let run = check(&world).run().expect_code(78);
+    assert!(run.stdout.contains("compacted, and the table's records have no key"), "{}", run.stdout);
+    assert_eq!(world.confirmed(), before, "it changes nothing");
+}
