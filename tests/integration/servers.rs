@@ -57,7 +57,7 @@ impl Postgres {
     /// The shared one.
     pub fn shared() -> &'static Postgres {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
-        SHARED.get_or_init(|| Postgres::start("shared", 15, &["--no-fsync"]))
+        SHARED.get_or_init(|| Postgres::start("shared", 15, &["--no-fsync", "-c", "max_wal_senders=50"]))
     }
 
     /// One of its own, with more arguments of `scripts/pg-up`.
@@ -251,6 +251,16 @@ impl World {
     /// The topic of a table.
     pub fn topic(&self, table: &str) -> String {
         format!("{}.public.{table}", self.prefix)
+    }
+}
+
+/// Slots are few, and each holds WAL.
+impl Drop for World {
+    fn drop(&mut self) {
+        let slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+             WHERE NOT active AND database = current_database()";
+        // A test that stopped its server, or failed with a walcat running, leaves its slot to the server's own end.
+        let _ = self.pg.try_sql(&self.database, slots);
     }
 }
 
