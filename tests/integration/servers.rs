@@ -57,7 +57,8 @@ impl Postgres {
     /// The shared one.
     pub fn shared() -> &'static Postgres {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
-        SHARED.get_or_init(|| Postgres::start("shared", 15, &["--no-fsync", "-c", "max_wal_senders=50"]))
+        let room = ["--no-fsync", "-c", "max_replication_slots=100", "-c", "max_wal_senders=100"];
+        SHARED.get_or_init(|| Postgres::start("shared", 15, &room))
     }
 
     /// One of its own, with more arguments of `scripts/pg-up`.
