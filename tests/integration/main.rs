@@ -9,6 +9,7 @@ mod walcat;
 
 mod exit_codes;
 mod operations;
+mod readme;
 mod secrets;
 mod secure;
 mod set_up;
