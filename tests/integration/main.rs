@@ -7,7 +7,9 @@ mod kafka;
 mod servers;
 mod walcat;
 
+mod crashes;
 mod exit_codes;
+mod memory;
 mod operations;
 mod readme;
 mod secrets;

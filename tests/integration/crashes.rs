@@ -1,0 +1,231 @@
+//! Processes die, brokers and servers go away and come back: nothing is lost, and what comes again is whole.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::kafka::{self, Record};
+use crate::servers::{Kafka, Postgres, World, eventually};
+
+const TABLES: &str = "CREATE TABLE account (id int PRIMARY KEY, version int NOT NULL); \
+     CREATE TABLE journal (seq bigserial PRIMARY KEY, id int, version int); \
+     INSERT INTO account SELECT w * 100 + k, 0 FROM generate_series(1, 2) w, generate_series(0, 9) k";
+
+/// Writers that change accounts and keep a journal of it, in transactions, until they are told to stop.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Writers {
+    fn start(world: &World) -> Writers {
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = |writer: u32| {
+            let (pg, database, stop) = (world.pg.clone(), world.database.clone(), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    // The server may be away: then the transactions under way were not committed.
+                    let _ = pg.try_sql(&database, &transactions(writer));
+                }
+            })
+        };
+        Writers { threads: (1..=2).map(writer).collect(), stop }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("writer");
+        }
+    }
+}
+
+/// Ten transactions of a few changes each: updates, and now and then a delete with an insert of the next version.
+fn transactions(writer: u32) -> String {
+    format!(
+        "DO $$ DECLARE k int; v int; BEGIN FOR i IN 1..10 LOOP FOR j IN 1..3 LOOP \
+           k := {writer} * 100 + floor(random() * 10); \
+           SELECT version + 1 INTO v FROM account WHERE id = k; \
+           IF random() < 0.2 THEN DELETE FROM account WHERE id = k; INSERT INTO account VALUES (k, v); \
+           ELSE UPDATE account SET version = v WHERE id = k; END IF; \
+           INSERT INTO journal (id, version) VALUES (k, v); \
+         END LOOP; COMMIT; END LOOP; END $$"
+    )
+}
+
+/// (commit LSN, total_order): what a consumer drops repeats by.
+fn place(value: &Value) -> (u64, u64) {
+    let id = value["transaction"]["id"].as_str().expect("id");
+    let (_, commit_lsn) = id.split_once(':').expect("XID:COMMIT_LSN");
+    (commit_lsn.parse().expect("LSN"), value["transaction"]["total_order"].as_u64().expect("total_order"))
+}
+
+/// The values of a topic with one partition, each once, after checking that every repeat is whole.
+fn without_repeats(records: &[Record]) -> (Vec<Value>, usize) {
+    let values: Vec<&Value> = records.iter().filter_map(|record| record.value.as_ref()).collect();
+    let mut first_orders = HashMap::new();
+    for value in &values {
+        let (commit, order) = place(value);
+        let first = first_orders.entry(commit).or_insert(order);
+        *first = order.min(*first);
+    }
+    let (mut seen, mut once, mut last) = (HashSet::new(), Vec::new(), (0, 0));
+    for value in &values {
+        let (commit, order) = place(value);
+        let goes_on = commit == last.0 && order > last.1;
+        assert!(goes_on || order == first_orders[&commit], "a run begins inside the transaction {commit}: {order}");
+        last = (commit, order);
+        if seen.insert(last) {
+            once.push((*value).clone());
+        }
+    }
+    (once, values.len() - seen.len())
+}
+
+/// Compares Kafka with the tables: every journal row once, each account's versions in the order of their commits.
+fn check(world: &World) {
+    let brokers = &world.kafka.brokers;
+    let (journal, _) = without_repeats(&kafka::read(brokers, &world.topic("journal")));
+    let found: BTreeMap<i64, (i64, i64)> = journal
+        .iter()
+        .map(|value| {
+            let number = |name: &str| value["after"][name].as_i64().expect(name);
+            (number("seq"), (number("id"), number("version")))
+        })
+        .collect();
+    let expected = world.sql("SELECT seq, id, version FROM journal ORDER BY seq");
+    let expected: BTreeMap<i64, (i64, i64)> = expected
+        .lines()
+        .map(|line| {
+            let numbers: Vec<i64> = line.split('|').map(|number| number.parse().expect("a number")).collect();
+            (numbers[0], (numbers[1], numbers[2]))
+        })
+        .collect();
+    assert!(expected.len() > 100, "the writers wrote almost nothing: {}", expected.len());
+    let missing: Vec<_> = expected.keys().filter(|seq| !found.contains_key(seq)).collect();
+    assert!(missing.is_empty(), "{} of {} journal rows are missing: {missing:?}", missing.len(), expected.len());
+    assert_eq!(found, expected);
+
+    let (accounts, repeats) = without_repeats(&kafka::read(brokers, &world.topic("account")));
+    let mut versions: HashMap<i64, i64> = HashMap::new();
+    for value in accounts.iter().filter(|value| !value["after"].is_null()) {
+        let (id, version) = (value["after"]["id"].as_i64().unwrap(), value["after"]["version"].as_i64().unwrap());
+        let last = versions.insert(id, version);
+        assert!(last.is_none_or(|last| last + 1 == version), "account {id}: {version} after {last:?}");
+    }
+    println!("{} journal rows, {} account records, {repeats} of them again", found.len(), accounts.len());
+}
+
+/// xorshift64*, for kills that can be repeated.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33
+}
+
+#[test]
+fn fifty_sigkills_under_load_lose_nothing_and_repeat_only_whole_transactions() {
+    let seed = std::env::var("WALCAT_SEED").ok().and_then(|text| text.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()) * 2 + 1);
+    println!("seed {seed}: WALCAT_SEED={seed} repeats it");
+    let world = World::new(TABLES);
+    let writers = Writers::start(&world);
+    let mut state = seed;
+    for _ in 0..50 {
+        let running = world.stream_to_kafka().spawn();
+        // 10 ms to 2 s, more short than long.
+        let part = random(&mut state) % 1_000;
+        std::thread::sleep(Duration::from_micros(10_000 + 1_990 * part * part * part / 1_000_000));
+        running.signal(libc::SIGKILL);
+        assert_eq!(running.wait().code, None, "it ended before it was killed");
+    }
+    writers.stop();
+    world.stream_to_kafka().with(&["--once"]).run().expect_code(0);
+    check(&world);
+}
+
+#[test]
+fn a_broker_away_for_longer_than_the_walsenders_timeout_costs_neither_the_connection_nor_a_record() {
+    let pg = Postgres::start("outage", 15, &["--no-fsync", "-c", "wal_sender_timeout=3s"]);
+    let kafka = Kafka::start("outage", &[]);
+    let world = World::on(&pg, &kafka, TABLES);
+    let mut running = world.stream_to_kafka().deadline(120).spawn();
+    let walsender = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming'";
+    eventually("a walsender streams", 20, || !world.sql(walsender).is_empty());
+    let pid = world.sql(walsender);
+    world.sql(&transactions(1));
+    eventually("the first changes are confirmed", 20, || {
+        world.sql(&format!(
+            "SELECT confirmed_flush_lsn > '0/0' AND pg_current_wal_lsn() - confirmed_flush_lsn < 100000 \
+             FROM pg_replication_slots WHERE slot_name = '{}'",
+            world.slot
+        )) == "t"
+    });
+    kafka.stop();
+    let writers = Writers::start(&world);
+    running.wait_for_log("no Kafka broker is reachable");
+    assert!(running.log().contains("shutdown of PostgreSQL waits for this session"), "{}", running.log());
+    // Three times wal_sender_timeout: the length of the outage is what is tested.
+    std::thread::sleep(Duration::from_secs(9));
+    assert_eq!(world.sql(walsender), pid, "the session is another one:\n{}", running.log());
+    kafka.restart();
+    writers.stop();
+    let end = world.wal_lsn();
+    eventually("all is confirmed", 60, || {
+        world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
+    });
+    assert_eq!(world.sql(walsender), pid);
+    running.terminate().expect_code(0).expect_log(&["Kafka is reachable again"]);
+    check(&world);
+}
+
+#[test]
+fn a_message_that_waited_for_a_broker_survives_keepalives_and_a_sigkill() {
+    let kafka = Kafka::start("message", &[]);
+    let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY)");
+    kafka.stop();
+    let mut running = world.stream_to_kafka().spawn();
+    running.wait_for_log("no Kafka broker is reachable");
+    world.sql("SELECT pg_logical_emit_message(false, 'late', 'still here')");
+    world.sql("SELECT pg_switch_wal()");
+    let end = world.wal_lsn();
+    let written = format!(
+        "SELECT r.write_lsn >= '{end}' FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid \
+         WHERE s.slot_name = '{}'",
+        world.slot
+    );
+    eventually("keepalives have passed the message", 30, || world.sql(&written) == "t");
+    running.signal(libc::SIGKILL);
+    running.wait();
+    kafka.restart();
+    world.stream_to_kafka().with(&["--once"]).run().expect_code(0);
+    let records = kafka::read(&kafka.brokers, &format!("{}.message", world.prefix));
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].value.as_ref().expect("a value")["message"]["content"], "c3RpbGwgaGVyZQ==");
+}
+
+#[test]
+fn a_server_that_crashes_ends_walcat_with_sixty_nine_and_a_restart_loses_nothing() {
+    let pg = Postgres::start("crash", 15, &[]);
+    let world = World::on(&pg, Kafka::shared(), TABLES);
+    for _ in 0..3 {
+        let writers = Writers::start(&world);
+        let running = world.stream_to_kafka().spawn();
+        let seen = "SELECT count(*) > 50 FROM journal";
+        eventually("the writers have written", 20, || world.sql(seen) == "t");
+        pg.stop("immediate");
+        running
+            .wait()
+            .expect_code(69)
+            .expect_log(&["the connection to PostgreSQL is lost", "hint: start walcat again"]);
+        writers.stop();
+        pg.restart();
+    }
+    world.stream_to_kafka().with(&["--once"]).run().expect_code(0);
+    check(&world);
+}
