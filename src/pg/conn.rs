@@ -171,11 +171,16 @@ pub(super) fn connect_start(dsn: Option<&str>, kind: Kind) -> Result<Handle, Err
     if kind == Kind::Replication {
         parameters.push((text("replication")?, text("database")?));
     }
-    Handle::connect_start(&parameters).map_err(|error| Error::Connect {
+    let handle = Handle::connect_start(&parameters).map_err(|error| Error::Connect {
         sqlstate: None,
         needs_password: false,
         message: error.to_string(),
-    })
+    })?;
+    // Failed before it could begin: either the host has no address, or the parameters are wrong in themselves.
+    if handle.is_bad() && ffi::refuses_parameters(&parameters) {
+        return Err(conninfo(one_line(&handle.error_message())));
+    }
+    Ok(handle)
 }
 
 pub(super) fn connect_error(handle: &Handle) -> Error {
@@ -221,6 +226,16 @@ mod tests {
         let error = connect_start(Some("host=localhost password=hunter2 bogus"), Kind::Ordinary).unwrap_err();
         assert!(matches!(error, Error::Conninfo { .. }), "{error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn parameters_that_are_wrong_in_themselves_are_told_from_a_server_that_is_not_there() {
+        for dsn in ["port=notaport", "host=a,b port=1,2,3", "sslmode=bogus host=localhost", "target_session_attrs=zz"] {
+            let error = connect_start(Some(dsn), Kind::Ordinary).unwrap_err();
+            assert!(matches!(error, Error::Conninfo { .. }), "{dsn}: {error}");
+        }
+        let handle = connect_start(Some("host=127.0.0.1 port=1"), Kind::Ordinary);
+        assert!(handle.is_ok(), "whether a server is there shows later");
     }
 
     #[test]

@@ -90,15 +90,30 @@ pub fn parse_conninfo(conninfo: &CStr) -> Result<Vec<(String, String)>, String> 
     Ok(found)
 }
 
+/// Whether libpq refuses the parameters themselves, such as a port that is no number (PQpingParams:
+/// PQPING_NO_ATTEMPT). For parameters with which a connection has just failed: with others it would wait for a server.
+#[must_use]
+pub fn refuses_parameters(parameters: &[(CString, CString)]) -> bool {
+    let (keywords, values) = parameter_arrays(parameters);
+    // SAFETY: two null-terminated arrays of the same length, of C strings that outlive the call.
+    unsafe { pq::PQpingParams(keywords.as_ptr(), values.as_ptr(), 1) == pq::PGPing::PQPING_NO_ATTEMPT }
+}
+
+/// The arrays of keywords and values that libpq takes, each ended by a null pointer. They borrow from the parameters.
+fn parameter_arrays(parameters: &[(CString, CString)]) -> (Vec<*const c_char>, Vec<*const c_char>) {
+    let end = std::iter::once(ptr::null());
+    let keywords = parameters.iter().map(|(key, _)| key.as_ptr()).chain(end.clone()).collect();
+    let values = parameters.iter().map(|(_, value)| value.as_ptr()).chain(end).collect();
+    (keywords, values)
+}
+
 impl Handle {
     /// Begins to connect without waiting (PQconnectStartParams with expand_dbname). Resolving a host name may block.
     ///
     /// # Errors
     /// [`OutOfMemory`]; every other failure shows in [`Handle::connect_poll`].
     pub fn connect_start(parameters: &[(CString, CString)]) -> Result<Self, OutOfMemory> {
-        let ends = std::iter::once(ptr::null());
-        let keywords: Vec<*const c_char> = parameters.iter().map(|(key, _)| key.as_ptr()).chain(ends.clone()).collect();
-        let values: Vec<*const c_char> = parameters.iter().map(|(_, value)| value.as_ptr()).chain(ends).collect();
+        let (keywords, values) = parameter_arrays(parameters);
         // SAFETY: two null-terminated arrays of the same length, of C strings that outlive the call; libpq copies them.
         let handle = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 1) };
         let handle = Handle(NonNull::new(handle).ok_or(OutOfMemory)?);
