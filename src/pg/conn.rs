@@ -164,7 +164,8 @@ pub(super) fn connect_start(dsn: Option<&str>, kind: Kind) -> Result<Handle, Err
     if let Some(dsn) = dsn {
         let dsn_text = text(dsn)?;
         if is_conninfo(dsn) {
-            ffi::parse_conninfo(&dsn_text).map_err(|_| conninfo(conninfo_complaint(dsn)))?;
+            let options = ffi::parse_conninfo(&dsn_text).map_err(|_| conninfo(conninfo_complaint(dsn)))?;
+            check_port(&options)?;
         }
         parameters.push((text("dbname")?, dsn_text));
     }
@@ -191,6 +192,16 @@ pub(super) fn connect_error(handle: &Handle) -> Error {
 pub(super) fn connect_timed_out() -> Error {
     let message = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
     Error::Connect { sqlstate: None, needs_password: false, message }
+}
+
+/// libpq itself looks at a port only when it is about to connect, and then as at a server that is not there.
+fn check_port(options: &[(String, String)]) -> Result<(), Error> {
+    let Some((_, ports)) = options.iter().find(|(key, _)| key == "port") else { return Ok(()) };
+    // A list has one port for each host; an empty one stands for the default.
+    match ports.split(',').find(|port| !port.is_empty() && !port.trim().parse().is_ok_and(|port: u16| port > 0)) {
+        Some(port) => Err(Error::Conninfo { message: format!("the port {port} is not a number from 1 to 65535") }),
+        None => Ok(()),
+    }
 }
 
 /// What libpq takes as a connection string; anything else is a bare database name.
