@@ -7,4 +7,5 @@ mod kafka;
 mod servers;
 mod walcat;
 
+mod corpus;
 mod operations;
