@@ -7,6 +7,7 @@ mod kafka;
 mod servers;
 mod walcat;
 
+mod corpus;
 mod crashes;
 mod exit_codes;
 mod memory;
