@@ -172,7 +172,11 @@ impl Pump {
     }
 
     fn may_read(&self) -> bool {
-        self.stage == Stage::Reading && self.asking.is_none() && self.session.has_room() && self.output.has_room()
+        self.stage == Stage::Reading
+            && !self.session.is_done()
+            && self.asking.is_none()
+            && self.session.has_room()
+            && self.output.has_room()
     }
 
     /// Handles one frame. Says whether it belongs to the job, or lies beyond its end.

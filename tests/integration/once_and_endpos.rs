@@ -1,0 +1,132 @@
+//! Where a stream ends and begins again: `--once`, `--endpos`, `--startpos`, and the losses of rule 1.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::servers::World;
+use crate::walcat::Finished;
+
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
+
+/// The ids that a run of `--stdout value` printed, in order.
+fn ids(run: &Finished) -> Vec<i64> {
+    run.json_lines().iter().map(|value| value["after"]["id"].as_i64().expect("id")).collect()
+}
+
+fn once(world: &World) -> Vec<i64> {
+    ids(&world.stream().with(&["--sink", "stdout", "--once"]).run().expect_code(0))
+}
+
+fn until(world: &World, endpos: &str) -> Vec<i64> {
+    ids(&world.stream().with(&["--sink", "stdout", "--endpos", endpos]).run().expect_code(0))
+}
+
+/// Commit LSN and end LSN of each transaction in the slot.
+fn commits(world: &World) -> Vec<(String, String)> {
+    let run = world.stream().with(&["--dump", "json", "--once"]).run().expect_code(0);
+    let text = |line: &Value, field: &str| line[field].as_str().expect(field).to_owned();
+    let lines = run.json_lines();
+    let commits = lines.iter().filter(|line| line["type"] == "commit");
+    commits.map(|line| (text(line, "commit_lsn"), text(line, "end_lsn"))).collect()
+}
+
+#[test]
+fn once_on_an_idle_server_ends_at_once() {
+    let world = World::new(TABLE);
+    let begun = Instant::now();
+    assert_eq!(once(&world), [] as [i64; 0]);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn once_on_a_busy_server_brings_all_that_was_committed_before_it_began_and_ends() {
+    let world = World::new(TABLE);
+    // The writer ends by itself, so that a failure here does not wait for it for ever.
+    let writer = "DO $$ BEGIN FOR i IN 1..3000 LOOP INSERT INTO t VALUES (i); COMMIT; PERFORM pg_sleep(0.001); \
+         END LOOP; END $$";
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| world.sql(writer));
+        let mut last = 0;
+        while !writer.is_finished() {
+            let committed = world.sql("SELECT coalesce(max(id), 0) FROM t").parse::<i64>().expect("id");
+            last = once(&world).last().copied().unwrap_or(last);
+            assert!(last >= committed, "{committed} was committed, {last} came");
+        }
+    });
+    once(&world);
+    assert_eq!(once(&world), [] as [i64; 0], "a clean end leaves nothing to repeat (rule 2)");
+}
+
+#[test]
+fn endpos_takes_each_transaction_up_to_it_whole_and_none_after() {
+    let world = World::new(TABLE);
+    for id in 1..=4 {
+        world.sql(&format!("INSERT INTO t VALUES ({id}0), ({id}1)"));
+    }
+    let commits = commits(&world);
+    assert_eq!(commits.len(), 4);
+    // Exactly at the second commit record: the second transaction is wanted, the third is not.
+    assert_eq!(until(&world, &commits[1].0), [10, 11, 20, 21]);
+    // At the end of the second: nothing is left up to there.
+    assert_eq!(until(&world, &commits[1].0), [] as [i64; 0]);
+    // At the end of the third transaction, inside or before the fourth.
+    assert_eq!(until(&world, &commits[2].1), [30, 31]);
+    assert_eq!(once(&world), [40, 41], "the rest is still there");
+}
+
+#[test]
+fn of_two_adjacent_commits_the_second_is_not_lost() {
+    let world = World::new(TABLE);
+    // Two commit records with nothing between them: both transactions write before either commits.
+    world.sql(
+        "CREATE EXTENSION IF NOT EXISTS dblink; \
+         SELECT dblink_connect('a', 'host=127.0.0.1 port=' || current_setting('port') || ' user=postgres dbname=' || current_database()); \
+         SELECT dblink_connect('b', 'host=127.0.0.1 port=' || current_setting('port') || ' user=postgres dbname=' || current_database()); \
+         SELECT dblink_exec('a', 'BEGIN; INSERT INTO t VALUES (1)'); \
+         SELECT dblink_exec('b', 'BEGIN; INSERT INTO t VALUES (2)'); \
+         SELECT dblink_exec('a', 'COMMIT'); SELECT dblink_exec('b', 'COMMIT')",
+    );
+    let commits = commits(&world);
+    let (first, second) = (&commits[commits.len() - 2], &commits[commits.len() - 1]);
+    assert_eq!(until(&world, &first.0).last(), Some(&1));
+    let confirmed = world.confirmed();
+    assert_eq!(world.sql(&format!("SELECT '{confirmed}'::pg_lsn <= '{}'", second.0)), "t", "confirmed past the second");
+    assert_eq!(once(&world), [2]);
+}
+
+#[test]
+fn a_row_whose_text_is_longer_than_its_wal_moves_no_position_too_far() {
+    let world = World::new(TABLE);
+    // 100 kB that compress to almost nothing: the payload is far longer than the WAL that it came from.
+    world.sql("INSERT INTO t VALUES (1, repeat('x', 100000)), (2, 'a'), (3, 'b')");
+    world.sql("INSERT INTO t VALUES (4, 'c')");
+    let commits = commits(&world);
+    assert_eq!(until(&world, &commits[0].0), [1, 2, 3]);
+    assert_eq!(world.confirmed(), commits[0].1, "the end of the transaction, and no byte further");
+    assert_eq!(once(&world), [4]);
+}
+
+#[test]
+fn a_start_below_the_confirmed_position_is_refused_with_both_positions() {
+    let world = World::new(TABLE);
+    let below = world.confirmed();
+    world.sql("INSERT INTO t VALUES (1)");
+    once(&world);
+    let confirmed = world.confirmed();
+    let run = world.stream().with(&["--sink", "stdout", "--once", "--startpos", &below]).run();
+    run.expect_code(78).expect_log(&[&below, &confirmed, "in silence"]);
+    let run = world.stream().with(&["--sink", "stdout", "--startpos", "0/2", "--endpos", "0/1"]).run();
+    run.expect_code(2);
+    assert_eq!(world.confirmed(), confirmed);
+}
+
+#[test]
+fn a_start_above_the_confirmed_position_leaves_out_what_is_before_it() {
+    let world = World::new(TABLE);
+    world.sql("INSERT INTO t VALUES (1)");
+    world.sql("INSERT INTO t VALUES (2)");
+    let second = &commits(&world)[1].0;
+    let run = world.stream().with(&["--sink", "stdout", "--once", "--startpos", second]).run().expect_code(0);
+    assert_eq!(ids(&run), [2]);
+}
