@@ -92,6 +92,10 @@ impl Error {
             (_, Some("55006")) => "another process reads the slot; stop it, or use another slot",
             (_, Some("55000")) => "see: walcat slot status",
             (_, Some("42704")) => "create what is missing: walcat slot create, or CREATE PUBLICATION on the server",
+            (_, Some("22021" | "22P05")) => {
+                "a text in the tables is not valid in its encoding: mend it, or leave its column out of the publication; \
+                 the slot still holds the change"
+            }
             (Error::Connect { .. }, None) => "check host and port, and that the server is running",
             (Error::Lost { .. }, _) => "start walcat again when the server is back: nothing is lost",
             _ => return None,

@@ -13,7 +13,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// A record as it is in Kafka.
 #[derive(Clone, Debug)]
 pub struct Record {
-    pub topic: String,
     pub partition: i32,
     pub key: Option<Value>,
     /// None for a tombstone.
@@ -62,7 +61,6 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
             headers.iter().map(|header| (header.key.to_owned(), json(header.value.expect("header")))).collect()
         });
         records.push(Record {
-            topic: message.topic().to_owned(),
             partition: message.partition(),
             key: message.key().map(json),
             value: message.payload().map(json),

@@ -1,7 +1,7 @@
 //! The servers. One PostgreSQL 15 and one Kafka are shared; tests that stop servers start their own.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -48,8 +48,6 @@ pub struct Postgres {
     name: String,
     pub version: u32,
     pub port: String,
-    pub data: PathBuf,
-    pub bin: PathBuf,
     pub variables: HashMap<String, String>,
 }
 
@@ -69,8 +67,7 @@ impl Postgres {
         all.extend(arguments);
         let variables = up("pg-up", &all);
         let variable = |key: &str| variables.get(key).unwrap_or_else(|| panic!("pg-up printed no {key}")).clone();
-        let (port, data, bin) = (variable("PGPORT"), variable("PGDATA").into(), variable("PG_BINDIR").into());
-        Postgres { name, version, port, data, bin, variables }
+        Postgres { port: variable("PGPORT"), name, version, variables }
     }
 
     /// Stops it by `mode`; [`Postgres::restart`] brings it back with its data.
