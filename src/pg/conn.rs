@@ -39,7 +39,10 @@ const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET \"DateStyle\" 
      SET \"IntervalStyle\" = 'postgres'; SET \"TimeZone\" = 'UTC'; SET extra_float_digits = 3; \
      SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmloption = 'content'; SET search_path = pg_catalog; \
      SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-     SET idle_session_timeout = 0; SET standard_conforming_strings = on";
+     SET standard_conforming_strings = on";
+
+/// What came with PostgreSQL 14: an older server is refused later, in words of ours.
+const SESSION_SETTINGS_14: &str = "SET idle_session_timeout = 0";
 
 /// What libpq is told unless the conninfo says otherwise: find a dead peer within some 30 s (rule 14).
 const SOCKET_DEFAULTS: [(&str, &str); 5] = [
@@ -81,6 +84,9 @@ impl Connection {
         handle.set_nonblocking();
         let mut connection = Connection { handle };
         connection.command("SET", SESSION_SETTINGS, wait)?;
+        if connection.server_version() >= 140_000 {
+            connection.command("SET", SESSION_SETTINGS_14, wait)?;
+        }
         Ok(connection)
     }
 

@@ -57,6 +57,17 @@ enum Stage {
     Stopping { deadline: Option<Instant> },
 }
 
+/// Why reading paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// libpq and the socket hold no whole frame.
+    Drained,
+    /// Nothing may be read now; frames may wait inside libpq.
+    Blocked,
+    /// The turn's share is used up.
+    Unfinished,
+}
+
 /// The loop and all that it owns.
 pub struct Pump {
     stream: Stream,
@@ -134,7 +145,7 @@ impl Pump {
             self.heed_signals(now)?;
             self.serve_output(now)?;
             self.heed_catalog()?;
-            let drained = self.read(now)?;
+            let read = self.read(now)?;
             if self.stage == Stage::Reading && self.session.is_done() {
                 self.stage = Stage::Draining;
             }
@@ -146,21 +157,23 @@ impl Pump {
             if self.is_over(now) {
                 return Ok(());
             }
-            if drained {
-                self.sleep(now)?;
+            // What the output has just made room for may wait inside libpq, where no readiness tells of it.
+            match read {
+                Read::Drained => self.sleep(now)?,
+                Read::Blocked if !self.may_read() => self.sleep(now)?,
+                Read::Blocked | Read::Unfinished => {}
             }
         }
     }
 
-    /// Reads and handles frames while there is room. Says whether the loop may sleep: libpq holds no whole frame, or
-    /// nothing may be read.
-    fn read(&mut self, now: Instant) -> Result<bool, Error> {
+    /// Reads and handles frames while there is room, and no more of them than one turn may take.
+    fn read(&mut self, now: Instant) -> Result<Read, Error> {
         for _ in 0..MESSAGES_PER_TURN_MAX {
             if !self.may_read() {
                 self.session.feedback().not_reading(now);
-                return Ok(true);
+                return Ok(Read::Blocked);
             }
-            let Some(frame) = self.stream.receive()? else { return Ok(true) };
+            let Some(frame) = self.stream.receive()? else { return Ok(Read::Drained) };
             let handled = self.handle(&frame, now);
             // A frame that ends the run by a failure is the one that a recording is wanted for.
             if let (Some(recorder), Ok(true) | Err(_)) = (&mut self.recorder, &handled) {
@@ -168,7 +181,7 @@ impl Pump {
             }
             handled?;
         }
-        Ok(false)
+        Ok(Read::Unfinished)
     }
 
     fn may_read(&self) -> bool {

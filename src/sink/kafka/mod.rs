@@ -310,9 +310,12 @@ impl KafkaSink {
         }
     }
 
-    /// Sends what has waited, as far as enough is known of its topics.
+    /// Sends what has waited, as far as enough is known of its topics and there is room: one TRUNCATE may name more
+    /// tables than a change has records.
     fn release(&mut self, now: Instant) -> Result<(), Error> {
-        while let Some(release) = self.waiting.release(&self.admin, now)? {
+        while self.records_in_flight < RECORDS_IN_FLIGHT_MAX as usize
+            && let Some(release) = self.waiting.release(&self.admin, now)?
+        {
             let held = match release {
                 Release::Send(held) => held,
                 Release::Skip(ticket) => {
