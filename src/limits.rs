@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const MESSAGES_PER_TURN_MAX: u32 = 256;
 
 /// Records in flight at most, whatever their size; beyond some 10,000 librdkafka gets no faster.
-pub const RECORDS_IN_FLIGHT_MAX: u32 = 30_000;
+pub const RECORDS_IN_FLIGHT_MAX: u32 = 20_000;
 
 /// Units of confirmation in flight at most: the capacity of the ring.
 pub const RING_ENTRIES_MAX: usize = 32_768;
