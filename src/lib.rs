@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+pub mod backoff;
 pub mod catalog_facts;
 pub mod change;
 pub mod checks;
@@ -19,6 +20,7 @@ pub mod lsn;
 pub mod pg;
 pub mod pgoutput;
 pub mod poller;
+pub mod positions;
 pub mod pump;
 pub mod recording;
 pub mod relations;
@@ -28,4 +30,5 @@ pub mod route;
 pub mod session;
 pub mod signal;
 pub mod sink;
+pub mod state_file;
 pub mod stats;
