@@ -22,8 +22,10 @@ pub struct Timing {
 /// Whether positions are confirmed at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirming {
-    /// The normal case.
+    /// As soon as it is delivered.
     Yes,
+    /// Once it is delivered and in a store, by [`Feedback::confirm`]: store first, confirm second.
+    Stored,
     /// A dump or a recording: flush stays 0/0, so the slot does not move; write says what was received, so that a
     /// server can shut down (rule 39).
     Never,
@@ -54,6 +56,8 @@ pub struct Feedback {
     timing: Timing,
     confirming: Confirming,
     received: Lsn,
+    /// All up to it is delivered, so that a store may take it.
+    delivered: Lsn,
     confirmed: Lsn,
     /// What the last status update carried as flushed.
     sent: Lsn,
@@ -71,6 +75,7 @@ impl Feedback {
             timing,
             confirming,
             received: start,
+            delivered: start,
             confirmed: start,
             sent: Lsn::INVALID,
             sent_at: now,
@@ -101,12 +106,41 @@ impl Feedback {
         self.reply_owed = true;
     }
 
-    /// All up to `lsn` is delivered. A position beyond what was received is cut to it; a dump confirms none.
-    pub fn confirm(&mut self, lsn: Lsn) {
-        if self.confirming == Confirming::Never {
-            return;
+    /// All up to `lsn` is delivered. A position beyond what was received is cut to it. Confirms it too, unless it has
+    /// to be stored before; a dump confirms none.
+    pub fn deliver(&mut self, lsn: Lsn) {
+        self.delivered = self.delivered.max(lsn.min(self.received));
+        if self.confirming == Confirming::Yes {
+            self.confirmed = self.delivered;
         }
-        self.confirmed = self.confirmed.max(lsn.min(self.received));
+    }
+
+    /// All up to `lsn` is stored. A position beyond what was delivered is cut to it.
+    pub fn confirm(&mut self, lsn: Lsn) {
+        if self.confirming == Confirming::Stored {
+            self.confirmed = self.confirmed.max(lsn.min(self.delivered));
+        }
+    }
+
+    /// A new connection goes on: nothing was sent on it yet, and its silence begins now.
+    pub fn reconnected(&mut self, now: Instant) {
+        self.sent = Lsn::INVALID;
+        self.sent_at = now;
+        self.asked_at = now;
+        self.heard_at = now;
+        self.reply_owed = true;
+    }
+
+    /// The LSN up to which all is delivered.
+    #[must_use]
+    pub fn delivered(&self) -> Lsn {
+        self.delivered
+    }
+
+    /// Whether the server waits for an answer.
+    #[must_use]
+    pub fn is_reply_owed(&self) -> bool {
+        self.reply_owed
     }
 
     /// The confirmed LSN.
@@ -136,7 +170,7 @@ impl Feedback {
         self.sent_at = now;
         self.sent = self.confirmed;
         let flushed = match self.confirming {
-            Confirming::Yes => self.confirmed,
+            Confirming::Yes | Confirming::Stored => self.confirmed,
             Confirming::Never => Lsn::INVALID,
         };
         Update { written: self.received, flushed, reply_requested }
@@ -205,12 +239,12 @@ mod tests {
     fn the_confirmed_lsn_never_goes_back_and_never_passes_what_was_received() {
         let now = Instant::now();
         let mut feedback = feedback(now);
-        feedback.confirm(Lsn(1_000));
+        feedback.deliver(Lsn(1_000));
         assert_eq!(feedback.confirmed(), Lsn(100));
         feedback.heard(Lsn(500), now);
-        feedback.confirm(Lsn(1_000));
+        feedback.deliver(Lsn(1_000));
         assert_eq!(feedback.confirmed(), Lsn(500));
-        feedback.confirm(Lsn(200));
+        feedback.deliver(Lsn(200));
         assert_eq!(feedback.confirmed(), Lsn(500));
         feedback.heard(Lsn(0), now);
         assert_eq!(feedback.received(), Lsn(500));
@@ -232,9 +266,9 @@ mod tests {
         let now = Instant::now();
         let mut feedback = feedback(now);
         feedback.heard(Lsn(10_000_000), now);
-        feedback.confirm(Lsn(100 + 256 * 1024));
+        feedback.deliver(Lsn(100 + 256 * 1024));
         assert_eq!(feedback.update_due(now + SECOND / 10), None, "256 KiB are not more than 256 KiB");
-        feedback.confirm(Lsn(101 + 256 * 1024));
+        feedback.deliver(Lsn(101 + 256 * 1024));
         assert_eq!(feedback.update_due(now + SECOND / 25), None);
         let update = feedback.update_due(now + SECOND / 20).unwrap();
         assert_eq!(update.flushed, Lsn(101 + 256 * 1024));
@@ -258,9 +292,34 @@ mod tests {
         let now = Instant::now();
         let mut feedback = Feedback::new(Lsn(100), timing(), Confirming::Never, now);
         feedback.heard(Lsn(300), now);
-        feedback.confirm(Lsn(300));
+        feedback.deliver(Lsn(300));
         let update = feedback.update_due(now).unwrap();
         assert_eq!((update.written, update.flushed), (Lsn(300), Lsn::INVALID));
+    }
+
+    #[test]
+    fn a_position_is_confirmed_only_once_it_is_stored_and_never_beyond_what_was_delivered() {
+        let now = Instant::now();
+        let mut feedback = Feedback::new(Lsn(100), timing(), Confirming::Stored, now);
+        feedback.heard(Lsn(500), now);
+        feedback.deliver(Lsn(300));
+        assert_eq!((feedback.delivered(), feedback.confirmed()), (Lsn(300), Lsn(100)));
+        feedback.confirm(Lsn(400));
+        assert_eq!(feedback.confirmed(), Lsn(300));
+        feedback.confirm(Lsn(200));
+        assert_eq!(feedback.confirmed(), Lsn(300));
+    }
+
+    #[test]
+    fn a_new_connection_is_told_the_confirmed_position_at_once() {
+        let now = Instant::now();
+        let mut feedback = feedback(now);
+        feedback.heard(Lsn(500), now);
+        feedback.deliver(Lsn(500));
+        let later = now + 50 * SECOND;
+        feedback.reconnected(later);
+        assert_eq!(feedback.check_stall(later + 59 * SECOND), Ok(()));
+        assert_eq!(feedback.update_due(later).map(|update| update.flushed), Some(Lsn(500)));
     }
 
     #[test]

@@ -76,13 +76,15 @@ impl CollectionCount {
     }
 }
 
-/// The relations that one connection has announced, with what the catalog said of each.
+/// The relations that the connection has announced, with what the catalog said of each.
 ///
-/// A relation's index is dense, from 0, and stays the same while the connection lasts: announced again (after ALTER
-/// TABLE, or when the server's own cache was flushed) it keeps its index and gets its new content.
+/// A relation's index is dense, from 0, and stays the same while walcat runs: announced again (after ALTER TABLE, when
+/// the server's own cache was flushed, or on a new connection) it keeps its index and gets its new content.
 #[derive(Debug, Default)]
 pub struct Relations {
     known: Vec<Known>,
+    /// Counts connections: only what the present one has announced is known to the stream (rule 24).
+    connection: u32,
     by_oid: HashMap<u32, RelationIndex>,
     /// Rows come in runs of one table: the last look-up answers most of them.
     last: Option<(u32, RelationIndex)>,
@@ -93,26 +95,33 @@ struct Known {
     relation: Relation,
     answer: CatalogAnswer,
     count: CollectionCount,
+    connection: u32,
 }
 
 impl Relations {
+    /// A new connection has announced nothing yet.
+    pub fn begin_connection(&mut self) {
+        self.connection += 1;
+        self.last = None;
+    }
+
     /// Takes a relation as announced, with the catalog's answer for it.
     pub fn learn(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
         let oid = relation.oid;
-        if let Some(index) = self.index_of(oid)
+        if let Some(index) = self.by_oid.get(&oid).copied()
             && let Some(known) = self.known.get_mut(index.0 as usize)
         {
-            known.relation = relation;
-            known.answer = answer;
+            *known = Known { relation, answer, count: known.count, connection: self.connection };
             return index;
         }
         let index = RelationIndex(u32::try_from(self.known.len()).unwrap_or(u32::MAX));
-        self.known.push(Known { relation, answer, count: CollectionCount::default() });
+        let (count, connection) = (CollectionCount::default(), self.connection);
+        self.known.push(Known { relation, answer, count, connection });
         self.by_oid.insert(oid, index);
         index
     }
 
-    /// The index of an OID that the stream has announced.
+    /// The index of an OID that the connection has announced.
     pub fn index_of(&mut self, oid: u32) -> Option<RelationIndex> {
         if let Some((last_oid, index)) = self.last
             && last_oid == oid
@@ -120,6 +129,9 @@ impl Relations {
             return Some(index);
         }
         let index = *self.by_oid.get(&oid)?;
+        if self.known(index).connection != self.connection {
+            return None;
+        }
         self.last = Some((oid, index));
         Some(index)
     }
@@ -175,13 +187,6 @@ impl Relations {
         self.known.is_empty()
     }
 
-    /// Forgets everything: a new connection announces its relations anew (rule 24).
-    pub fn clear(&mut self) {
-        self.known.clear();
-        self.by_oid.clear();
-        self.last = None;
-    }
-
     fn known(&self, index: RelationIndex) -> &Known {
         &self.known[index.0 as usize]
     }
@@ -222,14 +227,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reconnect_forgets_all_of_it() {
+    fn a_new_connection_has_announced_nothing_and_each_relation_keeps_its_index() {
         let mut relations = Relations::default();
-        relations.learn(relation(20, "a"), answer(20));
-        assert_eq!(relations.index_of(20), Some(RelationIndex(0)));
-        relations.clear();
-        assert!(relations.is_empty());
-        assert_eq!(relations.index_of(20), None);
-        assert_eq!(relations.learn(relation(30, "b"), answer(30)), RelationIndex(0));
+        relations.learn(relation(10, "a"), answer(10));
+        relations.learn(relation(20, "b"), answer(20));
+        assert_eq!(relations.index_of(20), Some(RelationIndex(1)));
+        relations.begin_connection();
+        assert_eq!((relations.index_of(10), relations.index_of(20)), (None, None));
+        assert_eq!(relations.learn(relation(20, "renamed"), answer(20)), RelationIndex(1));
+        assert_eq!((relations.index_of(10), relations.index_of(20)), (None, Some(RelationIndex(1))));
+        assert_eq!(relations.relation(RelationIndex(1)).name, "renamed");
     }
 
     #[test]

@@ -119,6 +119,18 @@ impl Ring {
         }
     }
 
+    /// The greatest LSN that an entry in flight will confirm; none when nothing in flight is sealed.
+    #[must_use]
+    pub fn greatest_confirm(&self) -> Option<Lsn> {
+        (self.oldest..self.next).filter_map(|number| self.entries[self.index_of(Ticket(number))].confirm).max()
+    }
+
+    /// Gives up all that is in flight: their records will come again. Tickets given so far belong to no entry any more.
+    pub fn clear(&mut self) {
+        self.oldest = self.next;
+        self.outstanding = 0;
+    }
+
     /// Drops the settled prefix; the greatest LSN that it allows to confirm, if any entry was dropped.
     pub fn advance(&mut self) -> Option<Lsn> {
         let mut confirmed = None;
@@ -221,6 +233,28 @@ mod tests {
         assert_eq!(ring.advance(), None);
         ring.settle(ticket).unwrap();
         assert_eq!(ring.advance(), Some(Lsn(30)));
+    }
+
+    #[test]
+    fn what_is_in_flight_knows_the_greatest_position_that_it_will_confirm() {
+        let mut ring = Ring::with_capacity(4);
+        assert_eq!(ring.greatest_confirm(), None);
+        sealed(&mut ring, 1, 20);
+        // A message before it in the WAL, sealed after it.
+        sealed(&mut ring, 1, 10);
+        ring.open(Lsn(90)).unwrap();
+        assert_eq!(ring.greatest_confirm(), Some(Lsn(20)));
+    }
+
+    #[test]
+    fn a_ring_that_was_cleared_knows_none_of_its_tickets() {
+        let mut ring = Ring::with_capacity(2);
+        let ticket = sealed(&mut ring, 1, 10);
+        ring.clear();
+        assert!(ring.is_empty());
+        assert_eq!(ring.outstanding(), 0);
+        assert_eq!(ring.settle(ticket), Err(UnknownTicket(ticket)));
+        assert_ne!(ring.open(Lsn(9)), Some(ticket));
     }
 
     #[test]

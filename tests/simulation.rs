@@ -1,6 +1,7 @@
 //! A seeded simulation of the session state machine without any server: a model of a walsender sends transactions, empty
 //! transactions, messages and keepalives; a model of a broker settles records in any order, late, or not at all; the
-//! process crashes at any moment and starts again from what the server remembers. Checks invariant 1: nothing is ever
+//! connection is lost and made again; the process crashes at any moment and starts again from what the server remembers.
+//! Checks invariant 1: nothing is ever
 //! confirmed that was not delivered, the flushed LSN never goes back, and in the end nothing is missing.
 //!
 //! WALCAT_SEED=N runs one seed, WALCAT_SEEDS=N that many.
@@ -195,6 +196,13 @@ impl Run<'_> {
             if random.chance(crash_percent) && random.chance(20) {
                 return false;
             }
+            // The connection is lost, and a new one goes on after what was read whole.
+            if random.chance(crash_percent) && random.chance(20) {
+                let resume = session.resume_lsn().0;
+                assert!(resume >= sent_last, "seed {}: a new connection begins before what is confirmed", self.seed);
+                session.reconnected(now).unwrap();
+                frames = stream(self.log, resume, random);
+            }
             if session.has_room()
                 && random.chance(60)
                 && let Some(frame) = frames.pop_front()
@@ -236,7 +244,7 @@ impl Run<'_> {
                 let relation = Relation::from(&message);
                 session.relations().learn(relation, answer);
             }
-            Step::Nothing => {}
+            Step::Nothing | Step::Sealed(_) => {}
             step => panic!("seed {}: {step:?}", self.seed),
         }
     }

@@ -159,14 +159,26 @@ pub struct EndOptions {
     /// Now is the server's WAL position at the start. An unreachable broker is waited for a minute, not for ever.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     once: Option<String>,
+    /// Go on from the slot's position though the stored one disagrees with it
+    ///
+    /// After reading what the error said: changes between the two positions are not in the stream.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    accept_gap: Option<String>,
+    /// End the process that holds the slot, once
+    ///
+    /// For a session that died without the server noticing. Never beside a walcat that works.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    takeover: Option<String>,
 }
 
 impl EndOptions {
     pub fn add_to(&self, given: &mut Given) {
-        let EndOptions { startpos, endpos, once } = self;
+        let EndOptions { startpos, endpos, once, accept_gap, takeover } = self;
         add(given, Key::Startpos, startpos);
         add(given, Key::Endpos, endpos);
         add(given, Key::Once, once);
+        add(given, Key::AcceptGap, accept_gap);
+        add(given, Key::Takeover, takeover);
     }
 }
 

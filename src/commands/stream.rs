@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
+use crate::backoff::Policy;
 use crate::config::{self, StreamSettings};
 use crate::encode::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::error::Error;
@@ -14,6 +15,8 @@ use crate::pg::catalog::Catalog;
 use crate::poller::Poller;
 use crate::pump::recorder::Recorder;
 use crate::pump::start::{self, SlotMode, Source, Started};
+use crate::pump::store::Store;
+use crate::pump::waiting::Waiter;
 use crate::pump::{self, Dump, Dumping, Output, Parts, Pump, Times};
 use crate::recording::Header;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
@@ -21,9 +24,13 @@ use crate::signal::StopSignals;
 use crate::sink::kafka::{self, TopicTemplate};
 use crate::sink::stdout::{self, Lines, StdoutSink};
 use crate::sink::{self, KafkaSink, Sink};
+use crate::state_file::StateFile;
 
 /// How long an active slot is waited for where nothing is configured.
 const SLOT_WAIT: Duration = Duration::from_secs(30);
+
+/// How long a lost connection is made again where nothing is configured.
+const RECONNECT_FOR: Duration = Duration::from_secs(300);
 
 /// How often the server's word is asked for while it ends the job.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
@@ -38,13 +45,15 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     poller.register_signals(signals.source()).map_err(pump::Error::from)?;
 
     let source = source(settings);
-    let started = start::start(&source, &mut poller, &mut signals)?;
+    let mut store = store(settings)?;
+    let mut waiter = Waiter::new(&mut poller, &mut signals);
+    let started = start::start(&source, &mut || store.read(), &mut waiter)?;
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
     let recorder = recorder(settings, &started)?;
     let output = output(settings, encoder)?;
     let pump = Pump::new(Parts {
-        catalog: Catalog::new(source.dsn),
+        catalog: Catalog::new(source.dsn.clone()),
         started,
         session,
         output,
@@ -52,8 +61,14 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         poller,
         signals,
         times: Times { shutdown_timeout: settings.shutdown_timeout.limit(), stats_interval: settings.stats_interval },
-        slot: settings.slot.clone(),
-    });
+        source,
+        store,
+        retry: Policy {
+            initial: settings.retry.initial,
+            max: settings.retry.max,
+            budget: settings.retry.for_.map_or(Some(RECONNECT_FOR), config::Budget::limit),
+        },
+    })?;
     match pump.run() {
         // The end of a pipeline: what its reader did not take is not confirmed, and that is as it should be.
         Err(pump::Error::Sink(sink::Error::Stdout(sink::stdout::Error::Closed))) => {
@@ -79,7 +94,23 @@ fn source(settings: &StreamSettings) -> Source {
         startpos: settings.startpos,
         connect_for: settings.wait.limit(),
         slot_for: settings.retry.for_.map_or(Some(SLOT_WAIT), config::Budget::limit),
+        takeover: settings.takeover,
+        accept_gap: settings.accept_gap,
     }
+}
+
+/// A dump or a recording confirms nothing, so there is nothing to store.
+fn store(settings: &StreamSettings) -> Result<Store, Error> {
+    match &settings.state.file {
+        Some(path) if !is_look(settings) => {
+            Ok(Store::File(StateFile::open(path, settings.state.interval).map_err(pump::Error::from)?))
+        }
+        _ => Ok(Store::Slot),
+    }
+}
+
+fn is_look(settings: &StreamSettings) -> bool {
+    settings.dump.is_some() || settings.record.is_some()
 }
 
 fn session(settings: &StreamSettings, started: &Started) -> Session {
@@ -89,7 +120,6 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
         (true, None) => Goal::Once { target: server_flushed },
         (false, None) => Goal::Forever,
     };
-    let is_look = settings.dump.is_some() || settings.record.is_some();
     if settings.record.is_some() && settings.dump.is_none() {
         warn!(slot = settings.slot.as_str();
             "recording: nothing is confirmed, so the slot does not move and the changes come again");
@@ -102,7 +132,11 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
     let options = Options {
         start: started.start,
         goal,
-        confirming: if is_look { Confirming::Never } else { Confirming::Yes },
+        confirming: match (is_look(settings), &settings.state.file) {
+            (true, _) => Confirming::Never,
+            (false, Some(_)) => Confirming::Stored,
+            (false, None) => Confirming::Yes,
+        },
         clock: if settings.dump.is_some() { EnvelopeClock::Commit } else { EnvelopeClock::Processing },
         truncations: match settings.truncate {
             config::Truncate::Emit => Truncations::Emit,

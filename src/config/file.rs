@@ -10,10 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin, Place, Setting, ValueError};
 use super::kafka::{Property, check_property};
-use super::key::{self, Key, Kind, OPEN_TABLES};
-
-/// Tables whose keys are in [`Key::ALL`].
-const TABLES: [&str; 3] = ["retry", "memory", "topics"];
+use super::key::{self, Key, Kind, OPEN_TABLES, TABLES};
 
 /// What a file says.
 #[derive(Default)]

@@ -32,8 +32,14 @@ pub enum Key {
     LogFormat,
     Verbose,
     Quiet,
+    AcceptGap,
+    Takeover,
+    RetryInitial,
+    RetryMax,
     RetryFor,
     RetryBrokerFor,
+    StateFile,
+    StateInterval,
     MemoryMax,
     TopicsCreate,
     TopicsPartitions,
@@ -71,6 +77,9 @@ pub struct Row {
 /// Tables whose keys are not walcat's: librdkafka's properties, and Kafka's topic configuration.
 pub const OPEN_TABLES: [&str; 2] = ["kafka", "topics.properties"];
 
+/// Tables whose keys are in [`Key::ALL`].
+pub const TABLES: [&str; 4] = ["retry", "state", "memory", "topics"];
+
 const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static str>) -> Row {
     Row { key, name, kind, default }
 }
@@ -78,7 +87,7 @@ const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static 
 impl Key {
     /// Every setting, in the order of the enum and of the manual.
     #[rustfmt::skip]
-    pub const ALL: [Row; 30] = [
+    pub const ALL: [Row; 36] = [
         row(Key::Dsn, "dsn", Kind::Text, None),
         row(Key::Slot, "slot", Kind::Text, None),
         row(Key::Publication, "publication", Kind::List, None),
@@ -103,8 +112,14 @@ impl Key {
         row(Key::LogFormat, "log_format", Kind::Text, Some("text")),
         row(Key::Verbose, "verbose", Kind::Integer, Some("0")),
         row(Key::Quiet, "quiet", Kind::Bool, Some("false")),
+        row(Key::AcceptGap, "accept_gap", Kind::Bool, Some("false")),
+        row(Key::Takeover, "takeover", Kind::Bool, Some("false")),
+        row(Key::RetryInitial, "retry.initial", Kind::Duration, Some("200ms")),
+        row(Key::RetryMax, "retry.max", Kind::Duration, Some("30s")),
         row(Key::RetryFor, "retry.for", Kind::Duration, None),
         row(Key::RetryBrokerFor, "retry.broker_for", Kind::Duration, Some("forever")),
+        row(Key::StateFile, "state.file", Kind::Text, None),
+        row(Key::StateInterval, "state.interval", Kind::Duration, Some("1s")),
         row(Key::MemoryMax, "memory.max", Kind::Size, Some("16MiB")),
         row(Key::TopicsCreate, "topics.create", Kind::Bool, Some("false")),
         row(Key::TopicsPartitions, "topics.partitions", Kind::Integer, Some("1")),
@@ -147,15 +162,16 @@ impl fmt::Display for Key {
 #[must_use]
 pub fn nearest(unknown: &str) -> Option<&'static str> {
     const ALIKE: f64 = 0.6;
+    const MOVED_ALIKE: f64 = 0.7;
     let unknown = unknown.to_lowercase().replace('-', "_");
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let tables = OPEN_TABLES.into_iter().chain(["retry", "memory", "topics"]);
+    let tables = OPEN_TABLES.into_iter().chain(TABLES);
     let names = Key::ALL.iter().map(|row| row.name).chain(tables);
     let scored = names.map(|name| {
         let whole = strsim::normalized_damerau_levenshtein(&unknown, name);
         // A key that stands in the wrong table is still the key that was meant.
         let moved = strsim::normalized_damerau_levenshtein(&last(&unknown), &last(name)) * 0.95;
-        (name, whole.max(moved))
+        (name, if moved >= MOVED_ALIKE { whole.max(moved) } else { whole })
     });
     scored.filter(|(_, likeness)| *likeness >= ALIKE).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, _)| name)
 }

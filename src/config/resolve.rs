@@ -14,12 +14,14 @@ use super::layers::{Given, Layers};
 use super::mask::is_secret_property;
 use super::secret::{self, Environment, Secret};
 use super::settings::{
-    DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings, Topics, Truncate,
+    DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, State, StdoutForm, StreamSettings, Topics, Truncate,
 };
 use super::units::{parse_budget, parse_duration, parse_interval, parse_size};
 use super::value;
 
 const STATUS_INTERVAL_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(3_600);
+const RETRY_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3_600);
+const STATE_INTERVAL_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 const MEMORY_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=64 << 30;
 /// librdkafka's own upper bounds.
 const PARTITIONS_BOUNDS: RangeInclusive<i32> = 1..=100_000;
@@ -191,9 +193,17 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         stall_timeout: layers.required(Key::StallTimeout, parse_interval)?,
         shutdown_timeout: layers.required(Key::ShutdownTimeout, parse_budget)?,
         stats_interval: layers.required(Key::StatsInterval, parse_interval)?,
+        accept_gap: layers.is_on(Key::AcceptGap)?,
+        takeover: layers.is_on(Key::Takeover)?,
         retry: Retry {
+            initial: layers.required(Key::RetryInitial, |text| parse_duration(text, RETRY_BOUNDS))?,
+            max: layers.required(Key::RetryMax, |text| parse_duration(text, RETRY_BOUNDS))?,
             for_: layers.optional(Key::RetryFor, parse_budget)?,
             broker_for: layers.required(Key::RetryBrokerFor, parse_budget)?,
+        },
+        state: State {
+            file: layers.optional(Key::StateFile, value::not_empty)?.map(PathBuf::from),
+            interval: layers.required(Key::StateInterval, |text| parse_duration(text, STATE_INTERVAL_BOUNDS))?,
         },
         memory_bytes_max: layers.required(Key::MemoryMax, |text| parse_size(text, MEMORY_BYTES_BOUNDS))?,
         topics: parse_topics(layers)?,
@@ -238,6 +248,11 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
     {
         let places = Box::new([layers.place(Key::Endpos), layers.place(Key::Startpos)]);
         return Err(ConfigError::Contradiction { places, why: "the end lies before the start" });
+    }
+    if settings.temporary_slot && settings.state.file.is_some() {
+        let places = Box::new([layers.place(Key::TemporarySlot), layers.place(Key::StateFile)]);
+        let why = "a slot that vanishes has no position to come back to";
+        return Err(ConfigError::Contradiction { places, why });
     }
     // In the file a value that has no effect now may have one under another flag.
     let without_effect = [

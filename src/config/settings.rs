@@ -41,7 +41,12 @@ pub struct StreamSettings {
     pub shutdown_timeout: Budget,
     /// `None` where it is off.
     pub stats_interval: Option<Duration>,
+    /// Go on from the slot's position where the stored one disagrees.
+    pub accept_gap: bool,
+    /// End the process that holds the slot.
+    pub takeover: bool,
     pub retry: Retry,
+    pub state: State,
     pub memory_bytes_max: u64,
     pub topics: Topics,
     pub log: LogSettings,
@@ -101,9 +106,22 @@ impl Truncate {
 /// The table `[retry]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
+    /// The first delay.
+    pub initial: Duration,
+    /// The longest delay.
+    pub max: Duration,
     /// `None` where nothing is configured, so that each wait has its own default.
     pub for_: Option<Budget>,
     pub broker_for: Budget,
+}
+
+/// The table `[state]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Where delivered positions are kept, beside the slot.
+    pub file: Option<PathBuf>,
+    /// How often a position is written, at most.
+    pub interval: Duration,
 }
 
 /// The table `[topics]`.

@@ -95,11 +95,16 @@ fn a_flag_goes_before_a_variable_and_that_before_the_file_and_that_before_the_de
         let empty = Case { variables: &[(&variable, "")], file: &file, ..NOTHING };
         let in_file = Case { file: &file, ..NOTHING };
         let shown = |case: &Case<'_>, wanted: &str| {
-            let name = row.name.rsplit('.').next().unwrap_or_default();
+            let (table, name) = row.name.split_once('.').unwrap_or(("", row.name));
             // A flag that has no effect alone is refused; that is another test's matter.
             let Ok(config) = case.config() else { return };
             let print = config.print();
-            let line = print.lines().find(|line| line.starts_with(&format!("{name} ="))).unwrap_or_default();
+            let section = print.split("\n[").find(|section| {
+                let head = section.split(']').next().unwrap_or_default();
+                head == table || (table.is_empty() && head.contains(" = "))
+            });
+            let mut lines = section.unwrap_or_default().lines();
+            let line = lines.find(|line| line.starts_with(&format!("{name} ="))).unwrap_or_default();
             assert!(line.ends_with(wanted), "{}: {line:?} does not end with {wanted:?}", row.name);
         };
         shown(&in_flag, "# flag");
@@ -125,7 +130,8 @@ fn the_defaults_are_those_of_the_manual() {
     assert_eq!(settings.stall_timeout, Some(Duration::from_secs(60)));
     assert_eq!(settings.shutdown_timeout, Budget::Within(Duration::from_secs(10)));
     assert_eq!(settings.stats_interval, Some(Duration::from_secs(60)));
-    assert_eq!(settings.retry, Retry { for_: None, broker_for: Budget::Forever });
+    let (initial, max) = (Duration::from_millis(200), Duration::from_secs(30));
+    assert_eq!(settings.retry, Retry { initial, max, for_: None, broker_for: Budget::Forever });
     assert_eq!(settings.memory_bytes_max, 16 << 20);
     let topics = Topics { create: false, partitions: 1, replication_factor: -1, properties: Vec::new() };
     assert_eq!(settings.topics, topics);

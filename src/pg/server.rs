@@ -9,6 +9,7 @@ use super::conn::{Connection, Wait, quote_literal};
 use super::error::Error;
 use super::ffi::QueryResult;
 use crate::lsn::Lsn;
+use crate::positions::{Switch, parse_timeline_history};
 use crate::replication::command;
 
 /// The oldest server that walcat reads: 14 sends logical messages and can skip what is not published.
@@ -162,6 +163,28 @@ pub fn identify_system(connection: &mut Connection, wait: &mut Wait<'_>) -> Resu
         flushed: field(2, "xlogpos")?.parse().map_err(|_| wrong("xlogpos"))?,
         database: field(3, "dbname")?.to_owned(),
     })
+}
+
+/// TIMELINE_HISTORY: the timelines before this one; none for the first, which has no history.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn timeline_history(connection: &mut Connection, timeline: u32, wait: &mut Wait<'_>) -> Result<Vec<Switch>, Error> {
+    if timeline <= 1 {
+        return Ok(Vec::new());
+    }
+    let result = connection.command("TIMELINE_HISTORY", &format!("TIMELINE_HISTORY {timeline}"), wait)?;
+    Ok(parse_timeline_history(result.value(0, 1).unwrap_or_default()))
+}
+
+/// Ends the session of a process, as `pg_terminate_backend` does; says whether there was one.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn terminate(connection: &mut Connection, pid: i32, wait: &mut Wait<'_>) -> Result<bool, Error> {
+    let query = format!("SELECT pg_catalog.pg_terminate_backend({pid})");
+    let result = connection.command("pg_terminate_backend", &query, wait)?;
+    Ok(result.value(0, 0) == Some("t"))
 }
 
 /// The slot's row; none when there is no such slot.

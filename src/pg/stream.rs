@@ -93,7 +93,7 @@ impl Stream {
     ///
     /// # Errors
     /// The server's error, [`Error::Lost`], and what `wait` returns.
-    pub fn finish(mut self, wait: &mut Wait<'_>) -> Result<(), Error> {
+    pub fn finish(&mut self, wait: &mut Wait<'_>) -> Result<(), Error> {
         self.connection.handle.put_copy_end().map_err(|_| self.connection.lost())?;
         loop {
             self.flush()?;

@@ -5,7 +5,9 @@ use std::io;
 use crate::exit_code::ExitCode;
 use crate::feedback::Stalled;
 use crate::lsn::Lsn;
-use crate::{pg, session, sink};
+use crate::pg::error::Retry;
+use crate::positions::Disagreement;
+use crate::{pg, session, sink, state_file};
 
 /// A failure that ends the run.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +27,12 @@ pub enum Error {
     /// The set-up on the server does not allow what was asked.
     #[error("{message}")]
     Setup { message: String, hint: String },
+    /// The slot, the server and a store disagree.
+    #[error(transparent)]
+    Positions(#[from] Disagreement),
+    /// The state file.
+    #[error(transparent)]
+    State(#[from] state_file::Error),
     /// The slot is held by another process for longer than allowed.
     #[error("the slot {slot} has been held by another process for {seconds} s (pid {pid})")]
     SlotHeld { slot: String, pid: String, seconds: u64 },
@@ -51,10 +59,21 @@ impl Error {
             Error::Sink(error) => error.exit_code(),
             Error::Session(error) => error.exit_code(),
             Error::Stalled(_) | Error::SlotHeld { .. } => ExitCode::Unavailable,
-            Error::Setup { .. } => ExitCode::Setup,
+            Error::Setup { .. } | Error::Positions(_) => ExitCode::Setup,
+            Error::State(error) => error.exit_code(),
             Error::Record { .. } | Error::Loop(_) => ExitCode::Os,
             Error::Recording(error) => error.exit_code(),
             Error::Unacknowledged { .. } => ExitCode::TryAgain,
+        }
+    }
+
+    /// Whether a new connection to PostgreSQL may help.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Error::Postgres(error) => error.retry(),
+            Error::Stalled(_) => Retry::Backoff,
+            _ => Retry::Never,
         }
     }
 
@@ -65,9 +84,11 @@ impl Error {
             Error::Postgres(error) => error.hint(),
             Error::Sink(error) => error.hint(),
             Error::Setup { hint, .. } => Some(hint.clone()),
+            Error::Positions(disagreement) => Some(disagreement.hint().to_owned()),
+            Error::State(error) => Some(error.hint().to_owned()),
             Error::SlotHeld { .. } => Some(
-                "stop the other process; after a crash the server frees the slot within wal_sender_timeout: \
-                 [retry] for says how long walcat waits"
+                "stop the other process, or end it with --takeover; after a crash the server frees the slot within \
+                 wal_sender_timeout: [retry] for says how long walcat waits"
                     .to_owned(),
             ),
             Error::Session(_) => Some(

@@ -6,9 +6,11 @@
 pub mod dumping;
 pub mod error;
 pub mod output;
+mod reconnect;
 pub mod recorder;
 pub mod report;
 pub mod start;
+pub mod store;
 pub mod waiting;
 
 use std::time::{Duration, Instant};
@@ -21,8 +23,10 @@ pub use self::error::Error;
 pub use self::output::{Dump, Output};
 use self::recorder::Recorder;
 use self::report::Report;
-use self::start::Started;
+use self::start::{Source, Started};
+use self::store::{Identity, Store};
 use self::waiting::Waiter;
+use crate::backoff::{Backoff, Policy};
 use crate::clock::{PgTimestamp, unix_now_ns};
 use crate::feedback::Update;
 use crate::limits::{CONNECT_TIMEOUT, FINISH_TIMEOUT, MESSAGES_PER_TURN_MAX};
@@ -82,6 +86,12 @@ pub struct Pump {
     stage: Stage,
     times: Times,
     report: Report,
+    source: Source,
+    store: Store,
+    identity: Identity,
+    backoff: Backoff,
+    /// What had been received when the connection was lost last.
+    received_at_loss: Lsn,
 }
 
 /// The parts of a pump.
@@ -102,15 +112,28 @@ pub struct Parts {
     pub signals: StopSignals,
     /// Times that the loop keeps.
     pub times: Times,
-    /// The slot's name, for the log.
-    pub slot: String,
+    /// What is read, to get at it again.
+    pub source: Source,
+    /// Where delivered positions are kept.
+    pub store: Store,
+    /// How a lost connection is made again; a budget of zero for not at all.
+    pub retry: Policy,
 }
 
 impl Pump {
     /// Puts the parts together.
-    #[must_use]
-    pub fn new(parts: Parts) -> Self {
-        Pump {
+    ///
+    /// # Errors
+    /// [`Error::State`] when the position that the stream begins with cannot be stored.
+    pub fn new(mut parts: Parts) -> Result<Self, Error> {
+        let now = Instant::now();
+        let identity = Identity {
+            system_identifier: parts.started.system.identifier.clone(),
+            timeline: parts.started.system.timeline,
+            slot: parts.source.slot.clone(),
+        };
+        parts.store.begin(&identity, parts.started.start, now)?;
+        Ok(Pump {
             stream: parts.started.stream,
             session: parts.session,
             output: parts.output,
@@ -120,9 +143,14 @@ impl Pump {
             poller: parts.poller,
             signals: parts.signals,
             stage: Stage::Reading,
-            report: Report::new(parts.slot, parts.times.stats_interval, Instant::now()),
+            report: Report::new(parts.source.slot.clone(), parts.times.stats_interval, now),
             times: parts.times,
-        }
+            source: parts.source,
+            store: parts.store,
+            identity,
+            backoff: Backoff::new(parts.retry),
+            received_at_loss: Lsn::INVALID,
+        })
     }
 
     /// Runs until the job is done or a signal ends it.
@@ -130,11 +158,11 @@ impl Pump {
     /// # Errors
     /// Whatever ends the run otherwise. What was delivered is confirmed as far as the connection still allows.
     pub fn run(mut self) -> Result<(), Error> {
-        match self.turns() {
-            Ok(()) => self.finish(),
-            Err(error) => {
+        loop {
+            let Err(error) = self.turns().and_then(|()| self.finish()) else { return Ok(()) };
+            if let Err(error) = self.recover(error) {
                 self.confirm_before_failing();
-                Err(error)
+                return Err(error);
             }
         }
     }
@@ -151,6 +179,7 @@ impl Pump {
             }
             self.serve_output(now)?;
             self.session.feedback().check_stall(now)?;
+            self.store(now)?;
             self.send_status_update(now)?;
             self.report.outage(self.output.outage(), &mut self.session, now);
             self.report.statistics(&mut self.session, self.poller.turns(), now);
@@ -210,7 +239,7 @@ impl Pump {
         };
         let processed_unix_ns = unix_now_ns();
         match self.session.accept(frame, now, processed_unix_ns)? {
-            Step::Nothing => {}
+            Step::Nothing | Step::Sealed(_) => {}
             Step::Relation(message) => self.ask_catalog(Relation::from(&message))?,
             Step::Change(change, ticket) => {
                 let taken = sink.take(&change, ticket)?;
@@ -308,6 +337,15 @@ impl Pump {
         }
     }
 
+    /// Stores what is delivered, so that it may be confirmed. The server does not wait for the interval, and neither does
+    /// the end of the run.
+    fn store(&mut self, now: Instant) -> Result<(), Error> {
+        let ends = self.stage != Stage::Reading;
+        let feedback = self.session.feedback();
+        let at_once = ends || feedback.is_reply_owed();
+        self.store.keep(&self.identity, feedback, at_once, now)
+    }
+
     fn send_status_update(&mut self, now: Instant) -> Result<(), Error> {
         match self.session.feedback().update_due(now) {
             Some(update) => Ok(self.stream.send(&status_update(update))?),
@@ -354,13 +392,15 @@ impl Pump {
             Stage::Reading | Stage::Draining => None,
         };
         let catalog = self.asking.as_ref().map(|_| now + CONNECT_TIMEOUT);
-        let others = [self.output.deadline(), stopping, catalog, self.report.deadline()];
+        let store = self.store.deadline(self.session.feedback().delivered(), now);
+        let others = [self.output.deadline(), stopping, catalog, store, self.report.deadline()];
         others.into_iter().flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
 
     /// Ends the stream in order: a last status update, CopyDone, and the server's own end (rule 11).
-    fn finish(mut self) -> Result<(), Error> {
+    fn finish(&mut self) -> Result<(), Error> {
         let now = Instant::now();
+        self.store(now)?;
         let update = self.session.feedback().update(now);
         self.stream.send(&status_update(update))?;
         if let Some(recorder) = self.recorder.take() {
@@ -394,7 +434,9 @@ impl Pump {
             // The failure that ends the run is the one to report.
             let _ = recorder.finish();
         }
-        if !self.session.feedback().is_sent() {
+        let feedback = self.session.feedback();
+        // A store that fails may be what ends the run: then nothing more is confirmed.
+        if self.store.keep(&self.identity, feedback, true, Instant::now()).is_ok() && !feedback.is_sent() {
             let update = self.session.feedback().update(Instant::now());
             // The connection may be what failed.
             let _: Result<(), pg::Error> = self.stream.send(&status_update(update));

@@ -13,9 +13,8 @@ use crate::lsn::Lsn;
 use crate::pg::server::{self, SERVER_VERSION_MIN, Slot, System};
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection, Kind};
-use crate::poller::Poller;
+use crate::positions::{self, Facts, Stored};
 use crate::replication::command::{self, StartReplication};
-use crate::signal::StopSignals;
 
 /// The time between two attempts to connect or to get the slot.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
@@ -40,6 +39,19 @@ pub struct Source {
     pub connect_for: Option<Duration>,
     /// How long to wait for a slot that another process holds; none for ever.
     pub slot_for: Option<Duration>,
+    /// End the process that holds the slot.
+    pub takeover: bool,
+    /// Go on from the slot's position where the stored one disagrees.
+    pub accept_gap: bool,
+}
+
+/// A position that was delivered, and what messages call the place where it is kept.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The position.
+    pub stored: Stored,
+    /// As in "the state file /var/lib/walcat/shop.json".
+    pub store: String,
 }
 
 /// Which slot is read.
@@ -66,25 +78,114 @@ pub struct Started {
     pub server_version: i32,
     /// The position that the stream starts from.
     pub start: Lsn,
+    /// What a stored position is judged by.
+    pub facts: Facts,
 }
 
-/// Connects, checks and starts the stream.
+/// Reads what is stored, as often as the slot has to be waited for: its holder may be the one that stores.
+pub type ReadStore<'a> = dyn FnMut() -> Result<Option<Known>, Error> + 'a;
+
+/// Connects, checks and starts the stream. While another process holds the slot it is looked at again and again: after a
+/// crash the dead session holds it for up to wal_sender_timeout.
 ///
 /// # Errors
-/// [`Error::Postgres`], [`Error::Setup`], [`Error::SlotHeld`].
-pub fn start(source: &Source, poller: &mut Poller, signals: &mut StopSignals) -> Result<Started, Error> {
-    let mut waiter = Waiter::new(poller, signals);
-    let mut connection = connect(source, &mut waiter)?;
+/// [`Error::Postgres`], [`Error::Setup`], [`Error::Positions`], [`Error::SlotHeld`].
+pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>) -> Result<Started, Error> {
+    let mut connection = connect(source, waiter)?;
     let server_version = connection.server_version();
     check_version(server_version)?;
     let system = server::identify_system(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
-    check_publications(&source.publications, &source.slot, &mut connection, &mut waiter)?;
-    let (name, confirmed) = settle_slot(source, &system, &mut connection, &mut waiter)?;
-    let start = check_startpos(source, confirmed)?;
-    let stream = begin(source, &name, connection, &mut waiter)?;
-    info!(slot = name.as_str(), lsn:% = start, system = system.identifier.as_str(), timeline = system.timeline;
-        "streaming started");
-    Ok(Started { stream, system, server_version, start })
+    check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    let switches = server::timeline_history(&mut connection, system.timeline, wait)?;
+    let (began, mut held) = (Instant::now(), Held::default());
+    loop {
+        let (name, confirmed) = settle_slot(source, &system, &mut connection, waiter)?;
+        let facts = Facts {
+            system_identifier: system.identifier.clone(),
+            timeline: system.timeline,
+            wal_end: system.flushed,
+            slot: source.slot.clone(),
+            confirmed,
+            switches: switches.clone(),
+        };
+        let start = match source.startpos {
+            Some(startpos) => check_startpos(source, startpos, confirmed)?,
+            None => check_stored(store()?.as_ref(), &facts, source.accept_gap)?,
+        };
+        let text = command::start_replication(&StartReplication {
+            slot: &name,
+            lsn: start,
+            publications: &source.publications,
+        });
+        match Stream::start(connection, &text, &mut |socket, way| waiter.wait(socket, way)) {
+            Ok(stream) => {
+                info!(slot = name.as_str(), lsn:% = start, system = system.identifier.as_str(),
+                    timeline = system.timeline; "streaming started");
+                return Ok(Started { stream, system, server_version, start, facts });
+            }
+            Err((back, error)) if error.sqlstate() == Some("55006") => {
+                connection = back;
+                held.wait(source, &error, began, &mut connection, waiter)?;
+            }
+            Err((_, error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// A slot that another process holds, as far as it was dealt with.
+#[derive(Default)]
+struct Held {
+    told: bool,
+    taken_over: bool,
+}
+
+impl Held {
+    /// Ends the holder where that was asked for, or waits a little.
+    fn wait(
+        &mut self,
+        source: &Source,
+        error: &pg::Error,
+        began: Instant,
+        connection: &mut Connection,
+        waiter: &mut Waiter<'_>,
+    ) -> Result<(), Error> {
+        let slot = source.slot.as_str();
+        let found = server::slot(connection, slot, &mut |socket, way| waiter.wait(socket, way))?;
+        let holder = found.and_then(|slot| slot.active_pid);
+        if let (Some(pid), true, false) = (holder, source.takeover, self.taken_over) {
+            warn!(slot, pid; "takeover: ending the process that holds the slot");
+            server::terminate(connection, pid, &mut |socket, way| waiter.wait(socket, way))?;
+            self.taken_over = true;
+        }
+        let pid = holder.map_or("unknown".to_owned(), |pid| pid.to_string());
+        if source.slot_for.is_some_and(|limit| began.elapsed() >= limit) {
+            return Err(Error::SlotHeld { slot: slot.to_owned(), pid, seconds: began.elapsed().as_secs() });
+        }
+        if !self.told {
+            warn!(slot, pid = pid.as_str(), error:% = error; "the slot is held by another process: waiting");
+            self.told = true;
+        }
+        Ok(waiter.sleep(ATTEMPT_INTERVAL)?)
+    }
+}
+
+/// Where to start by what is stored: there, or, where the positions disagree and the operator accepts it, where the slot
+/// stands.
+///
+/// # Errors
+/// [`Error::Positions`].
+pub fn check_stored(known: Option<&Known>, facts: &Facts, accept_gap: bool) -> Result<Lsn, Error> {
+    let Some(Known { stored, store }) = known else { return Ok(facts.confirmed) };
+    match positions::judge(Some(stored), store, facts) {
+        Ok(start) => Ok(start),
+        Err(disagreement) if accept_gap => {
+            warn!(slot = facts.slot.as_str(), lsn:% = facts.confirmed, stored:% = stored.end_lsn,
+                disagreement:% = disagreement; "--accept-gap: going on from the slot's position");
+            Ok(facts.confirmed)
+        }
+        Err(disagreement) => Err(disagreement.into()),
+    }
 }
 
 /// The server is one that walcat reads.
@@ -119,7 +220,7 @@ fn connect(source: &Source, waiter: &mut Waiter<'_>) -> Result<Connection, Error
             warn!(slot = source.slot.as_str(), error:% = error; "PostgreSQL does not answer yet: waiting");
             told = true;
         }
-        waiter.pause(ATTEMPT_INTERVAL)?;
+        waiter.sleep(ATTEMPT_INTERVAL)?;
     }
 }
 
@@ -217,20 +318,19 @@ fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_startpos(source: &Source, confirmed: Lsn) -> Result<Lsn, Error> {
-    match source.startpos {
-        None => Ok(confirmed),
-        Some(startpos) if startpos >= confirmed => Ok(startpos),
-        Some(startpos) => Err(Error::Setup {
-            message: format!(
-                "startpos {startpos} is below the confirmed position {confirmed} of the slot {}: the server would skip \
-                 the {} bytes between in silence",
-                source.slot,
-                confirmed.bytes_since(startpos)
-            ),
-            hint: "leave --startpos away to start at the confirmed position".to_owned(),
-        }),
+fn check_startpos(source: &Source, startpos: Lsn, confirmed: Lsn) -> Result<Lsn, Error> {
+    if startpos >= confirmed {
+        return Ok(startpos);
     }
+    Err(Error::Setup {
+        message: format!(
+            "startpos {startpos} is below the confirmed position {confirmed} of the slot {}: the server would skip the {} \
+             bytes between in silence",
+            source.slot,
+            confirmed.bytes_since(startpos)
+        ),
+        hint: "leave --startpos away to start at the confirmed position".to_owned(),
+    })
 }
 
 fn create(
@@ -295,38 +395,4 @@ fn copy(
         "the slot is read by another process: a temporary copy of it is read instead");
     let copied = server::slot(connection, &copy, wait)?;
     Ok((copy, copied.map_or(Lsn::INVALID, |copied| copied.confirmed())))
-}
-
-/// START_REPLICATION, again and again while another process holds the slot: after a crash the dead session does for up
-/// to wal_sender_timeout.
-fn begin(source: &Source, slot: &str, connection: Connection, waiter: &mut Waiter<'_>) -> Result<Stream, Error> {
-    let text = command::start_replication(&StartReplication {
-        slot,
-        lsn: source.startpos.unwrap_or(Lsn::INVALID),
-        publications: &source.publications,
-    });
-    let started = Instant::now();
-    let mut connection = connection;
-    let mut told = false;
-    loop {
-        let error = match Stream::start(connection, &text, &mut |socket, way| waiter.wait(socket, way)) {
-            Ok(stream) => return Ok(stream),
-            Err((back, error)) if error.sqlstate() == Some("55006") => {
-                connection = back;
-                error
-            }
-            Err((_, error)) => return Err(error.into()),
-        };
-        let held = server::slot(&mut connection, slot, &mut |socket, way| waiter.wait(socket, way))?;
-        let pid = held.and_then(|slot| slot.active_pid).map_or("unknown".to_owned(), |pid| pid.to_string());
-        if source.slot_for.is_some_and(|limit| started.elapsed() >= limit) {
-            let seconds = started.elapsed().as_secs();
-            return Err(Error::SlotHeld { slot: slot.to_owned(), pid, seconds });
-        }
-        if !told {
-            warn!(slot, pid = pid.as_str(), error:% = error; "the slot is held by another process: waiting");
-            told = true;
-        }
-        waiter.pause(ATTEMPT_INTERVAL)?;
-    }
 }

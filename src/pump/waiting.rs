@@ -12,6 +12,9 @@ use crate::signal::StopSignals;
 /// The longest sleep, so that the caller can look at its own deadlines.
 const SLICE: Duration = Duration::from_millis(500);
 
+/// What goes on while PostgreSQL is waited for; says whether to go on waiting.
+pub type Meanwhile<'p> = dyn FnMut(Instant) -> bool + 'p;
+
 /// The poll and the signals, lent to a start-up step.
 pub struct Waiter<'p> {
     poller: &'p mut Poller,
@@ -19,18 +22,24 @@ pub struct Waiter<'p> {
     /// How many signals end the wait.
     signals_max: u32,
     deadline: Option<Instant>,
+    meanwhile: Option<&'p mut Meanwhile<'p>>,
 }
 
 impl<'p> Waiter<'p> {
     /// Ends at the first signal.
     pub fn new(poller: &'p mut Poller, signals: &'p mut StopSignals) -> Self {
-        Waiter { poller, signals, signals_max: 1, deadline: None }
+        Waiter { poller, signals, signals_max: 1, deadline: None, meanwhile: None }
+    }
+
+    /// The same, with work to be done at every wake-up, and at least twice a second.
+    pub fn with_work(poller: &'p mut Poller, signals: &'p mut StopSignals, meanwhile: &'p mut Meanwhile<'p>) -> Self {
+        Waiter { meanwhile: Some(meanwhile), ..Waiter::new(poller, signals) }
     }
 
     /// For the end of a run that a signal may have asked for: ends at the next signal, or at the deadline.
     pub fn until(poller: &'p mut Poller, signals: &'p mut StopSignals, deadline: Instant) -> Self {
         let signals_max = signals.received() + 1;
-        Waiter { poller, signals, signals_max, deadline: Some(deadline) }
+        Waiter { poller, signals, signals_max, deadline: Some(deadline), meanwhile: None }
     }
 
     /// Waits until the socket is ready, or for a slice of time.
@@ -50,10 +59,28 @@ impl<'p> Waiter<'p> {
     ///
     /// # Errors
     /// Those of [`Waiter::wait`].
-    pub fn pause(&mut self, time: Duration) -> Result<(), pg::Error> {
+    pub fn sleep(&mut self, time: Duration) -> Result<(), pg::Error> {
+        let until = Instant::now() + time;
+        // Nothing of PostgreSQL's may cut it short.
+        self.poller.disarm(Wakeup::Postgres);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.pause(left.min(SLICE))?;
+        }
+    }
+
+    fn pause(&mut self, time: Duration) -> Result<(), pg::Error> {
         let now = Instant::now();
         self.poller.wait(self.deadline.map_or(now + time, |deadline| deadline.min(now + time)))?;
-        let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if late || self.signals.received() >= self.signals_max { Err(pg::Error::Interrupted) } else { Ok(()) }
+        let now = Instant::now();
+        let late = self.deadline.is_some_and(|deadline| now >= deadline);
+        let goes_on = self.meanwhile.as_mut().is_none_or(|meanwhile| meanwhile(now));
+        if late || !goes_on || self.signals.received() >= self.signals_max {
+            return Err(pg::Error::Interrupted);
+        }
+        Ok(())
     }
 }

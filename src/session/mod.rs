@@ -49,10 +49,23 @@ pub enum Step<'a> {
     Relation(RelationMessage<'a>),
     /// Hand the change to the sink under the ticket, then call [`Session::emitted`].
     Change(Change<'a>, Ticket),
+    /// A transaction that has records ends here.
+    Sealed(Sealed),
     /// The same for each of the relations, by [`Session::truncation`].
     Truncate(Lsn, Oids<'a>),
     /// The frame lies beyond the end of the job: nothing of it is wanted, and nothing after it.
     Beyond,
+}
+
+/// The end of a unit of confirmation: where a sink that delivers whole transactions may draw its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// The LSN of the commit record; of the message for a non-transactional one.
+    pub commit_lsn: Lsn,
+    /// What is confirmed once all of it is delivered.
+    pub end_lsn: Lsn,
+    /// The transaction; 0 for a non-transactional message.
+    pub xid: u32,
 }
 
 /// What the server may not send, or what walcat did wrong.
@@ -101,6 +114,10 @@ struct Open {
 enum Phase {
     Between,
     Transaction(Open),
+    /// A transaction that was delivered before: none of it is wanted.
+    Passing {
+        commit_lsn: Lsn,
+    },
     Done,
 }
 
@@ -145,6 +162,10 @@ pub struct Session {
     feedback: Feedback,
     relations: Relations,
     last_commit_time: PgTimestamp,
+    /// Numbers the transactions as they begin.
+    sequence: u64,
+    /// What ends at or before it was delivered before.
+    delivered_before: Lsn,
     counters: Counters,
 }
 
@@ -161,10 +182,54 @@ impl Session {
             feedback: Feedback::new(options.start, options.timing, options.confirming, now),
             relations: Relations::default(),
             last_commit_time: PgTimestamp::from_unix_us(0),
+            sequence: 0,
+            delivered_before: Lsn::INVALID,
             counters: Counters::default(),
         };
         session.reach(options.start);
         session
+    }
+
+    /// What ends at or before `lsn` was delivered before, as a store says: it is passed over when it comes again.
+    pub fn pass_before(&mut self, lsn: Lsn) {
+        self.delivered_before = lsn;
+    }
+
+    /// Where a new connection goes on so that nothing is missing: after all that was read whole, which is delivered or
+    /// still in flight.
+    #[must_use]
+    pub fn resume_lsn(&self) -> Lsn {
+        self.ring.greatest_confirm().unwrap_or(Lsn::INVALID).max(self.feedback.delivered())
+    }
+
+    /// A new connection goes on at [`Session::resume_lsn`]. What is in flight stays in flight; a transaction that was
+    /// read in part comes again from its first record.
+    ///
+    /// # Errors
+    /// [`Error::Ticket`], a defect.
+    pub fn reconnected(&mut self, now: Instant) -> Result<(), Error> {
+        if let Phase::Transaction(Open { ticket: Some(ticket), .. }) = self.phase {
+            // Its records settle as any others, and confirm nothing.
+            self.ring.seal(ticket, Lsn::INVALID)?;
+        }
+        self.begin_connection(now);
+        self.advance();
+        Ok(())
+    }
+
+    /// A new connection begins again at what is stored: nothing that is in flight will be delivered.
+    pub fn restarted(&mut self, now: Instant) {
+        self.ring.clear();
+        self.phase = Phase::Between;
+        self.begin_connection(now);
+    }
+
+    fn begin_connection(&mut self, now: Instant) {
+        if !self.is_done() {
+            self.phase = Phase::Between;
+        }
+        self.relations.begin_connection();
+        self.feedback.reconnected(now);
     }
 
     /// Takes one frame. Call it only while [`Session::has_room`].
@@ -217,6 +282,9 @@ impl Session {
                 self.row(lsn, delete.relation, operation, processed_unix_ns)
             }
             Message::Truncate(truncate) => {
+                if self.is_passing() {
+                    return Ok(Step::Nothing);
+                }
                 self.open(lsn, "Truncate")?;
                 Ok(match self.truncations {
                     Truncations::Emit => Step::Truncate(lsn, truncate.relations),
@@ -231,7 +299,7 @@ impl Session {
 
     fn begin<'a>(&mut self, lsn: Lsn, transaction: Transaction) -> Result<Step<'a>, Error> {
         match self.phase {
-            Phase::Transaction(_) => return Err(order(lsn, "Begin inside a transaction")),
+            Phase::Transaction(_) | Phase::Passing { .. } => return Err(order(lsn, "Begin inside a transaction")),
             Phase::Done => return Ok(Step::Beyond),
             Phase::Between => {}
         }
@@ -239,31 +307,42 @@ impl Session {
             self.phase = Phase::Done;
             return Ok(Step::Beyond);
         }
-        let sequence = self.counters.transactions + 1;
+        if transaction.commit_lsn < self.delivered_before {
+            self.phase = Phase::Passing { commit_lsn: transaction.commit_lsn };
+            return Ok(Step::Nothing);
+        }
+        self.sequence += 1;
+        let sequence = self.sequence;
         self.phase = Phase::Transaction(Open { transaction, ticket: None, total_order: 1, message_order: 1, sequence });
         Ok(Step::Nothing)
     }
 
     fn commit<'a>(&mut self, lsn: Lsn, commit: &pgoutput::Commit) -> Result<Step<'a>, Error> {
-        let open = *self.open(lsn, "Commit")?;
-        if open.transaction.commit_lsn != commit.commit_lsn {
-            let begun = open.transaction.commit_lsn;
+        let (begun, open) = match self.phase {
+            Phase::Passing { commit_lsn } => (commit_lsn, None),
+            _ => self.open(lsn, "Commit").map(|open| (open.transaction.commit_lsn, Some(*open)))?,
+        };
+        if begun != commit.commit_lsn {
             return Err(order(lsn, &format!("Commit at {} of the transaction begun for {begun}", commit.commit_lsn)));
         }
         self.feedback.heard_position(commit.end_lsn);
         self.phase = Phase::Between;
-        self.counters.transactions += 1;
         self.last_commit_time = commit.commit_time;
-        match open.ticket {
-            Some(ticket) => {
+        self.counters.transactions += u64::from(open.is_some());
+        let step = match open.and_then(|open| open.ticket.map(|ticket| (ticket, open.transaction.xid))) {
+            Some((ticket, xid)) => {
                 self.ring.seal(ticket, commit.end_lsn)?;
                 self.advance();
+                Step::Sealed(Sealed { commit_lsn: commit.commit_lsn, end_lsn: commit.end_lsn, xid })
             }
             // A transaction without records moves the position, but not past one that is pending (rule 4).
-            None => self.confirm_after_all(commit.end_lsn),
-        }
+            None => {
+                self.confirm_after_all(commit.end_lsn);
+                Step::Nothing
+            }
+        };
         self.reach(commit.end_lsn);
-        Ok(Step::Nothing)
+        Ok(step)
     }
 
     fn row<'a>(
@@ -273,6 +352,9 @@ impl Session {
         operation: Operation<'a>,
         processed_unix_ns: i64,
     ) -> Result<Step<'a>, Error> {
+        if self.is_passing() {
+            return Ok(Step::Nothing);
+        }
         let index = self.known(lsn, relation)?;
         let (position, ticket) = self.position(lsn, index, processed_unix_ns)?;
         self.counters.changes += 1;
@@ -308,6 +390,10 @@ impl Session {
         };
         if matches!(self.phase, Phase::Done) {
             return Ok(Step::Beyond);
+        }
+        let passed = if message.transactional { self.is_passing() } else { lsn <= self.delivered_before };
+        if passed {
+            return Ok(Step::Nothing);
         }
         self.counters.changes += 1;
         if message.transactional {
@@ -369,7 +455,7 @@ impl Session {
     /// Confirms what has become confirmable.
     pub fn advance(&mut self) {
         if let Some(lsn) = self.ring.advance() {
-            self.feedback.confirm(lsn);
+            self.feedback.deliver(lsn);
         }
     }
 
@@ -456,17 +542,23 @@ impl Session {
         Ok(ticket)
     }
 
+    fn is_passing(&self) -> bool {
+        matches!(self.phase, Phase::Passing { .. })
+    }
+
     fn open(&mut self, lsn: Lsn, what: &str) -> Result<&mut Open, Error> {
         match &mut self.phase {
             Phase::Transaction(open) => Ok(open),
-            Phase::Between | Phase::Done => Err(order(lsn, &format!("{what} outside a transaction"))),
+            Phase::Between | Phase::Passing { .. } | Phase::Done => {
+                Err(order(lsn, &format!("{what} outside a transaction")))
+            }
         }
     }
 
     /// Confirms a position that nothing new is before: now, or together with the newest entry in flight.
     fn confirm_after_all(&mut self, lsn: Lsn) {
         if self.ring.is_empty() {
-            self.feedback.confirm(lsn);
+            self.feedback.deliver(lsn);
         } else {
             self.ring.extend_newest(lsn);
         }

@@ -124,6 +124,62 @@ fn no_position_passes_a_message_that_is_under_way() {
 }
 
 #[test]
+fn what_was_delivered_before_is_passed_over_whole() {
+    let mut session = session(Goal::Forever);
+    session.pass_before(Lsn(60));
+    assert!(feed(&mut session, &message(45)).unwrap().is_none());
+    feed(&mut session, &begin(50)).unwrap();
+    assert!(feed(&mut session, &insert(30)).unwrap().is_none());
+    assert!(!session.is_inside_transaction());
+    feed(&mut session, &commit(50, 60)).unwrap();
+    assert!(feed(&mut session, &message(60)).unwrap().is_none(), "a message is at its own end");
+    // The next commit record begins where the last one ended.
+    feed(&mut session, &begin(60)).unwrap();
+    let (position, _) = change(&mut session, &insert(55));
+    assert_eq!((position.total_order, position.data_collection_order), (1, 1));
+    assert!(change(&mut session, &message(61)).0.transaction.is_none());
+}
+
+#[test]
+fn a_new_connection_goes_on_after_what_was_read_whole() {
+    let mut session = session(Goal::Forever);
+    feed(&mut session, &begin(50)).unwrap();
+    let (_, whole) = change(&mut session, &insert(30));
+    feed(&mut session, &commit(50, 60)).unwrap();
+    feed(&mut session, &begin(70)).unwrap();
+    let (_, cut) = change(&mut session, &insert(65));
+    assert_eq!(session.resume_lsn(), Lsn(60));
+    session.reconnected(Instant::now()).unwrap();
+    let error = feed(&mut session, &insert(65)).unwrap_err();
+    assert!(error.to_string().contains("which it has not announced"), "{error}");
+
+    session.settle(whole).unwrap();
+    session.settle(cut).unwrap();
+    session.advance();
+    assert_eq!(session.feedback().confirmed(), Lsn(60), "a transaction that was cut confirms nothing");
+    let relation = session.relations().relation(crate::change::RelationIndex(0)).clone();
+    session.relations().learn(relation, CatalogAnswer { relation: RELATION, table: None, types: Vec::new() });
+    feed(&mut session, &begin(70)).unwrap();
+    let (position, again) = change(&mut session, &insert(65));
+    assert_eq!((position.total_order, position.data_collection_order), (1, 1));
+    feed(&mut session, &commit(70, 80)).unwrap();
+    session.settle(again).unwrap();
+    session.advance();
+    assert_eq!(session.feedback().confirmed(), Lsn(80));
+}
+
+#[test]
+fn a_job_that_was_read_to_its_end_begins_again_when_nothing_of_it_will_be_delivered() {
+    let mut session = session(Goal::EndLsn { lsn: Lsn(50), server_flushed: Lsn(500) });
+    feed(&mut session, &begin(50)).unwrap();
+    change(&mut session, &insert(30));
+    feed(&mut session, &commit(50, 60)).unwrap();
+    assert!(session.is_done());
+    session.restarted(Instant::now());
+    assert!(!session.is_done() && session.is_settled());
+}
+
+#[test]
 fn nothing_is_taken_beyond_the_goal() {
     let mut session = session(Goal::EndLsn { lsn: Lsn(50), server_flushed: Lsn(500) });
     feed(&mut session, &begin(50)).unwrap();

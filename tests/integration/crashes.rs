@@ -9,20 +9,20 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::kafka::{self, Record};
-use crate::servers::{Kafka, Postgres, World, eventually};
+use crate::servers::{Kafka, Postgres, World, eventually, file};
 
-const TABLES: &str = "CREATE TABLE account (id int PRIMARY KEY, version int NOT NULL); \
+pub const TABLES: &str = "CREATE TABLE account (id int PRIMARY KEY, version int NOT NULL); \
      CREATE TABLE journal (seq bigserial PRIMARY KEY, id int, version int); \
      INSERT INTO account SELECT w * 100 + k, 0 FROM generate_series(1, 2) w, generate_series(0, 9) k";
 
 /// Writers that change accounts and keep a journal of it, in transactions, until they are told to stop.
-struct Writers {
+pub struct Writers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Writers {
-    fn start(world: &World) -> Writers {
+    pub fn start(world: &World) -> Writers {
         let stop = Arc::new(AtomicBool::new(false));
         let writer = |writer: u32| {
             let (pg, database, stop) = (world.pg.clone(), world.database.clone(), Arc::clone(&stop));
@@ -36,7 +36,7 @@ impl Writers {
         Writers { threads: (1..=2).map(writer).collect(), stop }
     }
 
-    fn stop(self) {
+    pub fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().expect("writer");
@@ -45,7 +45,7 @@ impl Writers {
 }
 
 /// Ten transactions of a few changes each: updates, and now and then a delete with an insert of the next version.
-fn transactions(writer: u32) -> String {
+pub fn transactions(writer: u32) -> String {
     format!(
         "DO $$ DECLARE k int; v int; BEGIN FOR i IN 1..10 LOOP FOR j IN 1..3 LOOP \
            k := {writer} * 100 + floor(random() * 10); \
@@ -65,7 +65,7 @@ fn place(value: &Value) -> (u64, u64) {
 }
 
 /// The values of a topic with one partition, each once, after checking that every repeat is whole.
-fn without_repeats(records: &[Record]) -> (Vec<Value>, usize) {
+pub fn without_repeats(records: &[Record]) -> (Vec<Value>, usize) {
     let values: Vec<&Value> = records.iter().filter_map(|record| record.value.as_ref()).collect();
     let mut first_orders = HashMap::new();
     for value in &values {
@@ -87,7 +87,7 @@ fn without_repeats(records: &[Record]) -> (Vec<Value>, usize) {
 }
 
 /// Compares Kafka with the tables: every journal row once, each account's versions in the order of their commits.
-fn check(world: &World) {
+pub fn check(world: &World) -> usize {
     let brokers = &world.kafka.brokers;
     let (journal, _) = without_repeats(&kafka::read(brokers, &world.topic("journal")));
     let found: BTreeMap<i64, (i64, i64)> = journal
@@ -118,6 +118,7 @@ fn check(world: &World) {
         assert!(last.is_none_or(|last| last + 1 == version), "account {id}: {version} after {last:?}");
     }
     println!("{} journal rows, {} account records, {repeats} of them again", found.len(), accounts.len());
+    repeats
 }
 
 /// xorshift64*, for kills that can be repeated.
@@ -210,12 +211,13 @@ fn a_message_that_waited_for_a_broker_survives_keepalives_and_a_sigkill() {
 }
 
 #[test]
-fn a_server_that_crashes_ends_walcat_with_sixty_nine_and_a_restart_loses_nothing() {
+fn a_server_that_crashes_ends_walcat_with_sixty_nine_where_it_is_to_fail_fast_and_a_restart_loses_nothing() {
+    let fail_fast = file("fail-fast.toml", "[retry]\nfor = \"0s\"\n");
     let pg = Postgres::start("crash", 15, &[]);
     let world = World::on(&pg, Kafka::shared(), TABLES);
     for _ in 0..3 {
         let writers = Writers::start(&world);
-        let running = world.stream_to_kafka().spawn();
+        let running = world.stream_to_kafka().with(&["--config", &fail_fast]).spawn();
         let seen = "SELECT count(*) > 50 FROM journal";
         eventually("the writers have written", 20, || world.sql(seen) == "t");
         pg.stop("immediate");

@@ -15,6 +15,7 @@ mod memory;
 mod once_and_endpos;
 mod operations;
 mod readme;
+mod reconnects;
 mod secrets;
 mod secure;
 mod set_up;

@@ -1,0 +1,94 @@
+//! A connection to PostgreSQL that is lost is made again, within the budget of `[retry]`. What is in flight stays in
+//! flight meanwhile, and the new stream goes on after the last transaction that was read whole.
+
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::error::Error;
+use super::output::Output;
+use super::start::{self, Known, SlotMode, Source, Started};
+use super::waiting::Waiter;
+use super::{Pump, Stage};
+use crate::pg;
+use crate::pg::catalog::Catalog;
+use crate::pg::error::Retry;
+use crate::poller::Wakeup;
+
+impl Pump {
+    /// Makes the connection again if `error` is one that this mends; otherwise, or when the budget is spent, the error
+    /// that ends the run.
+    pub(super) fn recover(&mut self, error: Error) -> Result<(), Error> {
+        if error.retry() == Retry::Never || !self.may_reconnect() {
+            return Err(error);
+        }
+        if matches!(self.stage, Stage::Stopping { .. }) {
+            return Err(self.unacknowledged());
+        }
+        let received = self.session.feedback().received();
+        if received > self.received_at_loss {
+            self.backoff.succeeded();
+        }
+        self.received_at_loss = received;
+        let mut error = error;
+        loop {
+            let Some(delay) = self.backoff.failed(Instant::now(), fastrand::f64()) else { return Err(error) };
+            let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            warn!(slot = self.report.slot(), received:% = received, error:% = error, retry_in_ms;
+                "the stream is interrupted: connecting again");
+            match self.connect_again(delay) {
+                Ok(started) => return self.go_on(started),
+                Err(Error::Postgres(pg::Error::Interrupted)) => return Err(self.unacknowledged()),
+                Err(again) if again.retry() == Retry::Never => return Err(again),
+                Err(again) => error = again,
+            }
+        }
+    }
+
+    /// A slot that ended with its session is gone, and a dump or a recording shows one session.
+    fn may_reconnect(&self) -> bool {
+        let is_look = self.recorder.is_some() || matches!(self.output, Output::Dump(_));
+        !is_look && self.source.slot_mode != SlotMode::Temporary
+    }
+
+    /// Waits, then starts a stream where this one can go on. The output is served meanwhile.
+    fn connect_again(&mut self, delay: Duration) -> Result<Started, Error> {
+        let stored = self.identity.at(self.session.resume_lsn());
+        let known = Known { stored, store: "what was read before the connection was lost".to_owned() };
+        let source = Source {
+            // A slot that is missing now was dropped: a new one would be a gap (rule 21).
+            slot_mode: SlotMode::Existing,
+            startpos: None,
+            connect_for: Some(Duration::ZERO),
+            slot_for: self.backoff.left(Instant::now()),
+            ..self.source.clone()
+        };
+        let (output, mut failure) = (&mut self.output, None);
+        let mut serve = |now| {
+            let Output::Records(sink) = &mut *output else { return true };
+            failure = sink.serve(now).err();
+            failure.is_none()
+        };
+        let mut waiter = Waiter::with_work(&mut self.poller, &mut self.signals, &mut serve);
+        let started = waiter
+            .sleep(delay)
+            .map_err(Error::from)
+            .and_then(|()| start::start(&source, &mut || Ok(Some(known.clone())), &mut waiter));
+        match failure {
+            Some(failure) => Err(failure.into()),
+            None => started,
+        }
+    }
+
+    fn go_on(&mut self, started: Started) -> Result<(), Error> {
+        self.stream = started.stream;
+        self.catalog = Catalog::new(self.source.dsn.clone());
+        self.asking = None;
+        self.poller.disarm(Wakeup::Catalog);
+        self.identity.timeline = started.system.timeline;
+        self.session.reconnected(Instant::now())?;
+        info!(slot = self.report.slot(), lsn:% = started.start, in_flight = self.session.ring().outstanding();
+            "the stream goes on");
+        Ok(())
+    }
+}

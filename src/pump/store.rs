@@ -1,0 +1,139 @@
+//! Store first, confirm second: a delivered position is confirmed to PostgreSQL only once the store has it.
+
+use std::time::Instant;
+
+use super::error::Error;
+use super::start::Known;
+use crate::feedback::Feedback;
+use crate::lsn::Lsn;
+use crate::positions::Stored;
+use crate::state_file::StateFile;
+
+/// Where delivered positions are kept.
+#[derive(Debug)]
+pub enum Store {
+    /// In the slot alone.
+    Slot,
+    /// In the state file too.
+    File(StateFile),
+}
+
+/// Whose positions they are.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The cluster's identifier.
+    pub system_identifier: String,
+    /// The timeline.
+    pub timeline: u32,
+    /// The slot.
+    pub slot: String,
+}
+
+impl Identity {
+    /// A position of it.
+    #[must_use]
+    pub fn at(&self, end_lsn: Lsn) -> Stored {
+        Stored {
+            system_identifier: self.system_identifier.clone(),
+            timeline: self.timeline,
+            slot: self.slot.clone(),
+            end_lsn,
+        }
+    }
+}
+
+impl Store {
+    /// What is stored, read anew.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn read(&mut self) -> Result<Option<Known>, Error> {
+        match self {
+            Store::Slot => Ok(None),
+            Store::File(file) => {
+                file.reload()?;
+                Ok(file.stored().map(|stored| Known { stored: stored.clone(), store: file.name() }))
+            }
+        }
+    }
+
+    /// Writes down where the stream begins, before anything of it can be confirmed.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn begin(&mut self, identity: &Identity, start: Lsn, now: Instant) -> Result<(), Error> {
+        match self {
+            Store::File(file) if file.stored() != Some(&identity.at(start)) => Ok(file.write(identity.at(start), now)?),
+            Store::File(_) | Store::Slot => Ok(()),
+        }
+    }
+
+    /// Stores what is delivered when it is due, then lets it be confirmed. It is due at once when `at_once` says so: the
+    /// server waits for it, or the run ends.
+    ///
+    /// # Errors
+    /// [`Error::State`]: nothing more is confirmed.
+    pub fn keep(
+        &mut self,
+        identity: &Identity,
+        feedback: &mut Feedback,
+        at_once: bool,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let Store::File(file) = self else { return Ok(()) };
+        let delivered = feedback.delivered();
+        if delivered > file.end_lsn() && (at_once || now >= file.due_at(now)) {
+            file.write(identity.at(delivered), now)?;
+        }
+        feedback.confirm(file.end_lsn());
+        Ok(())
+    }
+
+    /// When [`Store::keep`] has something to write at the latest.
+    #[must_use]
+    pub fn deadline(&self, delivered: Lsn, now: Instant) -> Option<Instant> {
+        match self {
+            Store::File(file) if delivered > file.end_lsn() => Some(file.due_at(now)),
+            Store::File(_) | Store::Slot => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::feedback::{Confirming, Timing};
+
+    #[test]
+    fn a_position_is_in_the_store_before_it_is_confirmed_and_waits_for_the_interval_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let second = Duration::from_secs(1);
+        let mut store = Store::File(StateFile::open(&path, second).unwrap());
+        let identity = Identity { system_identifier: "7".to_owned(), timeline: 1, slot: "s".to_owned() };
+        let now = Instant::now();
+        let timing = Timing { status_interval: second, stall_timeout: None, ask_interval: None };
+        let mut feedback = Feedback::new(Lsn(100), timing, Confirming::Stored, now);
+        store.begin(&identity, Lsn(100), now).unwrap();
+        let on_disk = || StateFile::open(&path, second).unwrap().end_lsn();
+        assert_eq!(on_disk(), Lsn(100));
+
+        feedback.heard(Lsn(500), now);
+        feedback.deliver(Lsn(300));
+        store.keep(&identity, &mut feedback, false, now + second / 2).unwrap();
+        assert_eq!((on_disk(), feedback.confirmed()), (Lsn(100), Lsn(100)));
+        assert_eq!(store.deadline(feedback.delivered(), now), Some(now + second));
+        store.keep(&identity, &mut feedback, false, now + second).unwrap();
+        assert_eq!((on_disk(), feedback.confirmed()), (Lsn(300), Lsn(300)));
+        feedback.deliver(Lsn(400));
+        store.keep(&identity, &mut feedback, true, now + second).unwrap();
+        assert_eq!((on_disk(), feedback.confirmed()), (Lsn(400), Lsn(400)));
+
+        std::fs::remove_dir_all(directory.path()).unwrap();
+        feedback.deliver(Lsn(500));
+        assert!(store.keep(&identity, &mut feedback, true, now + second).is_err());
+        assert_eq!(feedback.confirmed(), Lsn(400), "what could not be stored is not confirmed");
+    }
+}
