@@ -137,6 +137,12 @@ impl Feedback {
         self.delivered
     }
 
+    /// Whether all that is delivered may be confirmed, as far as it ever may.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.confirming != Confirming::Stored || self.confirmed == self.delivered
+    }
+
     /// Whether the server waits for an answer.
     #[must_use]
     pub fn is_reply_owed(&self) -> bool {

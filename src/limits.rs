@@ -37,3 +37,9 @@ pub const OUTAGE_NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The largest buffer that the encoder keeps after a huge row, in bytes.
 pub const ENCODE_BUFFER_KEPT_BYTES: usize = 1024 * 1024;
+
+/// WAL after which a position that no transaction carries is stored by a Kafka transaction of its own.
+pub const CHECKPOINT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Time after which such a position is stored, however near it is.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);

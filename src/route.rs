@@ -113,17 +113,23 @@ impl Route {
 
     fn topic_of(&self, namespace: &str, name: &str) -> String {
         let mut topic = self.prefix.clone();
-        for part in [namespace, ".", name] {
-            for character in part.chars() {
-                if is_topic_character(character) {
-                    topic.push(character);
-                } else {
-                    (0..character.len_utf16()).for_each(|_| topic.push('_'));
-                }
-            }
-        }
+        [namespace, ".", name].into_iter().for_each(|part| topic.push_str(&sanitize(part)));
         topic
     }
+}
+
+/// A text with `_` for every character that Kafka refuses in a topic's name.
+#[must_use]
+pub fn sanitize(text: &str) -> String {
+    let mut fitting = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_topic_character(character) {
+            fitting.push(character);
+        } else {
+            (0..character.len_utf16()).for_each(|_| fitting.push('_'));
+        }
+    }
+    fitting
 }
 
 fn position(index: RelationIndex) -> usize {

@@ -73,15 +73,22 @@ pub struct KafkaOptions {
     /// Where the records go: kafka or stdout [default: kafka]
     #[arg(long, value_name = "SINK")]
     sink: Option<String>,
+    /// at-least-once or exactly-once [default: at-least-once]
+    ///
+    /// exactly-once: whole PostgreSQL transactions in Kafka transactions, with their position in the same transaction, so
+    /// that a consumer with isolation.level=read_committed sees each once and whole.
+    #[arg(long, value_name = "MODE")]
+    delivery: Option<String>,
 }
 
 impl KafkaOptions {
     pub fn add_to(&self, given: &mut Given) {
-        let KafkaOptions { brokers, properties, topic_prefix, sink } = self;
+        let KafkaOptions { brokers, properties, topic_prefix, sink, delivery } = self;
         add(given, Key::Brokers, brokers);
         given.properties.clone_from(properties);
         add(given, Key::TopicPrefix, topic_prefix);
         add(given, Key::Sink, sink);
+        add(given, Key::Delivery, delivery);
     }
 }
 

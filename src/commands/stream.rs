@@ -11,8 +11,10 @@ use crate::encode::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::error::Error;
 use crate::feedback::{Confirming, Timing};
 use crate::limits::RING_ENTRIES_MAX;
+use crate::lsn::Lsn;
 use crate::pg::catalog::Catalog;
 use crate::poller::Poller;
+use crate::positions::Stored;
 use crate::pump::recorder::Recorder;
 use crate::pump::start::{self, SlotMode, Source, Started};
 use crate::pump::store::Store;
@@ -21,6 +23,7 @@ use crate::pump::{self, Dump, Dumping, Output, Parts, Pump, Times};
 use crate::recording::Header;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 use crate::signal::StopSignals;
+use crate::sink::kafka::link::Addresses;
 use crate::sink::kafka::{self, TopicTemplate};
 use crate::sink::stdout::{self, Lines, StdoutSink};
 use crate::sink::{self, KafkaSink, Sink};
@@ -51,7 +54,7 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
     let recorder = recorder(settings, &started)?;
-    let output = output(settings, encoder)?;
+    let output = output(settings, &started, encoder)?;
     let pump = Pump::new(Parts {
         catalog: Catalog::new(source.dsn.clone()),
         started,
@@ -132,10 +135,10 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
     let options = Options {
         start: started.start,
         goal,
-        confirming: match (is_look(settings), &settings.state.file) {
-            (true, _) => Confirming::Never,
-            (false, Some(_)) => Confirming::Stored,
-            (false, None) => Confirming::Yes,
+        confirming: match (is_look(settings), settings.delivery, &settings.state.file) {
+            (true, ..) => Confirming::Never,
+            (false, config::Delivery::ExactlyOnce, _) | (false, _, Some(_)) => Confirming::Stored,
+            (false, config::Delivery::AtLeastOnce, None) => Confirming::Yes,
         },
         clock: if settings.dump.is_some() { EnvelopeClock::Commit } else { EnvelopeClock::Processing },
         truncations: match settings.truncate {
@@ -183,7 +186,7 @@ fn recorded_settings(settings: &StreamSettings) -> BTreeMap<String, String> {
     BTreeMap::from([("truncate".to_owned(), truncate.to_owned())])
 }
 
-fn output(settings: &StreamSettings, encoder: Encoder) -> Result<Output, Error> {
+fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Result<Output, Error> {
     if settings.dump.is_some() {
         return Ok(Output::Dump(Box::new(Dump {
             dumping: Dumping::new(encoder, settings.dump_keepalives),
@@ -199,9 +202,11 @@ fn output(settings: &StreamSettings, encoder: Encoder) -> Result<Output, Error> 
             Sink::Stdout(Box::new(StdoutSink::new(encoder, lines)))
         }
         config::Sink::Kafka => {
-            let properties = kafka_properties(&settings.kafka);
-            let brokers = settings.brokers.as_deref().unwrap_or_default();
-            let sink = KafkaSink::new(&properties, brokers, kafka_settings(settings), encoder, Instant::now());
+            let addresses = Addresses {
+                brokers: settings.brokers.clone().unwrap_or_default(),
+                properties: kafka_properties(&settings.kafka),
+            };
+            let sink = KafkaSink::new(addresses, kafka_settings(settings, started)?, encoder, Instant::now());
             Sink::Kafka(Box::new(sink.map_err(sink::Error::from)?))
         }
     };
@@ -213,9 +218,9 @@ pub(super) fn kafka_properties(properties: &[(String, config::Secret)]) -> Vec<(
     properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
 }
 
-fn kafka_settings(settings: &StreamSettings) -> kafka::Settings {
+fn kafka_settings(settings: &StreamSettings, started: &Started) -> Result<kafka::Settings, Error> {
     let topics = &settings.topics;
-    kafka::Settings {
+    Ok(kafka::Settings {
         memory_bytes_max: usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX),
         create_topics: topics.create.then(|| TopicTemplate {
             partitions: topics.partitions,
@@ -223,5 +228,34 @@ fn kafka_settings(settings: &StreamSettings) -> kafka::Settings {
             properties: topics.properties.clone(),
         }),
         broker_for: settings.retry.broker_for.limit(),
-    }
+        transactions: match settings.delivery {
+            config::Delivery::AtLeastOnce => None,
+            config::Delivery::ExactlyOnce => Some(transactions(settings, started)?),
+        },
+    })
+}
+
+fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::transaction::Settings, Error> {
+    const TIMEOUT_DEFAULT_MS: u64 = 60_000;
+    let given = settings.kafka.iter().rev().find(|(name, _)| name == "transaction.timeout.ms");
+    let timeout_ms = match given.map(|(_, text)| text.expose().parse()) {
+        None => TIMEOUT_DEFAULT_MS,
+        Some(Ok(timeout_ms)) => timeout_ms,
+        Some(Err(_)) => {
+            let reason = "transaction.timeout.ms is not a number".to_owned();
+            return Err(sink::Error::from(kafka::Error::Producer { reason }).into());
+        }
+    };
+    Ok(kafka::transaction::Settings {
+        interval: settings.transaction.interval,
+        records_max: u64::from(settings.transaction.records_max),
+        timeout: Duration::from_millis(timeout_ms),
+        identity: Stored {
+            system_identifier: started.system.identifier.clone(),
+            timeline: started.system.timeline,
+            slot: settings.slot.clone(),
+            end_lsn: Lsn::INVALID,
+        },
+        database: started.system.database.clone(),
+    })
 }

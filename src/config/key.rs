@@ -16,6 +16,7 @@ pub enum Key {
     Brokers,
     TopicPrefix,
     Sink,
+    Delivery,
     Stdout,
     Dump,
     DumpKeepalives,
@@ -40,6 +41,8 @@ pub enum Key {
     RetryBrokerFor,
     StateFile,
     StateInterval,
+    TransactionInterval,
+    TransactionMaxRecords,
     MemoryMax,
     TopicsCreate,
     TopicsPartitions,
@@ -78,7 +81,7 @@ pub struct Row {
 pub const OPEN_TABLES: [&str; 2] = ["kafka", "topics.properties"];
 
 /// Tables whose keys are in [`Key::ALL`].
-pub const TABLES: [&str; 4] = ["retry", "state", "memory", "topics"];
+pub const TABLES: [&str; 5] = ["retry", "state", "transaction", "memory", "topics"];
 
 const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static str>) -> Row {
     Row { key, name, kind, default }
@@ -87,7 +90,7 @@ const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static 
 impl Key {
     /// Every setting, in the order of the enum and of the manual.
     #[rustfmt::skip]
-    pub const ALL: [Row; 36] = [
+    pub const ALL: [Row; 39] = [
         row(Key::Dsn, "dsn", Kind::Text, None),
         row(Key::Slot, "slot", Kind::Text, None),
         row(Key::Publication, "publication", Kind::List, None),
@@ -96,6 +99,7 @@ impl Key {
         row(Key::Brokers, "brokers", Kind::List, None),
         row(Key::TopicPrefix, "topic_prefix", Kind::Text, None),
         row(Key::Sink, "sink", Kind::Text, Some("kafka")),
+        row(Key::Delivery, "delivery", Kind::Text, Some("at-least-once")),
         row(Key::Stdout, "stdout", Kind::Text, Some("value")),
         row(Key::Dump, "dump", Kind::Text, None),
         row(Key::DumpKeepalives, "dump_keepalives", Kind::Bool, Some("false")),
@@ -120,6 +124,8 @@ impl Key {
         row(Key::RetryBrokerFor, "retry.broker_for", Kind::Duration, Some("forever")),
         row(Key::StateFile, "state.file", Kind::Text, None),
         row(Key::StateInterval, "state.interval", Kind::Duration, Some("1s")),
+        row(Key::TransactionInterval, "transaction.interval", Kind::Duration, Some("100ms")),
+        row(Key::TransactionMaxRecords, "transaction.max_records", Kind::Integer, Some("50000")),
         row(Key::MemoryMax, "memory.max", Kind::Size, Some("16MiB")),
         row(Key::TopicsCreate, "topics.create", Kind::Bool, Some("false")),
         row(Key::TopicsPartitions, "topics.partitions", Kind::Integer, Some("1")),

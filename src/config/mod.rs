@@ -25,7 +25,8 @@ pub use mask::{mask_dsn, mask_property};
 pub use resolve::Config;
 pub use secret::{Environment, Secret};
 pub use settings::{
-    DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings, Topics, Truncate,
+    Delivery, DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings, Topics,
+    Truncate,
 };
 pub use units::Budget;
 

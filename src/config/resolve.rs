@@ -14,7 +14,8 @@ use super::layers::{Given, Layers};
 use super::mask::is_secret_property;
 use super::secret::{self, Environment, Secret};
 use super::settings::{
-    DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, State, StdoutForm, StreamSettings, Topics, Truncate,
+    Delivery, DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, State, StdoutForm, StreamSettings, Topics,
+    Transaction, Truncate,
 };
 use super::units::{parse_budget, parse_duration, parse_interval, parse_size};
 use super::value;
@@ -22,6 +23,8 @@ use super::value;
 const STATUS_INTERVAL_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(3_600);
 const RETRY_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3_600);
 const STATE_INTERVAL_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+const TRANSACTION_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+const TRANSACTION_RECORDS_BOUNDS: RangeInclusive<i32> = 1..=10_000_000;
 const MEMORY_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=64 << 30;
 /// librdkafka's own upper bounds.
 const PARTITIONS_BOUNDS: RangeInclusive<i32> = 1..=100_000;
@@ -180,6 +183,7 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         kafka: Vec::new(),
         topic_prefix: layers.optional(Key::TopicPrefix, value::topic_prefix)?,
         sink: layers.required(Key::Sink, value::choice(&Sink::CHOICES))?,
+        delivery: layers.required(Key::Delivery, value::choice(&Delivery::CHOICES))?,
         stdout: layers.required(Key::Stdout, value::choice(&StdoutForm::CHOICES))?,
         dump: layers.optional(Key::Dump, value::choice(&DumpFormat::CHOICES))?,
         dump_keepalives: layers.is_on(Key::DumpKeepalives)?,
@@ -204,6 +208,12 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         state: State {
             file: layers.optional(Key::StateFile, value::not_empty)?.map(PathBuf::from),
             interval: layers.required(Key::StateInterval, |text| parse_duration(text, STATE_INTERVAL_BOUNDS))?,
+        },
+        transaction: Transaction {
+            interval: layers.required(Key::TransactionInterval, |text| parse_duration(text, TRANSACTION_BOUNDS))?,
+            records_max: layers.required(Key::TransactionMaxRecords, |text| {
+                value::integer_within(text, TRANSACTION_RECORDS_BOUNDS).map(i32::cast_unsigned)
+            })?,
         },
         memory_bytes_max: layers.required(Key::MemoryMax, |text| parse_size(text, MEMORY_BYTES_BOUNDS))?,
         topics: parse_topics(layers)?,
@@ -253,6 +263,20 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
         let places = Box::new([layers.place(Key::TemporarySlot), layers.place(Key::StateFile)]);
         let why = "a slot that vanishes has no position to come back to";
         return Err(ConfigError::Contradiction { places, why });
+    }
+    if settings.delivery == Delivery::ExactlyOnce && settings.dump.is_none() {
+        for (other, is_set, why) in [
+            (Key::StateFile, settings.state.file.is_some(), "with it the position is kept in Kafka"),
+            (Key::Sink, settings.sink == Sink::Stdout, "only Kafka has transactions"),
+            (Key::TemporarySlot, settings.temporary_slot, "a slot that vanishes has no position to come back to"),
+            (Key::Startpos, settings.startpos.is_some(), "its position is the checkpoint's"),
+            (Key::Record, settings.record.is_some(), "a recording confirms nothing"),
+        ] {
+            if is_set {
+                let places = Box::new([layers.place(Key::Delivery), layers.place(other)]);
+                return Err(ConfigError::Contradiction { places, why });
+            }
+        }
     }
     // In the file a value that has no effect now may have one under another flag.
     let without_effect = [

@@ -23,6 +23,7 @@ pub struct StreamSettings {
     pub kafka: Vec<(String, Secret)>,
     pub topic_prefix: Option<String>,
     pub sink: Sink,
+    pub delivery: Delivery,
     pub stdout: StdoutForm,
     /// In place of the sink.
     pub dump: Option<DumpFormat>,
@@ -47,6 +48,7 @@ pub struct StreamSettings {
     pub takeover: bool,
     pub retry: Retry,
     pub state: State,
+    pub transaction: Transaction,
     pub memory_bytes_max: u64,
     pub topics: Topics,
     pub log: LogSettings,
@@ -70,6 +72,17 @@ pub enum Sink {
 
 impl Sink {
     pub const CHOICES: [(&str, Self); 2] = [("kafka", Self::Kafka), ("stdout", Self::Stdout)];
+}
+
+/// What a consumer of Kafka may see of a repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    AtLeastOnce,
+    ExactlyOnce,
+}
+
+impl Delivery {
+    pub const CHOICES: [(&str, Self); 2] = [("at-least-once", Self::AtLeastOnce), ("exactly-once", Self::ExactlyOnce)];
 }
 
 /// What a line of the sink stdout holds.
@@ -122,6 +135,15 @@ pub struct State {
     pub file: Option<PathBuf>,
     /// How often a position is written, at most.
     pub interval: Duration,
+}
+
+/// The table `[transaction]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// How long a Kafka transaction stays open for more.
+    pub interval: Duration,
+    /// Records after which no further PostgreSQL transaction joins.
+    pub records_max: u32,
 }
 
 /// The table `[topics]`.

@@ -50,6 +50,17 @@ pub enum Error {
     Unacknowledged { confirmed: Lsn },
 }
 
+/// What may be done about a failure in the same process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// A new connection to PostgreSQL.
+    Connection,
+    /// To begin again at the checkpoint, with a new producer.
+    Transaction,
+    /// Nothing.
+    None,
+}
+
 impl Error {
     /// The exit code that this failure ends with.
     #[must_use]
@@ -67,13 +78,14 @@ impl Error {
         }
     }
 
-    /// Whether a new connection to PostgreSQL may help.
+    /// What mends this failure, if anything does.
     #[must_use]
-    pub fn retry(&self) -> Retry {
+    pub fn remedy(&self) -> Remedy {
         match self {
-            Error::Postgres(error) => error.retry(),
-            Error::Stalled(_) => Retry::Backoff,
-            _ => Retry::Never,
+            Error::Postgres(error) if error.retry() == Retry::Backoff => Remedy::Connection,
+            Error::Stalled(_) => Remedy::Connection,
+            Error::Sink(sink::Error::Kafka(sink::kafka::Error::Aborted { .. })) => Remedy::Transaction,
+            _ => Remedy::None,
         }
     }
 

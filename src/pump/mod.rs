@@ -23,7 +23,7 @@ pub use self::error::Error;
 pub use self::output::{Dump, Output};
 use self::recorder::Recorder;
 use self::report::Report;
-use self::start::{Source, Started};
+use self::start::{Known, Source, Started};
 use self::store::{Identity, Store};
 use self::waiting::Waiter;
 use crate::backoff::{Backoff, Policy};
@@ -35,9 +35,10 @@ use crate::pg::catalog::Catalog;
 use crate::pg::stream::Stream;
 use crate::pg::{self, Direction};
 use crate::poller::{Poller, Wakeup};
+use crate::positions::Facts;
 use crate::relations::Relation;
 use crate::replication::StatusUpdate;
-use crate::session::{Session, Step};
+use crate::session::{Sealed, Session, Step};
 use crate::signal::StopSignals;
 use crate::sink::{self, Settled, Sink};
 
@@ -89,7 +90,11 @@ pub struct Pump {
     source: Source,
     store: Store,
     identity: Identity,
+    /// What a position that is found later is judged by.
+    facts: Facts,
     backoff: Backoff,
+    /// The same for Kafka transactions that fail.
+    restarts: Backoff,
     /// What had been received when the connection was lost last.
     received_at_loss: Lsn,
 }
@@ -148,7 +153,9 @@ impl Pump {
             source: parts.source,
             store: parts.store,
             identity,
+            facts: parts.started.facts,
             backoff: Backoff::new(parts.retry),
+            restarts: Backoff::new(Policy { budget: None, ..parts.retry }),
             received_at_loss: Lsn::INVALID,
         })
     }
@@ -159,9 +166,13 @@ impl Pump {
     /// Whatever ends the run otherwise. What was delivered is confirmed as far as the connection still allows.
     pub fn run(mut self) -> Result<(), Error> {
         loop {
-            let Err(error) = self.turns().and_then(|()| self.finish()) else { return Ok(()) };
+            let Err(error) = self.turns().and_then(|()| self.finish()) else {
+                return Ok(self.output.close()?);
+            };
             if let Err(error) = self.recover(error) {
                 self.confirm_before_failing();
+                // The failure that ends the run is the one to report.
+                let _ = self.output.close();
                 return Err(error);
             }
         }
@@ -173,6 +184,7 @@ impl Pump {
             self.heed_signals(now)?;
             self.serve_output(now)?;
             self.heed_catalog()?;
+            self.heed_checkpoint()?;
             let read = self.read(now)?;
             if self.stage == Stage::Reading && self.session.is_done() {
                 self.stage = Stage::Draining;
@@ -239,16 +251,21 @@ impl Pump {
         };
         let processed_unix_ns = unix_now_ns();
         match self.session.accept(frame, now, processed_unix_ns)? {
-            Step::Nothing | Step::Sealed(_) => {}
+            Step::Nothing => {}
             Step::Relation(message) => self.ask_catalog(Relation::from(&message))?,
             Step::Change(change, ticket) => {
-                let taken = sink.take(&change, ticket)?;
+                let taken = sink.take(&change, ticket, now)?;
                 self.session.emitted(&change, ticket, taken.records, taken.values)?;
+                if change.position.transaction.is_none() {
+                    let lsn = self.session.ring().position(ticket).unwrap_or(Lsn::INVALID);
+                    sink.seal(Sealed { commit_lsn: lsn, end_lsn: lsn, xid: 0 });
+                }
             }
+            Step::Sealed(sealed) => sink.seal(sealed),
             Step::Truncate(lsn, relations) => {
                 for relation in relations.iter() {
                     let (change, ticket) = self.session.truncation(lsn, relation, processed_unix_ns)?;
-                    let taken = sink.take(&change, ticket)?;
+                    let taken = sink.take(&change, ticket, now)?;
                     self.session.emitted(&change, ticket, taken.records, taken.values)?;
                 }
             }
@@ -282,6 +299,20 @@ impl Pump {
         let (relation, answer) = (relations.relation(index), relations.answer(index));
         let prepared = self.output.prepare(index, relation, answer)?;
         self.report.prepared(relation, &prepared);
+        Ok(())
+    }
+
+    /// The position that Kafka has, once it is known, is judged like any other that was stored.
+    fn heed_checkpoint(&mut self) -> Result<(), Error> {
+        let Some(transactions) = self.output.transactions() else { return Ok(()) };
+        let Some(found) = transactions.found() else { return Ok(()) };
+        let store = format!("the checkpoint in the topic {}", transactions.settings().topic());
+        let known = found.map(|stored| Known { stored, store });
+        let start = start::check_stored(known.as_ref(), &self.facts, self.source.accept_gap)?;
+        // Accepted once, by somebody who has read it.
+        self.source.accept_gap = false;
+        transactions.begin_at(start, self.facts.timeline);
+        self.session.pass_before(start);
         Ok(())
     }
 
@@ -328,11 +359,11 @@ impl Pump {
     }
 
     /// Whether all that was read is delivered, as far as it will be.
-    fn is_over(&self, now: Instant) -> bool {
+    fn is_over(&mut self, now: Instant) -> bool {
         let drained = self.output.is_drained();
         match self.stage {
             Stage::Reading => false,
-            Stage::Draining => drained && self.session.is_settled(),
+            Stage::Draining => drained && self.session.is_settled() && self.session.feedback().is_stored(),
             Stage::Stopping { deadline } => drained || deadline.is_some_and(|deadline| now >= deadline),
         }
     }
@@ -343,7 +374,15 @@ impl Pump {
         let ends = self.stage != Stage::Reading;
         let feedback = self.session.feedback();
         let at_once = ends || feedback.is_reply_owed();
-        self.store.keep(&self.identity, feedback, at_once, now)
+        let Some(transactions) = self.output.transactions() else {
+            return self.store.keep(&self.identity, feedback, at_once, now);
+        };
+        if ends {
+            transactions.hurry();
+        }
+        transactions.offer(feedback.delivered(), at_once);
+        feedback.confirm(transactions.stored());
+        Ok(())
     }
 
     fn send_status_update(&mut self, now: Instant) -> Result<(), Error> {
@@ -393,7 +432,7 @@ impl Pump {
         };
         let catalog = self.asking.as_ref().map(|_| now + CONNECT_TIMEOUT);
         let store = self.store.deadline(self.session.feedback().delivered(), now);
-        let others = [self.output.deadline(), stopping, catalog, store, self.report.deadline()];
+        let others = [self.output.deadline(now), stopping, catalog, store, self.report.deadline()];
         others.into_iter().flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
 

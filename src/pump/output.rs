@@ -9,6 +9,7 @@ use crate::change::RelationIndex;
 use crate::encode::Prepared;
 use crate::limits::STDOUT_BUFFER_BYTES;
 use crate::relations::Relation;
+use crate::sink::kafka::transaction::Transactions;
 use crate::sink::stdout::Output as Lines;
 use crate::sink::{self, Sink};
 
@@ -29,6 +30,30 @@ pub struct Dump {
 }
 
 impl Output {
+    /// The Kafka transactions of exactly-once delivery.
+    pub(super) fn transactions(&mut self) -> Option<&mut Transactions> {
+        match self {
+            Output::Records(Sink::Kafka(kafka)) => kafka.transactions(),
+            _ => None,
+        }
+    }
+
+    /// Gives up what only the end of a transaction would deliver.
+    pub(super) fn close(&mut self) -> Result<(), sink::Error> {
+        match self {
+            Output::Records(Sink::Kafka(kafka)) => Ok(kafka.close()?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins anew where only the end of a transaction delivers; says whether that is so.
+    pub(super) fn renew(&mut self, now: Instant) -> Result<bool, sink::Error> {
+        match self {
+            Output::Records(Sink::Kafka(kafka)) if kafka.is_transactional() => kafka.renew(now).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
     /// Whether another frame can be taken.
     pub(super) fn has_room(&self) -> bool {
         match self {
@@ -67,9 +92,9 @@ impl Output {
     }
 
     /// When it has to be served again at the latest.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         match self {
-            Output::Records(sink) => sink.deadline(),
+            Output::Records(sink) => sink.deadline(now),
             Output::Dump(_) => None,
         }
     }

@@ -1,25 +1,26 @@
 //! A connection to PostgreSQL that is lost is made again, within the budget of `[retry]`. What is in flight stays in
-//! flight meanwhile, and the new stream goes on after the last transaction that was read whole.
+//! flight meanwhile, and the new stream goes on after the last transaction that was read whole. With exactly-once delivery
+//! the open Kafka transaction is given up and the stream begins again at the checkpoint; so it does when Kafka has given
+//! up a transaction.
 
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::error::Error;
+use super::error::{Error, Remedy};
 use super::output::Output;
 use super::start::{self, Known, SlotMode, Source, Started};
 use super::waiting::Waiter;
 use super::{Pump, Stage};
 use crate::pg;
 use crate::pg::catalog::Catalog;
-use crate::pg::error::Retry;
 use crate::poller::Wakeup;
 
 impl Pump {
     /// Makes the connection again if `error` is one that this mends; otherwise, or when the budget is spent, the error
     /// that ends the run.
     pub(super) fn recover(&mut self, error: Error) -> Result<(), Error> {
-        if error.retry() == Retry::Never || !self.may_reconnect() {
+        if error.remedy() == Remedy::None || !self.may_reconnect() {
             return Err(error);
         }
         if matches!(self.stage, Stage::Stopping { .. }) {
@@ -28,18 +29,24 @@ impl Pump {
         let received = self.session.feedback().received();
         if received > self.received_at_loss {
             self.backoff.succeeded();
+            self.restarts.succeeded();
         }
         self.received_at_loss = received;
+        self.output.close()?;
         let mut error = error;
         loop {
-            let Some(delay) = self.backoff.failed(Instant::now(), fastrand::f64()) else { return Err(error) };
+            let backoff = match error.remedy() {
+                Remedy::Transaction => &mut self.restarts,
+                Remedy::Connection => &mut self.backoff,
+                Remedy::None => return Err(error),
+            };
+            let Some(delay) = backoff.failed(Instant::now(), fastrand::f64()) else { return Err(error) };
             let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             warn!(slot = self.report.slot(), received:% = received, error:% = error, retry_in_ms;
                 "the stream is interrupted: connecting again");
             match self.connect_again(delay) {
                 Ok(started) => return self.go_on(started),
                 Err(Error::Postgres(pg::Error::Interrupted)) => return Err(self.unacknowledged()),
-                Err(again) if again.retry() == Retry::Never => return Err(again),
                 Err(again) => error = again,
             }
         }
@@ -53,14 +60,18 @@ impl Pump {
 
     /// Waits, then starts a stream where this one can go on. The output is served meanwhile.
     fn connect_again(&mut self, delay: Duration) -> Result<Started, Error> {
-        let stored = self.identity.at(self.session.resume_lsn());
-        let known = Known { stored, store: "what was read before the connection was lost".to_owned() };
+        // With exactly-once delivery the checkpoint is read once the slot is there.
+        let known = self.output.transactions().is_none().then(|| Known {
+            stored: self.identity.at(self.session.resume_lsn()),
+            store: "what was read before the connection was lost".to_owned(),
+        });
         let source = Source {
             // A slot that is missing now was dropped: a new one would be a gap (rule 21).
             slot_mode: SlotMode::Existing,
             startpos: None,
             connect_for: Some(Duration::ZERO),
             slot_for: self.backoff.left(Instant::now()),
+            accept_gap: false,
             ..self.source.clone()
         };
         let (output, mut failure) = (&mut self.output, None);
@@ -73,7 +84,7 @@ impl Pump {
         let started = waiter
             .sleep(delay)
             .map_err(Error::from)
-            .and_then(|()| start::start(&source, &mut || Ok(Some(known.clone())), &mut waiter));
+            .and_then(|()| start::start(&source, &mut || Ok(known.clone()), &mut waiter));
         match failure {
             Some(failure) => Err(failure.into()),
             None => started,
@@ -86,7 +97,14 @@ impl Pump {
         self.asking = None;
         self.poller.disarm(Wakeup::Catalog);
         self.identity.timeline = started.system.timeline;
-        self.session.reconnected(Instant::now())?;
+        self.facts = started.facts;
+        let now = Instant::now();
+        if self.output.renew(now)? {
+            self.session.restarted(now);
+            self.stage = Stage::Reading;
+        } else {
+            self.session.reconnected(now)?;
+        }
         info!(slot = self.report.slot(), lsn:% = started.start, in_flight = self.session.ring().outstanding();
             "the stream goes on");
         Ok(())

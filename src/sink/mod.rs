@@ -13,6 +13,7 @@ use crate::change::{Change, RelationIndex, Ticket};
 use crate::encode::{EncodeError, PrepareError, Prepared};
 use crate::exit_code::ExitCode;
 use crate::relations::Relation;
+use crate::session::Sealed;
 pub use kafka::KafkaSink;
 pub use stdout::StdoutSink;
 
@@ -119,10 +120,18 @@ impl Sink {
     ///
     /// # Errors
     /// [`Error::Encode`], and a record that is refused at once.
-    pub fn take(&mut self, change: &Change<'_>, ticket: Ticket) -> Result<Taken, Error> {
+    pub fn take(&mut self, change: &Change<'_>, ticket: Ticket, now: Instant) -> Result<Taken, Error> {
         match self {
-            Sink::Kafka(sink) => sink.take(change, ticket),
+            Sink::Kafka(sink) => sink.take(change, ticket, now),
             Sink::Stdout(sink) => sink.take(change, ticket),
+        }
+    }
+
+    /// A transaction, or a message outside of any, has been taken whole.
+    pub fn seal(&mut self, sealed: Sealed) {
+        match self {
+            Sink::Kafka(sink) => sink.seal(sealed),
+            Sink::Stdout(_) => {}
         }
     }
 
@@ -174,9 +183,9 @@ impl Sink {
 
     /// When [`Sink::serve`] has to be called again at the latest.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
         match self {
-            Sink::Kafka(sink) => sink.deadline(),
+            Sink::Kafka(sink) => sink.deadline(now),
             Sink::Stdout(_) => None,
         }
     }

@@ -58,7 +58,7 @@ pub fn transactions(writer: u32) -> String {
 }
 
 /// (commit LSN, total_order): what a consumer drops repeats by.
-fn place(value: &Value) -> (u64, u64) {
+pub fn place(value: &Value) -> (u64, u64) {
     let id = value["transaction"]["id"].as_str().expect("id");
     let (_, commit_lsn) = id.split_once(':').expect("XID:COMMIT_LSN");
     (commit_lsn.parse().expect("LSN"), value["transaction"]["total_order"].as_u64().expect("total_order"))
@@ -122,7 +122,7 @@ pub fn check(world: &World) -> usize {
 }
 
 /// xorshift64*, for kills that can be repeated.
-fn random(state: &mut u64) -> u64 {
+pub fn random(state: &mut u64) -> u64 {
     *state ^= *state >> 12;
     *state ^= *state << 25;
     *state ^= *state >> 27;

@@ -1,10 +1,12 @@
 //! Reads topics back, with a consumer that has nothing to do with walcat's producer.
 
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -36,6 +38,74 @@ fn consumer(brokers: &str) -> BaseConsumer {
         .expect("consumer")
 }
 
+/// What a `read_committed` consumer sees of a topic now, partition by partition in order.
+pub fn read_committed(brokers: &str, topic: &str) -> Vec<Record> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "walcat-tests")
+        .set("enable.auto.commit", "false")
+        .set("allow.auto.create.topics", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .create()
+        .expect("consumer");
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).expect("metadata");
+    let partitions: Vec<i32> =
+        metadata.topics().iter().flat_map(|topic| topic.partitions().iter().map(|partition| partition.id())).collect();
+    let mut assignment = TopicPartitionList::new();
+    for partition in &partitions {
+        assignment.add_partition_offset(topic, *partition, Offset::Beginning).expect("assignment");
+    }
+    consumer.assign(&assignment).expect("assign");
+    let deadline = Instant::now() + TIMEOUT;
+    let (mut records, mut ended) = (Vec::new(), HashSet::new());
+    while ended.len() < partitions.len() {
+        assert!(Instant::now() < deadline, "{topic}: no end within {TIMEOUT:?}");
+        match consumer.poll(Duration::from_millis(200)) {
+            None => {}
+            Some(Ok(message)) => records.push(record(&message)),
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
+            Some(Err(error)) => panic!("{topic}: {error}"),
+        }
+    }
+    records
+}
+
+/// Reads `count` records as they become visible to a `read_committed` consumer; for each the time since the commit of
+/// its transaction in PostgreSQL, by the one clock of this machine.
+pub fn delays_ms(brokers: &str, topic: &str, count: usize) -> Vec<i64> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "walcat-tests")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "5")
+        .create()
+        .expect("consumer");
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, 0, Offset::Beginning).expect("assignment");
+    consumer.assign(&assignment).expect("assign");
+    let deadline = Instant::now() + TIMEOUT;
+    let mut delays = Vec::new();
+    while delays.len() < count {
+        assert!(Instant::now() < deadline, "{topic}: {} of {count} records within {TIMEOUT:?}", delays.len());
+        let Some(message) = consumer.poll(Duration::from_millis(10)) else { continue };
+        let seen = SystemTime::now().duration_since(UNIX_EPOCH).expect("clock").as_millis();
+        let value = record(&message.expect("message")).value.expect("a value");
+        let committed = value["source"]["ts_ms"].as_i64().expect("ts_ms");
+        delays.push(i64::try_from(seen).expect("clock") - committed);
+    }
+    delays
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let json = |bytes: &[u8]| serde_json::from_slice(bytes).expect("JSON");
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers.iter().map(|header| (header.key.to_owned(), json(header.value.expect("header")))).collect()
+    });
+    Record { partition: message.partition(), key: message.key().map(json), value: message.payload().map(json), headers }
+}
+
 /// All that is in a topic now, partition by partition in order; nothing for a topic that does not exist.
 pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
     let consumer = consumer(brokers);
@@ -56,16 +126,7 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
         assert!(Instant::now() < deadline, "{topic}: {} of {left} records within {TIMEOUT:?}", records.len());
         let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
         let message = message.expect("message");
-        let json = |bytes: &[u8]| serde_json::from_slice(bytes).expect("JSON");
-        let headers = message.headers().map_or_else(Vec::new, |headers| {
-            headers.iter().map(|header| (header.key.to_owned(), json(header.value.expect("header")))).collect()
-        });
-        records.push(Record {
-            partition: message.partition(),
-            key: message.key().map(json),
-            value: message.payload().map(json),
-            headers,
-        });
+        records.push(record(&message));
     }
     records
 }

@@ -38,6 +38,23 @@ pub struct Failure {
     pub has_key: bool,
 }
 
+impl Failure {
+    /// Whether the record itself is what is wrong, so that another attempt would be refused too.
+    #[must_use]
+    pub fn is_the_records_own(&self) -> bool {
+        matches!(
+            self.code,
+            RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidRecord
+                | RDKafkaErrorCode::InvalidMessageSize
+                | RDKafkaErrorCode::PolicyViolation
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+        )
+    }
+}
+
 /// An error that belongs to no record.
 #[derive(Debug)]
 pub struct ClientError {
@@ -81,15 +98,21 @@ impl ClientContext for Context {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // librdkafka's own errors are states that it goes on from: the sink says what they mean.
-        let level = match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => log::Level::Warn,
-            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => log::Level::Info,
-            RDKafkaLogLevel::Info => log::Level::Debug,
-            RDKafkaLogLevel::Debug => log::Level::Trace,
-        };
-        log!(target: "librdkafka", level, "{facility}: {message}");
+        log_line(level, facility, message);
     }
+}
+
+/// librdkafka's own errors are states that it goes on from: the sink says what they mean.
+pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    let level = match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => log::Level::Warn,
+        // A coordinator that is still loading is asked again every few milliseconds.
+        _ if facility == "GETPID" => log::Level::Debug,
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => log::Level::Info,
+        RDKafkaLogLevel::Info => log::Level::Debug,
+        RDKafkaLogLevel::Debug => log::Level::Trace,
+    };
+    log!(target: "librdkafka", level, "{facility}: {message}");
 }
 
 impl ProducerContext for Context {

@@ -23,6 +23,24 @@ pub enum Error {
     /// The idempotent producer cannot go on; a new one can.
     #[error("the Kafka producer failed and must be started anew: {reason} ({code})")]
     Fatal { code: Code, reason: String },
+    /// The Kafka transaction is given up: the stream is to begin again from the checkpoint.
+    #[error("the Kafka transaction failed: {reason}")]
+    Aborted { reason: String },
+    /// The transactional id belongs to another producer, or Kafka has given up our transaction.
+    #[error("the Kafka producer is fenced: {reason}")]
+    Fenced { reason: String },
+    /// Another instance has taken over.
+    #[error("another instance of walcat has taken over: {by}")]
+    FencedBy { by: String },
+    /// Kafka refuses transactions as they are set up.
+    #[error("Kafka refuses the transactional producer: {reason} ({code})")]
+    Transactional { code: Code, reason: String },
+    /// One PostgreSQL transaction is longer than a Kafka transaction may be.
+    #[error("a PostgreSQL transaction took {seconds} s to send, and a Kafka transaction ends after {timeout_ms} ms")]
+    TransactionTooLong { seconds: u64, timeout_ms: u128 },
+    /// The checkpoint topic holds something else.
+    #[error("the checkpoint topic {topic} cannot be read: {reason}")]
+    Checkpoint { topic: String, reason: String },
     /// No broker for longer than `[retry] broker_for`.
     #[error("no Kafka broker has been reachable for {seconds} s: {reason}")]
     Unreachable { seconds: u64, reason: String },
@@ -39,10 +57,18 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Error::Producer { .. } | Error::Topic { .. } => ExitCode::Setup,
+            Error::Producer { .. }
+            | Error::Topic { .. }
+            | Error::TransactionTooLong { .. }
+            | Error::Checkpoint { .. } => ExitCode::Setup,
+            Error::FencedBy { .. } => ExitCode::Fenced,
+            Error::Transactional { code: Code::InvalidTransactionTimeout, .. } => ExitCode::Setup,
+            Error::Transactional { .. } => ExitCode::Permission,
             Error::Os(_) => ExitCode::Os,
             Error::Authentication { .. } => ExitCode::Permission,
-            Error::Fatal { .. } | Error::Unreachable { .. } => ExitCode::Unavailable,
+            Error::Fatal { .. } | Error::Unreachable { .. } | Error::Aborted { .. } | Error::Fenced { .. } => {
+                ExitCode::Unavailable
+            }
             Error::CreateTopic { code, .. } | Error::Refused { code, .. } => exit_code_of(*code),
         }
     }
@@ -65,7 +91,21 @@ impl Error {
             }
             Error::Refused { .. } => "mend the cause, then start walcat again: the slot still holds the change",
             Error::Authentication { .. } => "check security.protocol, sasl.* and ssl.* in [kafka] or -X",
-            Error::Fatal { .. } => "start walcat again: nothing is lost",
+            Error::Fatal { .. } | Error::Aborted { .. } | Error::Fenced { .. } => "start walcat again: nothing is lost",
+            Error::FencedBy { .. } => {
+                "run one instance per slot; started again, this one would fence the other in turn"
+            }
+            Error::Transactional { code: Code::InvalidTransactionTimeout, .. } => {
+                "lower transaction.timeout.ms in [kafka], or raise transaction.max.timeout.ms of the brokers"
+            }
+            Error::Transactional { .. } => {
+                "delivery = \"exactly-once\" needs the ACLs Write and Describe on the transactional id and the topics"
+            }
+            Error::TransactionTooLong { .. } => {
+                "raise transaction.timeout.ms in [kafka] (and transaction.max.timeout.ms of the brokers), then start walcat \
+                 again: nothing is lost"
+            }
+            Error::Checkpoint { .. } => "nobody but walcat may write to it; see walcat(1), exactly-once delivery",
             Error::Unreachable { .. } => {
                 "check brokers and the network; [retry] broker_for says how long to wait; nothing is lost"
             }

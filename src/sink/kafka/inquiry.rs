@@ -33,7 +33,7 @@ impl Inquiry {
     /// [`Error::Producer`], [`Error::Os`].
     pub fn new(properties: &[(String, String)], brokers: &str) -> Result<Self, Error> {
         let (context, inbox) = Context::new(1);
-        let producer = producer::create(brokers, properties, context)?;
+        let producer = producer::create(brokers, properties, None, context)?;
         let gone = || Error::Producer { reason: "librdkafka gave no handle".to_owned() };
         let client = Native::new(producer.client().native_ptr()).ok_or_else(gone)?;
         let wake = Wake::new()?;

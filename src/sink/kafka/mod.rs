@@ -3,15 +3,20 @@
 //!
 //! What is in flight is bounded here, by `[memory] max` and [`RECORDS_IN_FLIGHT_MAX`]; librdkafka's own queue is left
 //! larger, so that it never refuses a record for being full. A record whose topic has to be made or looked at first is
-//! held, and nothing more is taken meanwhile.
+//! held, and nothing more is taken meanwhile. With exactly-once delivery records settle when their Kafka transaction is
+//! committed, else each by its delivery report.
 
 pub mod admin;
 pub mod availability;
+pub mod checkpoint;
 pub mod context;
 pub mod error;
 pub mod ffi;
 pub mod inquiry;
+pub mod link;
 pub mod producer;
+pub mod transaction;
+pub mod transaction_calls;
 pub mod waiting;
 
 use std::collections::VecDeque;
@@ -19,21 +24,24 @@ use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka::producer::{BaseProducer, Producer as _};
 
-use self::admin::Admin;
 use self::availability::Availability;
-use self::context::{Context, Inbox};
+use self::checkpoint::Reader;
 pub use self::error::Error;
-use self::ffi::{Header, Native, Queue, Topic, Wake};
-use self::waiting::{ADMIN_TIMEOUT, Held, Release, Waiting};
+use self::ffi::Header;
+use self::link::{Addresses, Flight, Link, record_size};
+use self::producer::Transactional;
+use self::transaction::Transactions;
+use self::transaction_calls::CallError;
+use self::waiting::{Held, Release, Waiting};
 use super::{Settled, Taken};
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, RelationIndex, Ticket};
-use crate::encode::{Destination, Encoder, Prepared};
-use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CHANGE_MAX};
+use crate::encode::{Encoder, Prepared};
+use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX};
 use crate::lsn::Lsn;
 use crate::relations::Relation;
+use crate::session::Sealed;
 
 /// What the sink is to do, as far as it is not librdkafka's own configuration.
 #[derive(Clone, Debug)]
@@ -44,6 +52,8 @@ pub struct Settings {
     pub create_topics: Option<TopicTemplate>,
     /// How long the brokers may be unreachable; none for ever.
     pub broker_for: Option<Duration>,
+    /// Exactly-once delivery, in Kafka transactions; none for at-least-once.
+    pub transactions: Option<transaction::Settings>,
 }
 
 /// How a missing topic is made.
@@ -57,24 +67,20 @@ pub struct TopicTemplate {
     pub properties: Vec<(String, String)>,
 }
 
-/// The sink. Fields are dropped in order: handles and queues before the producer they belong to, the eventfd last.
+/// How long another instance's start record is looked for after a fence.
+const FENCE_LOOK: Duration = Duration::from_secs(3);
+
+/// The sink.
 pub struct KafkaSink {
-    topics: Vec<Option<(Topic, String)>>,
-    message_topic: Option<(Topic, String)>,
-    admin: Admin,
-    main_queue: Queue,
-    producer: BaseProducer<Context>,
-    wake: Wake,
-    inbox: Inbox,
+    link: Link,
     encoder: Encoder,
     settings: Settings,
+    transactions: Option<Transactions>,
     availability: Availability,
     waiting: Waiting,
     /// Tickets settled without a delivery: truncations that were skipped.
     skipped: VecDeque<Ticket>,
-    records_in_flight: usize,
-    bytes_in_flight: usize,
-    client: Native,
+    flight: Flight,
 }
 
 impl KafkaSink {
@@ -82,40 +88,64 @@ impl KafkaSink {
     ///
     /// # Errors
     /// [`Error::Producer`] for a property that librdkafka refuses, [`Error::Os`].
-    pub fn new(
-        properties: &[(String, String)],
-        brokers: &str,
-        settings: Settings,
-        encoder: Encoder,
-        now: Instant,
-    ) -> Result<Self, Error> {
-        let records_max = (RECORDS_IN_FLIGHT_MAX + RECORDS_PER_CHANGE_MAX) as usize;
-        let (context, inbox) = Context::new(records_max);
-        let producer = producer::create(brokers, properties, context)?;
-        let gone = || Error::Producer { reason: "librdkafka gave no handle".to_owned() };
-        let client = Native::new(producer.client().native_ptr()).ok_or_else(gone)?;
-        let wake = Wake::new()?;
-        let main_queue = Queue::main(client).ok_or_else(gone)?;
-        main_queue.wake_by(&wake);
-        let admin = Admin::new(client, &wake, ADMIN_TIMEOUT).ok_or_else(gone)?;
-        admin.describe_cluster();
+    pub fn new(addresses: Addresses, settings: Settings, encoder: Encoder, now: Instant) -> Result<Self, Error> {
         Ok(KafkaSink {
-            topics: Vec::new(),
-            message_topic: None,
-            admin,
-            main_queue,
-            producer,
-            wake,
-            inbox,
+            link: Link::new(addresses, transactional(&settings).as_ref())?,
             encoder,
+            transactions: settings.transactions.clone().map(Transactions::new),
             waiting: Waiting::new(settings.create_topics.clone(), now),
             settings,
             availability: Availability::new(now),
             skipped: VecDeque::new(),
-            records_in_flight: 0,
-            bytes_in_flight: 0,
-            client,
+            flight: Flight::default(),
         })
+    }
+
+    /// Begins anew with a new producer, after a transaction that failed: nothing of what was taken will be delivered.
+    ///
+    /// # Errors
+    /// Those of [`KafkaSink::new`].
+    pub fn renew(&mut self, now: Instant) -> Result<(), super::Error> {
+        self.close()?;
+        self.link = Link::new(self.link.copy_addresses(), transactional(&self.settings).as_ref())?;
+        self.waiting.renew(now);
+        self.skipped.clear();
+        self.flight = Flight::default();
+        if let Some(transactions) = &mut self.transactions {
+            transactions.renew();
+        }
+        Ok(())
+    }
+
+    /// Gives up a Kafka transaction that is open.
+    ///
+    /// # Errors
+    /// [`Error::FencedBy`]; a fence of Kafka's own, after its time-out, needs nothing more.
+    pub fn close(&mut self) -> Result<(), Error> {
+        let Some(transactions) = &mut self.transactions else { return Ok(()) };
+        let Err(Error::Fenced { reason }) = transactions.close(&self.link) else { return Ok(()) };
+        match settle_fence(&self.link, transactions, reason) {
+            fenced @ Error::FencedBy { .. } => Err(fenced),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether records are delivered in Kafka transactions.
+    #[must_use]
+    pub fn is_transactional(&self) -> bool {
+        self.transactions.is_some()
+    }
+
+    /// The transactions of exactly-once delivery.
+    pub fn transactions(&mut self) -> Option<&mut Transactions> {
+        self.transactions.as_mut()
+    }
+
+    /// A PostgreSQL transaction, or a message outside of any, is whole.
+    pub fn seal(&mut self, sealed: Sealed) {
+        if let Some(transactions) = &mut self.transactions {
+            transactions.seal(sealed);
+        }
     }
 
     /// Learns how to encode a relation and where its records go.
@@ -129,13 +159,7 @@ impl KafkaSink {
         answer: &CatalogAnswer,
     ) -> Result<Prepared, super::Error> {
         let prepared = self.encoder.prepare(index, relation, answer)?;
-        let place = index.0 as usize;
-        if self.topics.len() <= place {
-            self.topics.resize_with(place + 1, || None);
-        }
-        if self.topics[place].as_ref().is_none_or(|(_, name)| *name != prepared.topic) {
-            self.topics[place] = Some((self.open_topic(&prepared.topic)?, prepared.topic.clone()));
-        }
+        self.link.open_relation(index, &prepared.topic)?;
         Ok(prepared)
     }
 
@@ -143,29 +167,30 @@ impl KafkaSink {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.waiting.is_empty()
-            && self.bytes_in_flight < self.settings.memory_bytes_max
-            && self.records_in_flight < RECORDS_IN_FLIGHT_MAX as usize
+            && self.flight.bytes < self.settings.memory_bytes_max
+            && self.flight.records < RECORDS_IN_FLIGHT_MAX as usize
+            && self.transactions.as_ref().is_none_or(Transactions::has_room)
     }
 
     /// Encodes a change and queues its records. Call it only while [`KafkaSink::has_room`].
     ///
     /// # Errors
     /// What the encoder returns, and records that librdkafka refuses at once.
-    pub fn take(&mut self, change: &Change<'_>, ticket: Ticket) -> Result<Taken, super::Error> {
+    pub fn take(&mut self, change: &Change<'_>, ticket: Ticket, now: Instant) -> Result<Taken, super::Error> {
         let truncation = matches!(change.operation, Operation::Truncate);
-        if change.relation.is_none() && self.message_topic.is_none() {
-            let name = self.encoder.message_topic().to_owned();
-            self.message_topic = Some((self.open_topic(&name)?, name));
+        if change.relation.is_none() {
+            self.link.open_messages(self.encoder.message_topic())?;
+        }
+        if let Some(transactions) = &mut self.transactions {
+            transactions.open(&self.link, now)?;
         }
         let records = self.encoder.encode(change)?;
         let mut taken = Taken { records: 0, values: records.values() };
         for record in records.iter() {
             taken.records += 1;
-            let topic = match record.destination {
-                Destination::Relation(index) => self.topics.get(index.0 as usize).and_then(Option::as_ref),
-                Destination::Message => self.message_topic.as_ref(),
+            let Some((topic, name)) = self.link.topic(record.destination) else {
+                return Err(super::Error::Unprepared);
             };
-            let Some((topic, name)) = topic else { return Err(super::Error::Unprepared) };
             if self.waiting.must_wait(name, truncation) {
                 self.waiting.hold(Held {
                     destination: record.destination,
@@ -180,14 +205,15 @@ impl KafkaSink {
                 continue;
             }
             let header = record.header.map(|(name, value)| Header { name, value });
-            topic.produce(record.key, record.value, header, ticket).map_err(|code| Error::Refused {
-                code,
-                topic: name.clone(),
-                has_key: record.key.is_some(),
-                lsn: change.position.lsn,
-            })?;
-            self.records_in_flight += 1;
-            self.bytes_in_flight += record_size(record.key, record.value);
+            if let Err(code) = topic.produce(record.key, record.value, header, ticket) {
+                let failure = context::Failure { code, topic: name.clone(), has_key: record.key.is_some() };
+                let transactions = self.transactions.as_ref();
+                return Err(refusal(&self.link, transactions, failure, change.position.lsn).into());
+            }
+            self.flight.add(record_size(record.key, record.value));
+        }
+        if let Some(transactions) = &mut self.transactions {
+            transactions.take(ticket, taken.records, change.position.transaction.is_some());
         }
         Ok(taken)
     }
@@ -195,7 +221,7 @@ impl KafkaSink {
     /// The descriptor that becomes readable when [`KafkaSink::serve`] has something to do.
     #[must_use]
     pub fn descriptor(&self) -> RawFd {
-        self.wake.descriptor()
+        self.link.descriptor()
     }
 
     /// Takes in all that librdkafka has for us: delivery reports, errors, answers.
@@ -203,20 +229,18 @@ impl KafkaSink {
     /// # Errors
     /// [`Error::Authentication`], [`Error::Fatal`], [`Error::Unreachable`], [`Error::CreateTopic`].
     pub fn serve(&mut self, now: Instant) -> Result<(), super::Error> {
-        self.wake.reset();
-        while self.main_queue.length() > 0 {
-            self.producer.poll(Duration::ZERO);
-        }
-        while let Ok(error) = self.inbox.errors.try_recv() {
+        self.link.serve();
+        while let Ok(error) = self.link.inbox().errors.try_recv() {
             self.heed(&error, now)?;
         }
-        while let Some(answer) = self.admin.poll() {
+        while let Some(answer) = self.link.admin().poll() {
             self.waiting.heed(answer, &mut self.availability, now)?;
         }
-        self.availability.tick(self.records_in_flight > 0, now);
+        self.availability.tick(!self.flight.is_empty(), now);
         self.release(now)?;
+        self.advance_transactions(now)?;
         if self.availability.outage().is_some() {
-            self.waiting.probe(&self.admin, now);
+            self.waiting.probe(self.link.admin(), now);
         }
         if let (Some((since, reason)), Some(limit)) = (self.availability.outage(), self.settings.broker_for) {
             let outage = now.saturating_duration_since(since);
@@ -232,22 +256,34 @@ impl KafkaSink {
         if let Some(ticket) = self.skipped.pop_front() {
             return Some(Settled::Delivered(ticket));
         }
-        let report = self.inbox.reports.try_recv().ok()?;
-        self.records_in_flight = self.records_in_flight.saturating_sub(1);
-        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(report.size + RECORD_OVERHEAD_BYTES);
-        let Some(failure) = report.failure else {
+        if let Some(ticket) = self.transactions.as_mut().and_then(Transactions::settled) {
+            return Some(Settled::Delivered(ticket));
+        }
+        loop {
+            let report = self.link.inbox().reports.try_recv().ok()?;
+            self.flight.remove(report.size + RECORD_OVERHEAD_BYTES);
+            if let Some(failure) = report.failure {
+                return Some(Settled::Refused(report.ticket, failure));
+            }
             self.availability.answered(now);
-            return Some(Settled::Delivered(report.ticket));
-        };
-        Some(Settled::Refused(report.ticket, failure))
+            if self.transactions.is_none() {
+                return Some(Settled::Delivered(report.ticket));
+            }
+        }
     }
 
     /// The error that a refusal ends with; `lsn` is that of its transaction's commit.
     #[must_use]
     pub fn refusal(&self, failure: context::Failure, lsn: Lsn) -> Error {
-        match ffi::fatal_error(self.client) {
-            Some((code, reason)) => Error::Fatal { code, reason },
-            None => Error::Refused { code: failure.code, topic: failure.topic, has_key: failure.has_key, lsn },
+        refusal(&self.link, self.transactions.as_ref(), failure, lsn)
+    }
+
+    fn advance_transactions(&mut self, now: Instant) -> Result<(), Error> {
+        let Some(transactions) = &mut self.transactions else { return Ok(()) };
+        let is_outage = self.availability.outage().is_some();
+        match transactions.advance(&self.link, &mut self.waiting, &mut self.flight, is_outage, now) {
+            Err(Error::Fenced { reason }) => Err(settle_fence(&self.link, transactions, reason)),
+            result => result,
         }
     }
 
@@ -266,43 +302,49 @@ impl KafkaSink {
     /// Whether nothing is queued, held or under way.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.records_in_flight == 0
+        self.flight.is_empty()
             && self.waiting.is_empty()
             && self.skipped.is_empty()
-            && self.inbox.reports.is_empty()
+            && self.link.inbox().reports.is_empty()
+            && self.transactions.as_ref().is_none_or(Transactions::is_drained)
     }
 
     /// When [`KafkaSink::serve`] has to be called again at the latest.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let is_outage = self.availability.outage().is_some();
+        let transactions =
+            self.transactions.as_ref().and_then(|transactions| transactions.deadline(&self.flight, is_outage, now));
         let broker_for = match (self.availability.outage(), self.settings.broker_for) {
             (Some((since, _)), Some(limit)) => Some(since + limit),
             _ => None,
         };
-        let probe = self.waiting.deadline(self.availability.outage().is_some());
-        let patience = self.availability.deadline(self.records_in_flight > 0);
-        [broker_for, probe, patience].into_iter().flatten().min()
-    }
-
-    fn open_topic(&self, name: &str) -> Result<Topic, Error> {
-        Topic::new(self.client, name).map_err(|code| Error::Topic { topic: name.to_owned(), code })
+        let probe = self.waiting.deadline(is_outage);
+        let patience = self.availability.deadline(!self.flight.is_empty());
+        [broker_for, probe, patience, transactions].into_iter().flatten().min()
     }
 
     fn heed(&mut self, error: &context::ClientError, now: Instant) -> Result<(), Error> {
         match error.code {
             Code::Fatal => {
                 let (code, reason) =
-                    ffi::fatal_error(self.client).unwrap_or_else(|| (error.code, error.reason.clone()));
-                Err(Error::Fatal { code, reason })
+                    ffi::fatal_error(self.link.client()).unwrap_or_else(|| (error.code, error.reason.clone()));
+                match &self.transactions {
+                    Some(transactions) if transaction::is_fenced(code) => {
+                        Err(settle_fence(&self.link, transactions, reason))
+                    }
+                    Some(_) => Err(transaction::failure(&CallError { code, reason })),
+                    None => Err(Error::Fatal { code, reason }),
+                }
             }
             // A cluster that has taken us once may refuse us for a while when it restarts.
             Code::Authentication | Code::SaslAuthenticationFailed if !self.availability.ever_reached() => {
                 Err(Error::Authentication { reason: error.reason.clone() })
             }
             Code::AllBrokersDown => {
-                let under_way = self.records_in_flight > 0;
+                let under_way = !self.flight.is_empty();
                 if self.availability.all_down(&error.reason, under_way, now) {
-                    self.waiting.probe(&self.admin, now);
+                    self.waiting.probe(self.link.admin(), now);
                 }
                 Ok(())
             }
@@ -313,37 +355,65 @@ impl KafkaSink {
     /// Sends what has waited, as far as enough is known of its topics and there is room: one TRUNCATE may name more
     /// tables than a change has records.
     fn release(&mut self, now: Instant) -> Result<(), Error> {
-        while self.records_in_flight < RECORDS_IN_FLIGHT_MAX as usize
-            && let Some(release) = self.waiting.release(&self.admin, now)?
+        while self.flight.records < RECORDS_IN_FLIGHT_MAX as usize
+            && let Some(release) = self.waiting.release(self.link.admin(), now)?
         {
             let held = match release {
                 Release::Send(held) => held,
                 Release::Skip(ticket) => {
-                    self.skipped.push_back(ticket);
+                    // In a transaction it settles with the others.
+                    if self.transactions.is_none() {
+                        self.skipped.push_back(ticket);
+                    }
                     continue;
                 }
             };
-            let topic = match held.destination {
-                Destination::Relation(index) => self.topics.get(index.0 as usize).and_then(Option::as_ref),
-                Destination::Message => self.message_topic.as_ref(),
-            };
-            let Some((topic, _)) = topic else { continue };
+            let Some((topic, _)) = self.link.topic(held.destination) else { continue };
             let (key, value) = (held.key.as_deref(), held.value.as_deref());
             let header = held.header.as_ref().map(|(name, value)| Header { name, value });
-            topic.produce(key, value, header, held.ticket).map_err(|code| Error::Refused {
-                code,
-                topic: held.topic.clone(),
-                has_key: key.is_some(),
-                lsn: held.lsn,
-            })?;
-            self.records_in_flight += 1;
-            self.bytes_in_flight += record_size(key, value);
+            if let Err(code) = topic.produce(key, value, header, held.ticket) {
+                let failure = context::Failure { code, topic: held.topic.clone(), has_key: key.is_some() };
+                return Err(self.refusal(failure, held.lsn));
+            }
+            self.flight.add(record_size(key, value));
         }
         Ok(())
     }
 }
 
-/// What a record counts for in `[memory] max`.
-fn record_size(key: Option<&[u8]>, value: Option<&[u8]>) -> usize {
-    key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + RECORD_OVERHEAD_BYTES
+/// The error that a refusal ends with. In a transaction only what is wrong with the record itself ends the run.
+fn refusal(link: &Link, transactions: Option<&Transactions>, failure: context::Failure, lsn: Lsn) -> Error {
+    let fatal = ffi::fatal_error(link.client());
+    match (transactions, fatal) {
+        (Some(transactions), Some((code, reason))) if transaction::is_fenced(code) => {
+            settle_fence(link, transactions, reason)
+        }
+        (Some(transactions), _) if transaction::is_fenced(failure.code) => {
+            settle_fence(link, transactions, failure.code.to_string())
+        }
+        (Some(_), _) if !failure.is_the_records_own() => {
+            Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }
+        }
+        (None, Some((code, reason))) => Error::Fatal { code, reason },
+        _ => Error::Refused { code: failure.code, topic: failure.topic, has_key: failure.has_key, lsn },
+    }
+}
+
+/// Kafka does not say who took the transactional id, nor whether it gave up our transaction by itself: the newest start
+/// record does.
+fn settle_fence(link: &Link, transactions: &Transactions, reason: String) -> Error {
+    let (brokers, properties) = link.addresses();
+    let topic = transactions.settings().topic();
+    let reader = Reader::new(brokers, properties, &topic, transactions.instance());
+    match reader.and_then(|mut reader| reader.wait_for_other(Instant::now() + FENCE_LOOK)) {
+        Ok(Some(other)) => Error::FencedBy { by: other.to_string() },
+        Ok(None) => Error::Aborted { reason: format!("{reason}; no other instance has started since") },
+        Err(error) => error,
+    }
+}
+
+/// What the producer needs for transactions.
+fn transactional(settings: &Settings) -> Option<Transactional> {
+    let own = settings.transactions.as_ref()?;
+    Some(Transactional { id: own.transactional_id(), timeout: own.timeout, checkpoint_topic: own.topic() })
 }

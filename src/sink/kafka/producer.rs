@@ -2,6 +2,8 @@
 //!
 //! Source: librdkafka's `CONFIGURATION.md`.
 
+use std::time::Duration;
+
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::producer::BaseProducer;
 
@@ -20,22 +22,33 @@ const CHOSEN: [(&str, &str); 5] = [
 ];
 
 /// What the promise and the memory bound rest on; the configuration refuses these from the user.
-const PINNED: [(&str, &str); 5] = [
+const PINNED: [(&str, &str); 4] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
-    ("message.timeout.ms", "0"),
     ("partitioner", "murmur2_random"),
     // [memory] max and the ring bound what is queued; librdkafka's own bound is never to be met.
     ("queue.buffering.max.kbytes", "2147483647"),
 ];
 
-/// Creates the idempotent producer.
+/// What a producer of Kafka transactions needs more.
+#[derive(Clone, Debug)]
+pub struct Transactional {
+    /// The transactional id.
+    pub id: String,
+    /// Kafka's limit for a transaction; a record may not wait longer, or librdkafka refuses the set-up.
+    pub timeout: Duration,
+    /// The slot's own topic.
+    pub checkpoint_topic: String,
+}
+
+/// Creates the idempotent producer. Its records never time out, but for those of a transaction.
 ///
 /// # Errors
 /// [`Error::Producer`] for a property that librdkafka does not know or a value that it refuses.
 pub fn create(
     brokers: &str,
     properties: &[(String, String)],
+    transactional: Option<&Transactional>,
     context: Context,
 ) -> Result<BaseProducer<Context>, Error> {
     let mut config = ClientConfig::new();
@@ -47,6 +60,16 @@ pub fn create(
     }
     for (name, value) in PINNED {
         config.set(name, value);
+    }
+    match transactional {
+        Some(Transactional { id, timeout, .. }) => {
+            let timeout_ms = timeout.as_millis().to_string();
+            config.set("transactional.id", id);
+            config.set("transaction.timeout.ms", &timeout_ms).set("message.timeout.ms", &timeout_ms);
+        }
+        None => {
+            config.set("message.timeout.ms", "0");
+        }
     }
     config.set("bootstrap.servers", brokers);
     config.set("queue.buffering.max.messages", (RECORDS_IN_FLIGHT_MAX + RECORDS_PER_CHANGE_MAX).to_string());

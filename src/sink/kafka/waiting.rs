@@ -134,6 +134,33 @@ impl Waiting {
         Ok(self.held.pop_front().map(Release::Send))
     }
 
+    /// Whether a topic of walcat's own is there; asks for it to be made as long as it is not.
+    ///
+    /// # Errors
+    /// [`Error::CreateTopic`] when librdkafka refuses to ask.
+    pub fn ensure(
+        &mut self,
+        admin: &Admin,
+        topic: &str,
+        template: &TopicTemplate,
+        now: Instant,
+    ) -> Result<bool, Error> {
+        if self.existing.contains(topic) {
+            return Ok(true);
+        }
+        if self.is_free(now) {
+            create(admin, topic, template)?;
+            self.request = Request::Create { topic: topic.to_owned(), sent_at: now };
+        }
+        Ok(false)
+    }
+
+    /// The producer is another one: what it was asked will not be answered, and what waited will come again.
+    pub fn renew(&mut self, now: Instant) {
+        self.held.clear();
+        self.request = Request::Probe { sent_at: now };
+    }
+
     /// Asks whether the cluster is there, unless a request is under way.
     pub fn probe(&mut self, admin: &Admin, now: Instant) {
         if self.is_free(now) {

@@ -1,0 +1,266 @@
+//! The checkpoint topic: the position that each Kafka transaction carries, and who writes it.
+//!
+//! One topic for a slot alone, `__walcat.SYSTEMID.DATABASE.SLOT`, with one partition and compacted: in a shared
+//! partition another instance's open transaction would hide our last checkpoint from a `read_committed` reader. Two kinds
+//! of records, JSON with a constant key each: a start record when an instance has taken over, and a checkpoint in every
+//! transaction.
+
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+
+use super::context;
+use super::error::Error;
+use crate::lsn::Lsn;
+use crate::positions::Stored;
+use crate::route::sanitize;
+
+/// The key of start records.
+pub const START_KEY: &[u8] = b"start";
+
+/// The key of checkpoints.
+pub const CHECKPOINT_KEY: &[u8] = b"checkpoint";
+
+/// A process that holds the transactional id, or held it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// The host's name.
+    pub host: String,
+    /// The process id there.
+    pub pid: u32,
+    /// When it started, in milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// How often it has begun anew since.
+    pub renewal: u32,
+}
+
+impl Instance {
+    /// This process.
+    #[must_use]
+    pub fn this() -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Instance {
+            host: host.trim().to_owned(),
+            pid: std::process::id(),
+            started_unix_ms: u64::try_from(started).unwrap_or(u64::MAX),
+            renewal: 0,
+        }
+    }
+
+    /// Whether both are one process.
+    #[must_use]
+    pub fn is_same_process(&self, other: &Instance) -> bool {
+        (&self.host, self.pid, self.started_unix_ms) == (&other.host, other.pid, other.started_unix_ms)
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let started = UNIX_EPOCH + Duration::from_millis(self.started_unix_ms);
+        write!(f, "pid {} on {}, started {}", self.pid, self.host, humantime::format_rfc3339_seconds(started))
+    }
+}
+
+/// The position that a transaction carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Whose position, and which.
+    #[serde(flatten)]
+    pub stored: Stored,
+    /// The commit LSN of the last PostgreSQL transaction in it; the position itself where there is none.
+    pub commit_lsn: Lsn,
+    /// That transaction; 0 where there is none.
+    pub xid: u32,
+    /// Who wrote it.
+    pub instance: Instance,
+}
+
+/// A record of the topic.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Record {
+    Start { instance: Instance },
+    Checkpoint(Checkpoint),
+}
+
+/// The value of a start record.
+#[must_use]
+pub fn render_start(instance: &Instance) -> Vec<u8> {
+    render(&Record::Start { instance: instance.clone() })
+}
+
+/// The value of a checkpoint.
+#[must_use]
+pub fn render_checkpoint(checkpoint: Checkpoint) -> Vec<u8> {
+    render(&Record::Checkpoint(checkpoint))
+}
+
+fn render(record: &Record) -> Vec<u8> {
+    // Numbers and texts alone: there is nothing that JSON could not hold.
+    serde_json::to_vec(record).unwrap_or_default()
+}
+
+/// The topic's name; a slot's name is unique in its cluster, so two slots never share a topic.
+#[must_use]
+pub fn topic(system_identifier: &str, database: &str, slot: &str) -> String {
+    sanitize(&format!("__walcat.{system_identifier}.{database}.{slot}"))
+}
+
+/// The transactional id.
+#[must_use]
+pub fn transactional_id(system_identifier: &str, database: &str, slot: &str) -> String {
+    format!("walcat.{system_identifier}.{database}.{slot}")
+}
+
+/// Reads the topic from its beginning, `read_committed`, and keeps what is newest.
+pub struct Reader {
+    consumer: BaseConsumer<ReaderContext>,
+    topic: String,
+    /// Whose start record is waited for.
+    instance: Instance,
+    /// Whether it has been read.
+    pub has_seen_start: bool,
+    /// The instance that started last.
+    pub newest_start: Option<Instance>,
+    /// The last checkpoint.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+impl Reader {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// [`Error::Producer`] when librdkafka refuses a property.
+    pub fn new(
+        brokers: &str,
+        properties: &[(String, String)],
+        topic: &str,
+        instance: &Instance,
+    ) -> Result<Self, Error> {
+        let mut config = ClientConfig::new();
+        for (name, value) in properties {
+            config.set(name, value);
+        }
+        config
+            .set("bootstrap.servers", brokers)
+            // Assigned by hand and never committed; librdkafka wants a name all the same.
+            .set("group.id", "walcat")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "false")
+            .set_log_level(RDKafkaLogLevel::Info);
+        let refused = |error: KafkaError| Error::Producer { reason: error.to_string() };
+        let consumer: BaseConsumer<ReaderContext> = config.create_with_context(ReaderContext).map_err(refused)?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, 0, Offset::Beginning).map_err(refused)?;
+        consumer.assign(&assignment).map_err(refused)?;
+        Ok(Reader {
+            consumer,
+            topic: topic.to_owned(),
+            instance: instance.clone(),
+            has_seen_start: false,
+            newest_start: None,
+            checkpoint: None,
+        })
+    }
+
+    /// Takes in what has arrived; does not wait. Errors of the connection mend themselves or not: the sink's own
+    /// judgement of the brokers tells.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for a record that is not walcat's.
+    pub fn advance(&mut self) -> Result<(), Error> {
+        while let Some(message) = self.consumer.poll(Duration::ZERO) {
+            let Ok(message) = message else { continue };
+            let malformed = |reason: String| Error::Checkpoint { topic: self.topic.clone(), reason };
+            let value = message.payload().ok_or_else(|| malformed("a record without a value".to_owned()))?;
+            match serde_json::from_slice(value).map_err(|error| malformed(error.to_string()))? {
+                Record::Start { instance } => {
+                    self.has_seen_start |= instance == self.instance;
+                    self.newest_start = Some(instance);
+                }
+                Record::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the newest start record is another process's; none when it is not by the deadline.
+    ///
+    /// # Errors
+    /// Those of [`Reader::advance`].
+    pub fn wait_for_other(&mut self, deadline: Instant) -> Result<Option<Instance>, Error> {
+        const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+        loop {
+            self.advance()?;
+            if let Some(other) = self.newest_start.as_ref().filter(|other| !other.is_same_process(&self.instance)) {
+                // It may be one of before us: only what the whole topic says last counts.
+                let newest = other.clone();
+                std::thread::sleep(10 * LOOK_INTERVAL);
+                self.advance()?;
+                if self.newest_start.as_ref() == Some(&newest) {
+                    return Ok(Some(newest));
+                }
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+}
+
+struct ReaderContext;
+
+impl ClientContext for ReaderContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Properties that are the producer's alone are named one by one, at each start.
+        if facility != "CONFWARN" {
+            context::log_line(level, facility, message);
+        }
+    }
+
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ConsumerContext for ReaderContext {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let instance = Instance { host: "h".to_owned(), pid: 7, started_unix_ms: 1_700_000_000_000, renewal: 2 };
+        let stored =
+            Stored { system_identifier: "1".to_owned(), timeline: 1, slot: "s".to_owned(), end_lsn: Lsn(0x10) };
+        let checkpoint = Checkpoint { stored, commit_lsn: Lsn(8), xid: 5, instance: instance.clone() };
+        let text = render_checkpoint(checkpoint.clone());
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            r#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#
+        );
+        match serde_json::from_slice(&text).unwrap() {
+            Record::Checkpoint(found) => assert_eq!(found, checkpoint),
+            other => panic!("{other:?}"),
+        }
+        match serde_json::from_slice(&render_start(&instance)).unwrap() {
+            Record::Start { instance: found } => assert_eq!(found, instance),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(instance.to_string(), "pid 7 on h, started 2023-11-14T22:13:20Z");
+    }
+
+    #[test]
+    fn the_topic_is_the_slots_own_and_one_that_kafka_takes() {
+        assert_eq!(topic("7", "a b", "s"), "__walcat.7.a_b.s");
+        assert_eq!(transactional_id("7", "a b", "s"), "walcat.7.a b.s");
+    }
+}

@@ -1,0 +1,444 @@
+//! Exactly-once delivery: whole PostgreSQL transactions in Kafka transactions, each with a checkpoint in it.
+//!
+//! Stages: take the transactional id, which fences whoever had it; commit a start record; read the checkpoint topic until
+//! that very record is seen, not until an end offset; then transactions, one after another. While one is being committed
+//! no change is taken. Bytes are not kept, so whatever makes a transaction fail ends in [`Error::Aborted`]: the stream is
+//! begun again from the checkpoint, which also settles a commit of unknown outcome. Nothing here is guessed.
+//!
+//! Source: Apache Kafka's design documentation, "Using Transactions", and librdkafka's `INTRODUCTION.md`, "Transactional
+//! Producer".
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use log::{debug, info};
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use super::TopicTemplate;
+use super::checkpoint::{self, Checkpoint, Instance, Reader};
+use super::error::Error;
+use super::link::{Flight, Link};
+use super::transaction_calls::{self as calls, CallError, Progress};
+use super::waiting::Waiting;
+use crate::change::Ticket;
+use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL};
+use crate::lsn::Lsn;
+use crate::positions::Stored;
+use crate::session::Sealed;
+
+/// The ticket of walcat's own records, which belong to no entry.
+pub const OWN: Ticket = Ticket(u64::MAX);
+
+/// How long one call into librdkafka may take, so that keepalives are answered meanwhile.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// The time between two looks at a stage that librdkafka does not tell the end of.
+const LOOK_INTERVAL: Duration = Duration::from_millis(3);
+
+/// The same while no broker answers.
+const OUTAGE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long giving up a transaction may take when walcat ends.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
+
+/// What a transaction is made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a transaction stays open for more.
+    pub interval: Duration,
+    /// Records after which no further PostgreSQL transaction joins.
+    pub records_max: u64,
+    /// Kafka's own limit, `transaction.timeout.ms`.
+    pub timeout: Duration,
+    /// Whose position it is, to be filled in with each position.
+    pub identity: Stored,
+    /// The database, for names.
+    pub database: String,
+}
+
+impl Settings {
+    /// The slot's own topic.
+    #[must_use]
+    pub fn topic(&self) -> String {
+        checkpoint::topic(&self.identity.system_identifier, &self.database, &self.identity.slot)
+    }
+
+    /// The transactional id.
+    #[must_use]
+    pub fn transactional_id(&self) -> String {
+        checkpoint::transactional_id(&self.identity.system_identifier, &self.database, &self.identity.slot)
+    }
+}
+
+enum Stage {
+    /// Takes the transactional id.
+    Initializing,
+    /// The start record is under way, or its transaction is being committed.
+    Announcing,
+    /// Reads the checkpoint topic up to the start record.
+    Reading(Box<Reader>),
+    /// The stored position is known and waits to be judged; none where nothing was stored yet.
+    Found(Option<Stored>),
+    /// No transaction is open.
+    Idle,
+    /// A transaction is open.
+    Open { since: Instant, records: u64 },
+    /// The checkpoint is under way, or its transaction is being committed.
+    Committing { checkpoint: Lsn },
+    /// Given up, to end or to begin anew.
+    Closed,
+}
+
+/// The transactions of one producer after another.
+pub struct Transactions {
+    settings: Settings,
+    instance: Instance,
+    stage: Stage,
+    /// Whether a PostgreSQL transaction has been taken in part.
+    inside: bool,
+    /// The last whole one in the open transaction.
+    sealed: Option<Sealed>,
+    /// What the open transaction holds: how many records of which entries, in order.
+    taken: Vec<(Ticket, u32)>,
+    /// What a committed transaction held and has not been reported yet.
+    committed: VecDeque<(Ticket, u32)>,
+    stored: Lsn,
+    stored_at: Option<Instant>,
+    /// A position past the stored one that no transaction carries yet.
+    idle: Lsn,
+    /// Do not wait for the interval: the run ends.
+    hurry: bool,
+}
+
+impl Transactions {
+    /// Nothing is begun yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Transactions {
+            settings,
+            instance: Instance::this(),
+            stage: Stage::Initializing,
+            inside: false,
+            sealed: None,
+            taken: Vec::new(),
+            committed: VecDeque::new(),
+            stored: Lsn::INVALID,
+            stored_at: None,
+            idle: Lsn::INVALID,
+            hurry: false,
+        }
+    }
+
+    /// Begins anew with a new producer.
+    pub fn renew(&mut self) {
+        self.instance.renewal += 1;
+        self.stage = Stage::Initializing;
+        self.inside = false;
+        self.sealed = None;
+        self.taken.clear();
+        self.committed.clear();
+        self.idle = Lsn::INVALID;
+        self.hurry = false;
+    }
+
+    /// What a transaction is made of.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// This process.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// The position that Kafka has committed.
+    #[must_use]
+    pub fn stored(&self) -> Lsn {
+        self.stored
+    }
+
+    /// Whether changes can be taken now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        match self.stage {
+            Stage::Idle => true,
+            // A transaction that is due is not kept open by more of them.
+            Stage::Open { records, .. } => self.inside || records < self.settings.records_max,
+            _ => false,
+        }
+    }
+
+    /// The stored position, once, when it is known; changes are taken after [`Transactions::begin_at`].
+    pub fn found(&mut self) -> Option<Option<Stored>> {
+        match &mut self.stage {
+            Stage::Found(stored) => Some(stored.clone()),
+            _ => None,
+        }
+    }
+
+    /// The stream goes on at this position of this timeline.
+    pub fn begin_at(&mut self, start: Lsn, timeline: u32) {
+        if let Stage::Found(found) = &self.stage {
+            self.stored = found.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn).min(start);
+            // A first position, or one that the operator has chosen, is stored before anything is confirmed.
+            self.idle = start;
+            self.stored_at = None;
+            self.settings.identity.timeline = timeline;
+            self.stage = Stage::Idle;
+        }
+    }
+
+    /// Opens a transaction unless one is open. Call it before a change is taken.
+    ///
+    /// # Errors
+    /// [`Error::Aborted`].
+    pub fn open(&mut self, link: &Link, now: Instant) -> Result<(), Error> {
+        if matches!(self.stage, Stage::Idle) {
+            calls::begin(link.client()).map_err(|error| failure(&error))?;
+            self.stage = Stage::Open { since: now, records: 0 };
+        }
+        Ok(())
+    }
+
+    /// Records of an entry have been taken into the open transaction.
+    pub fn take(&mut self, ticket: Ticket, count: u32, is_transactional: bool) {
+        self.inside |= is_transactional;
+        match self.taken.last_mut() {
+            Some((last, sum)) if *last == ticket => *sum += count,
+            _ => self.taken.push((ticket, count)),
+        }
+        if let Stage::Open { records, .. } = &mut self.stage {
+            *records += u64::from(count);
+        }
+    }
+
+    /// A PostgreSQL transaction, or a message outside of any, is whole.
+    pub fn seal(&mut self, sealed: Sealed) {
+        self.inside = false;
+        self.sealed = Some(sealed);
+    }
+
+    /// Do not wait for the interval any more.
+    pub fn hurry(&mut self) {
+        self.hurry = true;
+    }
+
+    /// The next record that a committed transaction held.
+    pub fn settled(&mut self) -> Option<Ticket> {
+        let (ticket, left) = self.committed.front_mut()?;
+        let ticket = *ticket;
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.committed.pop_front();
+        }
+        Some(ticket)
+    }
+
+    /// Whether nothing is left to be committed, but for a PostgreSQL transaction that is not whole.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        let rests = match self.stage {
+            Stage::Committing { .. } => false,
+            Stage::Open { .. } => self.inside,
+            _ => true,
+        };
+        rests && self.committed.is_empty()
+    }
+
+    /// A position that everything before is delivered of, with nothing under way: it is stored by a transaction of its
+    /// own when it is far enough from the stored one, or at once.
+    pub fn offer(&mut self, delivered: Lsn, at_once: bool) {
+        if delivered > self.idle {
+            self.idle = delivered;
+        }
+        if at_once {
+            self.stored_at = None;
+        }
+    }
+
+    /// Goes on as far as it can without waiting longer than a slice.
+    ///
+    /// # Errors
+    /// [`Error::Aborted`] and [`Error::FencedBy`] end this producer's transactions, the others the run.
+    pub fn advance(
+        &mut self,
+        link: &Link,
+        waiting: &mut Waiting,
+        flight: &mut Flight,
+        is_outage: bool,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let is_idle_due = self.idle_due_at(now).is_some_and(|due_at| now >= due_at);
+        match &mut self.stage {
+            Stage::Initializing => self.initialize(link, waiting, flight, now),
+            Stage::Announcing if flight.is_empty() => {
+                if self.commit(link)? == Progress::Done {
+                    let (brokers, properties) = link.addresses();
+                    let reader = Reader::new(brokers, properties, &self.settings.topic(), &self.instance)?;
+                    self.stage = Stage::Reading(Box::new(reader));
+                }
+                Ok(())
+            }
+            Stage::Reading(reader) => {
+                reader.advance()?;
+                if reader.has_seen_start {
+                    let found = reader.checkpoint.take().map(|checkpoint| checkpoint.stored);
+                    let stored = found.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn);
+                    info!(slot = self.settings.identity.slot.as_str(), stored:% = stored; "checkpoint read");
+                    self.stage = Stage::Found(found);
+                }
+                Ok(())
+            }
+            Stage::Idle if is_idle_due => {
+                self.open(link, now)?;
+                self.sealed = Some(Sealed { commit_lsn: self.idle, end_lsn: self.idle, xid: 0 });
+                self.finish(link, flight)
+            }
+            Stage::Open { since, records } => {
+                let (since, records) = (*since, *records);
+                if self.inside {
+                    return self.check_length(since, is_outage, now);
+                }
+                let is_due =
+                    self.hurry || records >= self.settings.records_max || now >= since + self.settings.interval;
+                if is_due && waiting.is_empty() { self.finish(link, flight) } else { Ok(()) }
+            }
+            Stage::Committing { checkpoint } if flight.is_empty() => {
+                let checkpoint = *checkpoint;
+                if self.commit(link)? == Progress::Done {
+                    self.stored = checkpoint;
+                    self.stored_at = Some(now);
+                    self.committed.extend(self.taken.drain(..));
+                    self.stage = Stage::Idle;
+                    debug!(slot = self.settings.identity.slot.as_str(), stored:% = checkpoint; "transaction committed");
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When [`Transactions::advance`] has to be called again at the latest.
+    #[must_use]
+    pub fn deadline(&self, flight: &Flight, is_outage: bool, now: Instant) -> Option<Instant> {
+        let look = now + if is_outage { OUTAGE_LOOK_INTERVAL } else { LOOK_INTERVAL };
+        match &self.stage {
+            Stage::Initializing | Stage::Reading(_) => Some(look),
+            // The call itself waits for a slice.
+            Stage::Announcing | Stage::Committing { .. } if flight.is_empty() => {
+                Some(if is_outage { look } else { now })
+            }
+            Stage::Open { since, .. } if self.inside => Some(*since + self.longest()),
+            // What is still held back, a topic to be made, tells by itself.
+            Stage::Open { since, .. } => Some((*since + self.settings.interval).max(now + SLICE)),
+            Stage::Idle => self.idle_due_at(now),
+            _ => None,
+        }
+    }
+
+    /// Gives up what is open, so that readers need not wait for Kafka's own limit.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`]. Any other failure leaves it to whoever takes the id next, or to the time-out.
+    pub fn close(&mut self, link: &Link) -> Result<(), Error> {
+        match std::mem::replace(&mut self.stage, Stage::Closed) {
+            Stage::Open { .. } | Stage::Committing { .. } | Stage::Announcing => {}
+            _ => return Ok(()),
+        }
+        match calls::abort(link.client(), ABORT_LIMIT) {
+            Err(error) if is_fenced(error.code) => Err(failure(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn initialize(
+        &mut self,
+        link: &Link,
+        waiting: &mut Waiting,
+        flight: &mut Flight,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let template = TopicTemplate {
+            partitions: 1,
+            replication_factor: -1,
+            properties: vec![("cleanup.policy".to_owned(), "compact".to_owned())],
+        };
+        if !waiting.ensure(link.admin(), &self.settings.topic(), &template, now)? {
+            return Ok(());
+        }
+        if calls::init(link.client(), SLICE).map_err(|error| failure(&error))? == Progress::Done {
+            calls::begin(link.client()).map_err(|error| failure(&error))?;
+            flight.add(link.produce_own(checkpoint::START_KEY, &checkpoint::render_start(&self.instance))?);
+            self.stage = Stage::Announcing;
+        }
+        Ok(())
+    }
+
+    /// Puts the checkpoint into the open transaction, which takes nothing more.
+    fn finish(&mut self, link: &Link, flight: &mut Flight) -> Result<(), Error> {
+        let Some(sealed) = self.sealed.take() else { return Ok(()) };
+        let checkpoint = Checkpoint {
+            stored: Stored { end_lsn: sealed.end_lsn, ..self.settings.identity.clone() },
+            commit_lsn: sealed.commit_lsn,
+            xid: sealed.xid,
+            instance: self.instance.clone(),
+        };
+        flight.add(link.produce_own(checkpoint::CHECKPOINT_KEY, &checkpoint::render_checkpoint(checkpoint))?);
+        self.stage = Stage::Committing { checkpoint: sealed.end_lsn };
+        Ok(())
+    }
+
+    fn commit(&self, link: &Link) -> Result<Progress, Error> {
+        calls::commit(link.client(), SLICE).map_err(|error| failure(&error))
+    }
+
+    fn longest(&self) -> Duration {
+        self.settings.timeout.mul_f64(0.9)
+    }
+
+    /// Kafka gives up a transaction that is open for too long, and one PostgreSQL transaction cannot be parted.
+    fn check_length(&self, since: Instant, is_outage: bool, now: Instant) -> Result<(), Error> {
+        if now < since + self.longest() {
+            return Ok(());
+        }
+        let seconds = now.saturating_duration_since(since).as_secs();
+        if is_outage {
+            return Err(Error::Aborted { reason: format!("no broker has answered, and {seconds} s have passed") });
+        }
+        Err(Error::TransactionTooLong { seconds, timeout_ms: self.settings.timeout.as_millis() })
+    }
+
+    fn idle_due_at(&self, now: Instant) -> Option<Instant> {
+        if self.idle <= self.stored {
+            return None;
+        }
+        match self.stored_at {
+            Some(at) if self.idle.bytes_since(self.stored) < CHECKPOINT_BYTES => Some(at + CHECKPOINT_INTERVAL),
+            _ => Some(now),
+        }
+    }
+}
+
+/// What a call's failure means.
+pub fn failure(error: &CallError) -> Error {
+    let CallError { code, reason } = error.clone();
+    match code {
+        code if is_fenced(code) => Error::Fenced { reason },
+        Code::TransactionalIdAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TopicAuthorizationFailed
+        | Code::InvalidTransactionTimeout
+        | Code::UnsupportedForMessageFormat
+        | Code::UnsupportedVersion => Error::Transactional { code, reason },
+        _ => Error::Aborted { reason: format!("{reason} ({code})") },
+    }
+}
+
+/// Whether the code says that the transactional id belongs to another producer, or that Kafka has given up a transaction
+/// of ours: it does not tell these apart.
+#[must_use]
+pub fn is_fenced(code: Code) -> bool {
+    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
+}

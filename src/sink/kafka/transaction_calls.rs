@@ -1,0 +1,87 @@
+//! librdkafka's transactional calls, each for a slice of time: what is not done then goes on in librdkafka's own thread
+//! and is resumed by the next call.
+//!
+//! Source: librdkafka's `rdkafka.h`, "Transactional producer API". rust-rdkafka's own `commit_transaction` flushes
+//! first, in steps of 100 ms; here nothing is in flight any more when it is called.
+
+use std::ffi::c_int;
+use std::time::Duration;
+
+use rdkafka::bindings as rd;
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::ffi::{Native, text};
+
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is over.
+    Done,
+    /// The slice is over; call again.
+    Pending,
+}
+
+/// Why a call failed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallError {
+    /// librdkafka's or the broker's code.
+    pub code: RDKafkaErrorCode,
+    /// Their words.
+    pub reason: String,
+}
+
+/// Takes the transactional id: fences whoever had it, and ends the transaction that was left open.
+///
+/// # Errors
+/// When the id is refused, or the client has failed.
+pub fn init(client: Native, slice: Duration) -> Result<Progress, CallError> {
+    // SAFETY: the client lives as Native states; the error that is returned is ours.
+    outcome(unsafe { rd::rd_kafka_init_transactions(client.raw(), milliseconds(slice)) })
+}
+
+/// Begins a transaction; asks nobody.
+///
+/// # Errors
+/// When the client has failed.
+pub fn begin(client: Native) -> Result<(), CallError> {
+    // SAFETY: as in init.
+    outcome(unsafe { rd::rd_kafka_begin_transaction(client.raw()) }).map(drop)
+}
+
+/// Commits the transaction, of which every record has been delivered.
+///
+/// # Errors
+/// When the outcome is not known, or the transaction has to be given up.
+pub fn commit(client: Native, slice: Duration) -> Result<Progress, CallError> {
+    // SAFETY: as in init.
+    outcome(unsafe { rd::rd_kafka_commit_transaction(client.raw(), milliseconds(slice)) })
+}
+
+/// Gives the transaction up.
+///
+/// # Errors
+/// When the client has failed.
+pub fn abort(client: Native, limit: Duration) -> Result<Progress, CallError> {
+    // SAFETY: as in init.
+    outcome(unsafe { rd::rd_kafka_abort_transaction(client.raw(), milliseconds(limit)) })
+}
+
+fn milliseconds(slice: Duration) -> c_int {
+    c_int::try_from(slice.as_millis()).unwrap_or(c_int::MAX)
+}
+
+/// Reads and frees what a call returned; null is success.
+fn outcome(error: *mut rd::rd_kafka_error_t) -> Result<Progress, CallError> {
+    if error.is_null() {
+        return Ok(Progress::Done);
+    }
+    // SAFETY: the error is not null and belongs to us until it is destroyed below.
+    let code = unsafe { rd::rd_kafka_error_code(error) };
+    // SAFETY: the same; the text belongs to the error and is copied.
+    let reason = text(unsafe { rd::rd_kafka_error_string(error) });
+    // SAFETY: the same.
+    let is_retriable = unsafe { rd::rd_kafka_error_is_retriable(error) } != 0;
+    // SAFETY: destroyed once, and not used afterwards.
+    unsafe { rd::rd_kafka_error_destroy(error) };
+    if is_retriable { Ok(Progress::Pending) } else { Err(CallError { code: code.into(), reason }) }
+}
