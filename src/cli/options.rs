@@ -106,6 +106,12 @@ pub struct OutputOptions {
     /// walcat_tmp_PID.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     temporary_slot: Option<String>,
+    /// How the slot is read: streaming or polling [default: streaming]
+    ///
+    /// polling: by pg_logical_slot_peek_binary_changes on an ordinary connection, where a replication connection is not to
+    /// be had. The same records; each poll decodes anew what is not confirmed yet.
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
     /// A line of --sink stdout: value or record [default: value]
     ///
     /// value is the record's value alone, and nothing for a tombstone; record is an object of topic, key, headers and
@@ -136,7 +142,9 @@ pub struct OutputOptions {
 
 impl OutputOptions {
     pub fn add_to(&self, given: &mut Given) {
-        let OutputOptions { create_slot, temporary_slot, stdout, dump, dump_keepalives, record, truncate } = self;
+        let OutputOptions { create_slot, temporary_slot, engine, stdout, dump, dump_keepalives, record, truncate } =
+            self;
+        add(given, Key::Engine, engine);
         add(given, Key::CreateSlot, create_slot);
         add(given, Key::TemporarySlot, temporary_slot);
         add(given, Key::Stdout, stdout);

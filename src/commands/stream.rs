@@ -13,10 +13,11 @@ use crate::feedback::{Confirming, Timing};
 use crate::limits::RING_ENTRIES_MAX;
 use crate::lsn::Lsn;
 use crate::pg::catalog::Catalog;
+use crate::pg::peek;
 use crate::poller::Poller;
 use crate::positions::Stored;
 use crate::pump::recorder::Recorder;
-use crate::pump::start::{self, SlotMode, Source, Started};
+use crate::pump::start::{self, Engine, SlotMode, Source, Started};
 use crate::pump::store::Store;
 use crate::pump::waiting::Waiter;
 use crate::pump::{self, Dump, Dumping, Output, Parts, Pump, Times};
@@ -93,6 +94,14 @@ fn source(settings: &StreamSettings) -> Source {
         dsn: settings.dsn.as_ref().map(|dsn| dsn.expose().to_owned()),
         slot: settings.slot.clone(),
         publications: settings.publications.clone(),
+        engine: match settings.engine {
+            config::Engine::Streaming => Engine::Streaming,
+            config::Engine::Polling => Engine::Polling(peek::Settings {
+                interval: settings.poll.interval,
+                changes_max: settings.poll.changes_max,
+                idle_bytes: settings.poll.idle_bytes,
+            }),
+        },
         slot_mode,
         startpos: settings.startpos,
         connect_for: settings.wait.limit(),
@@ -129,7 +138,8 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
     }
     let timing = Timing {
         status_interval: settings.status_interval,
-        stall_timeout: settings.stall_timeout,
+        // A peek is silent while the server decodes; the socket's own time-outs find a dead peer.
+        stall_timeout: settings.stall_timeout.filter(|_| settings.engine == config::Engine::Streaming),
         ask_interval: (goal != Goal::Forever).then_some(ASK_INTERVAL),
     };
     let options = Options {

@@ -17,6 +17,7 @@ pub enum Key {
     TopicPrefix,
     Sink,
     Delivery,
+    Engine,
     Stdout,
     Dump,
     DumpKeepalives,
@@ -43,6 +44,9 @@ pub enum Key {
     StateInterval,
     TransactionInterval,
     TransactionMaxRecords,
+    PollInterval,
+    PollMaxChanges,
+    PollIdleBytes,
     MemoryMax,
     TopicsCreate,
     TopicsPartitions,
@@ -81,7 +85,7 @@ pub struct Row {
 pub const OPEN_TABLES: [&str; 2] = ["kafka", "topics.properties"];
 
 /// Tables whose keys are in [`Key::ALL`].
-pub const TABLES: [&str; 5] = ["retry", "state", "transaction", "memory", "topics"];
+pub const TABLES: [&str; 6] = ["retry", "state", "transaction", "poll", "memory", "topics"];
 
 const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static str>) -> Row {
     Row { key, name, kind, default }
@@ -90,7 +94,7 @@ const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static 
 impl Key {
     /// Every setting, in the order of the enum and of the manual.
     #[rustfmt::skip]
-    pub const ALL: [Row; 39] = [
+    pub const ALL: [Row; 43] = [
         row(Key::Dsn, "dsn", Kind::Text, None),
         row(Key::Slot, "slot", Kind::Text, None),
         row(Key::Publication, "publication", Kind::List, None),
@@ -100,6 +104,7 @@ impl Key {
         row(Key::TopicPrefix, "topic_prefix", Kind::Text, None),
         row(Key::Sink, "sink", Kind::Text, Some("kafka")),
         row(Key::Delivery, "delivery", Kind::Text, Some("at-least-once")),
+        row(Key::Engine, "engine", Kind::Text, Some("streaming")),
         row(Key::Stdout, "stdout", Kind::Text, Some("value")),
         row(Key::Dump, "dump", Kind::Text, None),
         row(Key::DumpKeepalives, "dump_keepalives", Kind::Bool, Some("false")),
@@ -126,6 +131,9 @@ impl Key {
         row(Key::StateInterval, "state.interval", Kind::Duration, Some("1s")),
         row(Key::TransactionInterval, "transaction.interval", Kind::Duration, Some("100ms")),
         row(Key::TransactionMaxRecords, "transaction.max_records", Kind::Integer, Some("50000")),
+        row(Key::PollInterval, "poll.interval", Kind::Duration, Some("1s")),
+        row(Key::PollMaxChanges, "poll.max_changes", Kind::Integer, Some("100000")),
+        row(Key::PollIdleBytes, "poll.idle_bytes", Kind::Size, Some("16MiB")),
         row(Key::MemoryMax, "memory.max", Kind::Size, Some("16MiB")),
         row(Key::TopicsCreate, "topics.create", Kind::Bool, Some("false")),
         row(Key::TopicsPartitions, "topics.partitions", Kind::Integer, Some("1")),
@@ -215,7 +223,7 @@ mod tests {
             ("topics.replication", Some("topics.replication_factor")),
             ("kafak", Some("kafka")),
             ("format", Some("log_format")),
-            ("engine", None),
+            ("engin", Some("engine")),
             ("colour", None),
             ("x", None),
         ] {

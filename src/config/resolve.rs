@@ -14,8 +14,8 @@ use super::layers::{Given, Layers};
 use super::mask::is_secret_property;
 use super::secret::{self, Environment, Secret};
 use super::settings::{
-    Delivery, DumpFormat, LogFormat, LogSettings, Retry, Sink, SlotSettings, State, StdoutForm, StreamSettings, Topics,
-    Transaction, Truncate,
+    Delivery, DumpFormat, Engine, LogFormat, LogSettings, Poll, Retry, Sink, SlotSettings, State, StdoutForm,
+    StreamSettings, Topics, Transaction, Truncate,
 };
 use super::units::{parse_budget, parse_duration, parse_interval, parse_size};
 use super::value;
@@ -25,6 +25,9 @@ const RETRY_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Durat
 const STATE_INTERVAL_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 const TRANSACTION_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 const TRANSACTION_RECORDS_BOUNDS: RangeInclusive<i32> = 1..=10_000_000;
+const POLL_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
+const POLL_CHANGES_BOUNDS: RangeInclusive<i32> = 1..=1_000_000_000;
+const POLL_IDLE_BYTES_BOUNDS: RangeInclusive<u64> = 64 << 10..=1 << 50;
 const MEMORY_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=64 << 30;
 /// librdkafka's own upper bounds.
 const PARTITIONS_BOUNDS: RangeInclusive<i32> = 1..=100_000;
@@ -184,6 +187,7 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         topic_prefix: layers.optional(Key::TopicPrefix, value::topic_prefix)?,
         sink: layers.required(Key::Sink, value::choice(&Sink::CHOICES))?,
         delivery: layers.required(Key::Delivery, value::choice(&Delivery::CHOICES))?,
+        engine: layers.required(Key::Engine, value::choice(&Engine::CHOICES))?,
         stdout: layers.required(Key::Stdout, value::choice(&StdoutForm::CHOICES))?,
         dump: layers.optional(Key::Dump, value::choice(&DumpFormat::CHOICES))?,
         dump_keepalives: layers.is_on(Key::DumpKeepalives)?,
@@ -214,6 +218,13 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
             records_max: layers.required(Key::TransactionMaxRecords, |text| {
                 value::integer_within(text, TRANSACTION_RECORDS_BOUNDS).map(i32::cast_unsigned)
             })?,
+        },
+        poll: Poll {
+            interval: layers.required(Key::PollInterval, |text| parse_duration(text, POLL_BOUNDS))?,
+            changes_max: layers.required(Key::PollMaxChanges, |text| {
+                value::integer_within(text, POLL_CHANGES_BOUNDS).map(i32::cast_unsigned)
+            })?,
+            idle_bytes: layers.required(Key::PollIdleBytes, |text| parse_size(text, POLL_IDLE_BYTES_BOUNDS))?,
         },
         memory_bytes_max: layers.required(Key::MemoryMax, |text| parse_size(text, MEMORY_BYTES_BOUNDS))?,
         topics: parse_topics(layers)?,
@@ -263,6 +274,18 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
         let places = Box::new([layers.place(Key::TemporarySlot), layers.place(Key::StateFile)]);
         let why = "a slot that vanishes has no position to come back to";
         return Err(ConfigError::Contradiction { places, why });
+    }
+    if settings.engine == Engine::Polling {
+        for (other, is_set, why) in [
+            (Key::Dump, settings.dump.is_some(), "a dump shows a stream's frames"),
+            (Key::Record, settings.record.is_some(), "a recording holds a stream's frames"),
+            (Key::TemporarySlot, settings.temporary_slot, "a pooler ends the session that the slot would end with"),
+        ] {
+            if is_set {
+                let places = Box::new([layers.place(Key::Engine), layers.place(other)]);
+                return Err(ConfigError::Contradiction { places, why });
+            }
+        }
     }
     if settings.delivery == Delivery::ExactlyOnce && settings.dump.is_none() {
         for (other, is_set, why) in [

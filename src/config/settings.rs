@@ -24,6 +24,7 @@ pub struct StreamSettings {
     pub topic_prefix: Option<String>,
     pub sink: Sink,
     pub delivery: Delivery,
+    pub engine: Engine,
     pub stdout: StdoutForm,
     /// In place of the sink.
     pub dump: Option<DumpFormat>,
@@ -49,6 +50,7 @@ pub struct StreamSettings {
     pub retry: Retry,
     pub state: State,
     pub transaction: Transaction,
+    pub poll: Poll,
     pub memory_bytes_max: u64,
     pub topics: Topics,
     pub log: LogSettings,
@@ -83,6 +85,17 @@ pub enum Delivery {
 
 impl Delivery {
     pub const CHOICES: [(&str, Self); 2] = [("at-least-once", Self::AtLeastOnce), ("exactly-once", Self::ExactlyOnce)];
+}
+
+/// How the slot is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Streaming,
+    Polling,
+}
+
+impl Engine {
+    pub const CHOICES: [(&str, Self); 2] = [("streaming", Self::Streaming), ("polling", Self::Polling)];
 }
 
 /// What a line of the sink stdout holds.
@@ -144,6 +157,17 @@ pub struct Transaction {
     pub interval: Duration,
     /// Records after which no further PostgreSQL transaction joins.
     pub records_max: u32,
+}
+
+/// The table `[poll]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// The time between two peeks, when nothing is left to read.
+    pub interval: Duration,
+    /// Changes after which a peek ends, at the end of a transaction.
+    pub changes_max: u32,
+    /// WAL that the slot may hold while nothing of it is of interest.
+    pub idle_bytes: u64,
 }
 
 /// The table `[topics]`.

@@ -63,6 +63,7 @@ fn samples(key: Key) -> [&'static str; 2] {
         (Key::Dump, _) => ["json", "json"],
         (Key::Startpos | Key::Endpos, _) => ["0/10", "0/20"],
         (Key::Truncate, _) => ["skip", "emit"],
+        (Key::Engine, _) => ["polling", "streaming"],
         (Key::Delivery, _) => ["exactly-once", "at-least-once"],
         (Key::LogFormat, _) => ["json", "text"],
         (_, Kind::Text | Kind::List) => ["one", "two"],

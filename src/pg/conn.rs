@@ -18,6 +18,8 @@ pub enum Kind {
     Replication,
     /// SQL only.
     Ordinary,
+    /// SQL, perhaps through a pooler that hands the session to others: nothing of it is set.
+    Pooled,
 }
 
 /// Which readiness of the socket is waited for.
@@ -83,6 +85,9 @@ impl Connection {
         }
         handle.set_nonblocking();
         let mut connection = Connection { handle };
+        if kind == Kind::Pooled {
+            return Ok(connection);
+        }
         connection.command("SET", SESSION_SETTINGS, wait)?;
         if connection.server_version() >= 140_000 {
             connection.command("SET", SESSION_SETTINGS_14, wait)?;

@@ -213,6 +213,43 @@ impl Handle {
         }
     }
 
+    /// Sends a query without parameters whose values come in binary format (PQsendQueryParams).
+    pub fn send_query_params_binary(&mut self, command: &CStr) -> bool {
+        // SAFETY: the handle is open; the command outlives the call; there are no parameters, so null arrays are allowed.
+        unsafe {
+            pq::PQsendQueryParams(
+                self.raw(),
+                command.as_ptr(),
+                0,
+                ptr::null(),
+                ptr::null(),
+                ptr::null(),
+                ptr::null(),
+                1,
+            ) == 1
+        }
+    }
+
+    /// Has the rows of the query that was just sent come one by one (PQsetSingleRowMode).
+    pub fn single_rows(&mut self) -> bool {
+        // SAFETY: the handle is open.
+        unsafe { pq::PQsetSingleRowMode(self.raw()) == 1 }
+    }
+
+    /// Asks the server to give up the command that is under way (PQcancel). Connects to it once more, and waits for that.
+    pub fn cancel(&mut self) {
+        // SAFETY: the handle is open; the object that is returned is ours until it is freed below.
+        let cancel = unsafe { pq::PQgetCancel(self.raw()) };
+        if cancel.is_null() {
+            return;
+        }
+        let mut reason = [0_u8; 256];
+        // SAFETY: the object is live, and the buffer as long as is said. A request that fails changes nothing.
+        unsafe { pq::PQcancel(cancel, reason.as_mut_ptr().cast(), 256) };
+        // SAFETY: freed once.
+        unsafe { pq::PQfreeCancel(cancel) };
+    }
+
     /// Takes in what the socket has (PQconsumeInput). Says whether the connection still works.
     pub fn consume_input(&mut self) -> bool {
         // SAFETY: the handle is open.
@@ -387,6 +424,29 @@ impl QueryResult {
         // SAFETY: the same; "the returned pointer points to storage that is part of the PGresult structure", which
         // the borrow of self keeps alive, and a text value is null-terminated.
         unsafe { CStr::from_ptr(pq::PQgetvalue(self.0.as_ptr(), row, column)) }.to_str().ok()
+    }
+
+    /// The bytes of a value in binary format; none for NULL and for a cell outside the result.
+    #[must_use]
+    pub fn bytes(&self, row: usize, column: usize) -> Option<&[u8]> {
+        let (row, column) = (c_int::try_from(row).ok()?, c_int::try_from(column).ok()?);
+        // SAFETY: the result is live until Drop.
+        let column_count = unsafe { pq::PQnfields(self.0.as_ptr()) };
+        // SAFETY: the same.
+        let row_count = unsafe { pq::PQntuples(self.0.as_ptr()) };
+        if row >= row_count || column >= column_count {
+            return None;
+        }
+        // SAFETY: the result is live and the cell is inside it, as was checked above.
+        if unsafe { pq::PQgetisnull(self.0.as_ptr(), row, column) } != 0 {
+            return None;
+        }
+        // SAFETY: the same.
+        let length = usize::try_from(unsafe { pq::PQgetlength(self.0.as_ptr(), row, column) }).ok()?;
+        // SAFETY: the same; the value belongs to the result, which the borrow of self keeps alive.
+        let start = unsafe { pq::PQgetvalue(self.0.as_ptr(), row, column) };
+        // SAFETY: "the actual length of a field value in bytes" is what PQgetlength returned.
+        Some(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
     }
 
     /// The fields of the error (PQresultErrorField).

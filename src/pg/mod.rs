@@ -1,9 +1,11 @@
-//! PostgreSQL through libpq: connections that never block the loop, the replication stream, and the catalog.
+//! PostgreSQL through libpq: connections that never block the loop, the replication stream, the polling of a slot, and the
+//! catalog.
 
 pub mod catalog;
 pub mod conn;
 pub mod error;
 pub mod ffi;
+pub mod peek;
 pub mod server;
 pub mod stream;
 

@@ -16,7 +16,7 @@ use crate::replication::command;
 pub const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// The answer to IDENTIFY_SYSTEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct System {
     /// The cluster's identifier.
     pub identifier: String,
@@ -185,6 +185,34 @@ pub fn terminate(connection: &mut Connection, pid: i32, wait: &mut Wait<'_>) -> 
     let query = format!("SELECT pg_catalog.pg_terminate_backend({pid})");
     let result = connection.command("pg_terminate_backend", &query, wait)?;
     Ok(result.value(0, 0) == Some("t"))
+}
+
+/// What IDENTIFY_SYSTEM says, on an ordinary connection. The timeline is that of the last checkpoint.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn identify_system_by_sql(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<System, Error> {
+    const NAME: &str = "reading the system's identity";
+    const QUERY: &str = "SELECT pg_catalog.json_build_object(\
+        'identifier', (SELECT system_identifier::text FROM pg_catalog.pg_control_system()), \
+        'timeline', (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
+        'flushed', CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+                   ELSE pg_catalog.pg_current_wal_flush_lsn() END, \
+        'database', pg_catalog.current_database())";
+    let result = connection.command(NAME, QUERY, wait)?;
+    json_row(&result, NAME)?.ok_or_else(|| Error::Answer { command: NAME, reason: "no row".to_owned() })
+}
+
+/// `pg_create_logical_replication_slot`; returns the slot's consistent point.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn create_slot_by_sql(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Result<Lsn, Error> {
+    const NAME: &str = "pg_create_logical_replication_slot";
+    let query = format!("SELECT lsn FROM pg_catalog.{NAME}({}, 'pgoutput')", quote_literal(name));
+    let result = connection.command(NAME, &query, wait)?;
+    let lsn = result.value(0, 0).and_then(|text| text.parse().ok());
+    lsn.ok_or_else(|| Error::Answer { command: NAME, reason: "no LSN".to_owned() })
 }
 
 /// The slot's row; none when there is no such slot.

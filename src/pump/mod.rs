@@ -5,6 +5,7 @@
 
 pub mod dumping;
 pub mod error;
+pub mod feed;
 pub mod output;
 mod reconnect;
 pub mod recorder;
@@ -20,6 +21,7 @@ use mio::Interest;
 
 pub use self::dumping::{Dumped, Dumping};
 pub use self::error::Error;
+pub use self::feed::{Feed, Received};
 pub use self::output::{Dump, Output};
 use self::recorder::Recorder;
 use self::report::Report;
@@ -27,17 +29,15 @@ use self::start::{Known, Source, Started};
 use self::store::{Identity, Store};
 use self::waiting::Waiter;
 use crate::backoff::{Backoff, Policy};
-use crate::clock::{PgTimestamp, unix_now_ns};
-use crate::feedback::Update;
+use crate::clock::unix_now_ns;
 use crate::limits::{CONNECT_TIMEOUT, FINISH_TIMEOUT, MESSAGES_PER_TURN_MAX};
 use crate::lsn::Lsn;
 use crate::pg::catalog::Catalog;
-use crate::pg::stream::Stream;
+use crate::pg::peek::Peeked;
 use crate::pg::{self, Direction};
 use crate::poller::{Poller, Wakeup};
 use crate::positions::Facts;
 use crate::relations::Relation;
-use crate::replication::StatusUpdate;
 use crate::session::{Sealed, Session, Step};
 use crate::signal::StopSignals;
 use crate::sink::{self, Settled, Sink};
@@ -75,7 +75,7 @@ enum Read {
 
 /// The loop and all that it owns.
 pub struct Pump {
-    stream: Stream,
+    feed: Feed,
     session: Session,
     output: Output,
     catalog: Catalog,
@@ -138,8 +138,10 @@ impl Pump {
             slot: parts.source.slot.clone(),
         };
         parts.store.begin(&identity, parts.started.start, now)?;
+        // A peek begins where the slot stands, which may be before what is stored.
+        parts.session.pass_before(parts.started.start);
         Ok(Pump {
-            stream: parts.started.stream,
+            feed: parts.started.feed,
             session: parts.session,
             output: parts.output,
             catalog: parts.catalog,
@@ -214,13 +216,11 @@ impl Pump {
                 self.session.feedback().not_reading(now);
                 return Ok(Read::Blocked);
             }
-            let Some(frame) = self.stream.receive()? else { return Ok(Read::Drained) };
-            let handled = self.handle(&frame, now);
-            // A frame that ends the run by a failure is the one that a recording is wanted for.
-            if let (Some(recorder), Ok(true) | Err(_)) = (&mut self.recorder, &handled) {
-                recorder.copy_data(&frame)?;
+            match self.feed.receive(now)? {
+                None => return Ok(Read::Drained),
+                Some(Received::Frame(frame)) => self.frame(&frame, now)?,
+                Some(Received::Peeked(peeked)) => self.peeked(&peeked, now)?,
             }
-            handled?;
         }
         Ok(Read::Unfinished)
     }
@@ -233,24 +233,49 @@ impl Pump {
             && self.output.has_room()
     }
 
+    fn frame(&mut self, frame: &[u8], now: Instant) -> Result<(), Error> {
+        let handled = self.handle(frame, now);
+        // A frame that ends the run by a failure is the one that a recording is wanted for.
+        if let (Some(recorder), Ok(true) | Err(_)) = (&mut self.recorder, &handled) {
+            recorder.copy_data(frame)?;
+        }
+        handled.map(drop)
+    }
+
+    fn peeked(&mut self, peeked: &Peeked, now: Instant) -> Result<(), Error> {
+        match peeked {
+            Peeked::Row(row) => {
+                let step = self.session.accept_message(row.lsn()?, row.message()?, now, unix_now_ns())?;
+                self.follow(step, now).map(drop)
+            }
+            Peeked::ReadUpTo(lsn) => {
+                self.session.read_up_to(*lsn);
+                Ok(())
+            }
+        }
+    }
+
     /// Handles one frame. Says whether it belongs to the job, or lies beyond its end.
     fn handle(&mut self, frame: &[u8], now: Instant) -> Result<bool, Error> {
-        let sink = match &mut self.output {
-            Output::Records(sink) => sink,
-            Output::Dump(dump) => {
-                let Dump { dumping, lines } = &mut **dump;
-                return Ok(match dumping.frame(&mut self.session, frame, now, lines.buffer())? {
-                    Dumped::Nothing => true,
-                    Dumped::Relation(relation) => {
-                        self.ask_catalog(relation)?;
-                        true
-                    }
-                    Dumped::Beyond => false,
-                });
-            }
-        };
-        let processed_unix_ns = unix_now_ns();
-        match self.session.accept(frame, now, processed_unix_ns)? {
+        if let Output::Dump(dump) = &mut self.output {
+            let Dump { dumping, lines } = &mut **dump;
+            return Ok(match dumping.frame(&mut self.session, frame, now, lines.buffer())? {
+                Dumped::Nothing => true,
+                Dumped::Relation(relation) => {
+                    self.ask_catalog(relation)?;
+                    true
+                }
+                Dumped::Beyond => false,
+            });
+        }
+        let step = self.session.accept(frame, now, unix_now_ns())?;
+        self.follow(step, now)
+    }
+
+    /// Does what a step says. Says whether it belongs to the job, or lies beyond its end.
+    fn follow(&mut self, step: Step<'_>, now: Instant) -> Result<bool, Error> {
+        let Output::Records(sink) = &mut self.output else { return Ok(true) };
+        match step {
             Step::Nothing => {}
             Step::Relation(message) => self.ask_catalog(Relation::from(&message))?,
             Step::Change(change, ticket) => {
@@ -264,7 +289,7 @@ impl Pump {
             Step::Sealed(sealed) => sink.seal(sealed),
             Step::Truncate(lsn, relations) => {
                 for relation in relations.iter() {
-                    let (change, ticket) = self.session.truncation(lsn, relation, processed_unix_ns)?;
+                    let (change, ticket) = self.session.truncation(lsn, relation, unix_now_ns())?;
                     let taken = sink.take(&change, ticket, now)?;
                     self.session.emitted(&change, ticket, taken.records, taken.values)?;
                 }
@@ -373,7 +398,7 @@ impl Pump {
     fn store(&mut self, now: Instant) -> Result<(), Error> {
         let ends = self.stage != Stage::Reading;
         let feedback = self.session.feedback();
-        let at_once = ends || feedback.is_reply_owed();
+        let at_once = ends || feedback.is_reply_owed() || self.feed.waits_for_confirmation();
         let Some(transactions) = self.output.transactions() else {
             return self.store.keep(&self.identity, feedback, at_once, now);
         };
@@ -387,23 +412,20 @@ impl Pump {
 
     fn send_status_update(&mut self, now: Instant) -> Result<(), Error> {
         match self.session.feedback().update_due(now) {
-            Some(update) => Ok(self.stream.send(&status_update(update))?),
-            None => Ok(self.stream.flush()?),
+            Some(update) => Ok(self.feed.update(update)?),
+            None => Ok(self.feed.flush()?),
         }
     }
 
     fn sleep(&mut self, now: Instant) -> Result<(), Error> {
-        let (socket, unsent) = self.stream.socket()?;
         // While nothing may be read its readiness would only spin the loop.
-        let interest = match (self.may_read(), unsent) {
-            (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
-            (true, false) => Some(Interest::READABLE),
-            (false, true) => Some(Interest::WRITABLE),
-            (false, false) => None,
-        };
-        match interest {
-            Some(interest) => self.poller.arm(Wakeup::Postgres, socket, interest)?,
-            None => self.poller.disarm(Wakeup::Postgres),
+        match (self.feed.socket()?, self.may_read()) {
+            (Some((socket, true)), true) => {
+                self.poller.arm(Wakeup::Postgres, socket, Interest::READABLE | Interest::WRITABLE)?;
+            }
+            (Some((socket, true)), false) => self.poller.arm(Wakeup::Postgres, socket, Interest::WRITABLE)?,
+            (Some((socket, false)), true) => self.poller.arm(Wakeup::Postgres, socket, Interest::READABLE)?,
+            (Some((_, false)), false) | (None, _) => self.poller.disarm(Wakeup::Postgres),
         }
         if self.asking.is_some()
             && let Some((socket, direction)) = self.catalog.socket()
@@ -432,7 +454,8 @@ impl Pump {
         };
         let catalog = self.asking.as_ref().map(|_| now + CONNECT_TIMEOUT);
         let store = self.store.deadline(self.session.feedback().delivered(), now);
-        let others = [self.output.deadline(now), stopping, catalog, store, self.report.deadline()];
+        let feed = if self.may_read() { self.feed.deadline() } else { None };
+        let others = [feed, self.output.deadline(now), stopping, catalog, store, self.report.deadline()];
         others.into_iter().flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
 
@@ -441,14 +464,14 @@ impl Pump {
         let now = Instant::now();
         self.store(now)?;
         let update = self.session.feedback().update(now);
-        self.stream.send(&status_update(update))?;
+        self.feed.update(update)?;
         if let Some(recorder) = self.recorder.take() {
             recorder.finish()?;
         }
         let unacknowledged = matches!(self.stage, Stage::Stopping { .. }) && self.has_unacknowledged();
         let failure = self.unacknowledged();
         let mut waiter = Waiter::until(&mut self.poller, &mut self.signals, now + FINISH_TIMEOUT);
-        self.stream.finish(&mut |socket, direction| waiter.wait(socket, direction))?;
+        self.feed.finish(&mut waiter)?;
         self.report.ended(&mut self.session, self.poller.turns(), now);
         if unacknowledged { Err(failure) } else { Ok(()) }
     }
@@ -478,18 +501,7 @@ impl Pump {
         if self.store.keep(&self.identity, feedback, true, Instant::now()).is_ok() && !feedback.is_sent() {
             let update = self.session.feedback().update(Instant::now());
             // The connection may be what failed.
-            let _: Result<(), pg::Error> = self.stream.send(&status_update(update));
+            let _: Result<(), pg::Error> = self.feed.update(update);
         }
     }
-}
-
-fn status_update(update: Update) -> [u8; StatusUpdate::SIZE] {
-    StatusUpdate {
-        written: update.written,
-        flushed: update.flushed,
-        applied: update.flushed,
-        sent_at: PgTimestamp::now(),
-        reply_requested: update.reply_requested,
-    }
-    .encode()
 }

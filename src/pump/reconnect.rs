@@ -92,7 +92,7 @@ impl Pump {
     }
 
     fn go_on(&mut self, started: Started) -> Result<(), Error> {
-        self.stream = started.stream;
+        self.feed = started.feed;
         self.catalog = Catalog::new(self.source.dsn.clone());
         self.asking = None;
         self.poller.disarm(Wakeup::Catalog);
@@ -104,6 +104,7 @@ impl Pump {
             self.stage = Stage::Reading;
         } else {
             self.session.reconnected(now)?;
+            self.session.pass_before(started.start);
         }
         info!(slot = self.report.slot(), lsn:% = started.start, in_flight = self.session.ring().outstanding();
             "the stream goes on");

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::error::Error;
+use super::feed::Feed;
 use super::waiting::Waiter;
 use crate::lsn::Lsn;
+use crate::pg::peek::{self, Peek};
 use crate::pg::server::{self, SERVER_VERSION_MIN, Slot, System};
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection, Kind};
@@ -31,6 +33,8 @@ pub struct Source {
     pub slot: String,
     /// The publications.
     pub publications: Vec<String>,
+    /// How the slot is read.
+    pub engine: Engine,
     /// What to do about the slot when it is not there.
     pub slot_mode: SlotMode,
     /// Where to start; none for the slot's confirmed position.
@@ -54,6 +58,15 @@ pub struct Known {
     pub store: String,
 }
 
+/// How the slot is read.
+#[derive(Clone, Debug)]
+pub enum Engine {
+    /// By a walsender, on a replication connection.
+    Streaming,
+    /// By one peek after another, on an ordinary connection.
+    Polling(peek::Settings),
+}
+
 /// Which slot is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotMode {
@@ -70,8 +83,8 @@ pub enum SlotMode {
 /// A running stream and what is known about it.
 #[derive(Debug)]
 pub struct Started {
-    /// The stream.
-    pub stream: Stream,
+    /// What is read.
+    pub feed: Feed,
     /// The cluster and its position before the stream began.
     pub system: System,
     /// The server's version, such as 150018.
@@ -94,13 +107,27 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
     let mut connection = connect(source, waiter)?;
     let server_version = connection.server_version();
     check_version(server_version)?;
-    let system = server::identify_system(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    let system = match source.engine {
+        Engine::Streaming => server::identify_system(&mut connection, wait)?,
+        Engine::Polling(_) => server::identify_system_by_sql(&mut connection, wait)?,
+    };
     check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    let switches = server::timeline_history(&mut connection, system.timeline, wait)?;
+    let switches = match source.engine {
+        Engine::Streaming => server::timeline_history(&mut connection, system.timeline, wait)?,
+        // Only a walsender tells it.
+        Engine::Polling(_) => Vec::new(),
+    };
     let (began, mut held) = (Instant::now(), Held::default());
     loop {
-        let (name, confirmed) = settle_slot(source, &system, &mut connection, waiter)?;
+        let (name, confirmed) = match settle_slot(source, &system, &mut connection, waiter)? {
+            Settled::Free { name, confirmed } => (name, confirmed),
+            Settled::Held => {
+                held.wait(source, began, &mut connection, waiter)?;
+                continue;
+            }
+        };
         let facts = Facts {
             system_identifier: system.identifier.clone(),
             timeline: system.timeline,
@@ -113,22 +140,40 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
             Some(startpos) => check_startpos(source, startpos, confirmed)?,
             None => check_stored(store()?.as_ref(), &facts, source.accept_gap)?,
         };
-        let text = command::start_replication(&StartReplication {
-            slot: &name,
-            lsn: start,
-            publications: &source.publications,
-        });
-        match Stream::start(connection, &text, &mut |socket, way| waiter.wait(socket, way)) {
-            Ok(stream) => {
+        match begin(source, &name, start, confirmed, connection, waiter) {
+            Ok(feed) => {
                 info!(slot = name.as_str(), lsn:% = start, system = system.identifier.as_str(),
                     timeline = system.timeline; "streaming started");
-                return Ok(Started { stream, system, server_version, start, facts });
+                return Ok(Started { feed, system, server_version, start, facts });
             }
             Err((back, error)) if error.sqlstate() == Some("55006") => {
                 connection = back;
-                held.wait(source, &error, began, &mut connection, waiter)?;
+                held.wait(source, began, &mut connection, waiter)?;
             }
             Err((_, error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// Begins to read. The connection comes back with a refusal that leaves it usable, such as an active slot (55006).
+fn begin(
+    source: &Source,
+    slot: &str,
+    start: Lsn,
+    confirmed: Lsn,
+    connection: Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<Feed, (Connection, pg::Error)> {
+    match &source.engine {
+        Engine::Streaming => {
+            let publications = &source.publications;
+            let text = command::start_replication(&StartReplication { slot, lsn: start, publications });
+            Stream::start(connection, &text, &mut |socket, way| waiter.wait(socket, way)).map(Feed::Streaming)
+        }
+        Engine::Polling(settings) => {
+            let (settings, now) = (settings.clone(), Instant::now());
+            let peek = Peek::new(connection, settings, slot, &source.publications, confirmed, now);
+            Ok(Feed::Polling(Box::new(peek)))
         }
     }
 }
@@ -145,7 +190,6 @@ impl Held {
     fn wait(
         &mut self,
         source: &Source,
-        error: &pg::Error,
         began: Instant,
         connection: &mut Connection,
         waiter: &mut Waiter<'_>,
@@ -163,7 +207,7 @@ impl Held {
             return Err(Error::SlotHeld { slot: slot.to_owned(), pid, seconds: began.elapsed().as_secs() });
         }
         if !self.told {
-            warn!(slot, pid = pid.as_str(), error:% = error; "the slot is held by another process: waiting");
+            warn!(slot, pid = pid.as_str(); "the slot is held by another process: waiting");
             self.told = true;
         }
         Ok(waiter.sleep(ATTEMPT_INTERVAL)?)
@@ -208,7 +252,11 @@ fn connect(source: &Source, waiter: &mut Waiter<'_>) -> Result<Connection, Error
     let mut told = false;
     loop {
         let dsn = source.dsn.as_deref();
-        let error = match Connection::connect(dsn, Kind::Replication, &mut |socket, way| waiter.wait(socket, way)) {
+        let kind = match source.engine {
+            Engine::Streaming => Kind::Replication,
+            Engine::Polling(_) => Kind::Pooled,
+        };
+        let error = match Connection::connect(dsn, kind, &mut |socket, way| waiter.wait(socket, way)) {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -249,17 +297,31 @@ pub fn check_publications(
     })
 }
 
+/// A slot that is to be read.
+enum Settled {
+    /// It can be begun with, as far as is known.
+    Free { name: String, confirmed: Lsn },
+    /// Another process reads it, so that a peek would fail.
+    Held,
+}
+
+impl From<(String, Lsn)> for Settled {
+    fn from((name, confirmed): (String, Lsn)) -> Self {
+        Settled::Free { name, confirmed }
+    }
+}
+
 /// The slot to read and its confirmed position; made or copied where that was asked for.
 fn settle_slot(
     source: &Source,
     system: &System,
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
-) -> Result<(String, Lsn), Error> {
+) -> Result<Settled, Error> {
     let found = server::slot(connection, &source.slot, &mut |socket, way| waiter.wait(socket, way))?;
     match (found, source.slot_mode) {
-        (None, SlotMode::Create) => create(source, false, connection, waiter),
-        (None, SlotMode::Temporary) => create(source, true, connection, waiter),
+        (None, SlotMode::Create) => create(source, false, connection, waiter).map(Settled::from),
+        (None, SlotMode::Temporary) => create(source, true, connection, waiter).map(Settled::from),
         (None, SlotMode::Existing | SlotMode::ExistingOrCopy) => Err(missing_slot(&source.slot)),
         (Some(_), SlotMode::Temporary) => Err(Error::Setup {
             message: format!(
@@ -271,9 +333,12 @@ fn settle_slot(
         (Some(slot), mode) => {
             check_slot(&slot, &system.database)?;
             if slot.active && mode == SlotMode::ExistingOrCopy {
-                return copy(source, &slot, connection, waiter);
+                return copy(source, &slot, connection, waiter).map(Settled::from);
             }
-            Ok((source.slot.clone(), slot.confirmed()))
+            if slot.active && matches!(source.engine, Engine::Polling(_)) {
+                return Ok(Settled::Held);
+            }
+            Ok(Settled::Free { name: source.slot.clone(), confirmed: slot.confirmed() })
         }
     }
 }
@@ -339,7 +404,15 @@ fn create(
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
 ) -> Result<(String, Lsn), Error> {
-    let lsn = create_slot(source.dsn.as_deref(), &source.slot, temporary, connection, waiter)?;
+    let lsn = match source.engine {
+        Engine::Streaming => create_slot(source.dsn.as_deref(), &source.slot, temporary, connection, waiter)?,
+        Engine::Polling(_) => {
+            let wait = &mut |socket, way| waiter.wait(socket, way);
+            let lsn = server::create_slot_by_sql(connection, &source.slot, wait)?;
+            info!(slot = source.slot.as_str(), lsn:% = lsn; "slot created");
+            lsn
+        }
+    };
     Ok((source.slot.clone(), lsn))
 }
 

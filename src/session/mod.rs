@@ -22,6 +22,9 @@ use crate::relations::Relations;
 use crate::replication::{self, Frame};
 use crate::ring::{Ring, UnknownTicket};
 
+/// The prefix of non-transactional messages that only move a slot on, and become no record.
+pub const IDLE_PREFIX: &str = "walcat.idle";
+
 /// Which clock goes into the envelope's `ts_ms`, `ts_us` and `ts_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnvelopeClock {
@@ -251,12 +254,31 @@ impl Session {
                 }
                 Ok(Step::Nothing)
             }
-            Frame::XLogData { start, message, .. } => {
-                self.feedback.heard(start, now);
-                let message = pgoutput::decode(message, Context::default())
-                    .map_err(|source| Error::Message { lsn: start, source })?;
-                self.message(start, message, processed_unix_ns)
-            }
+            Frame::XLogData { start, message, .. } => self.accept_message(start, message, now, processed_unix_ns),
+        }
+    }
+
+    /// Takes one message of the output plugin with its position. Call it only while [`Session::has_room`].
+    ///
+    /// # Errors
+    /// [`Error::Message`], [`Error::Order`].
+    pub fn accept_message<'a>(
+        &mut self,
+        lsn: Lsn,
+        message: &'a [u8],
+        now: Instant,
+        processed_unix_ns: i64,
+    ) -> Result<Step<'a>, Error> {
+        self.feedback.heard(lsn, now);
+        let message = pgoutput::decode(message, Context::default()).map_err(|source| Error::Message { lsn, source })?;
+        self.message(lsn, message, processed_unix_ns)
+    }
+
+    /// All that was committed before `lsn` has been read; the position itself may lie inside a record, so it is not
+    /// confirmed.
+    pub fn read_up_to(&mut self, lsn: Lsn) {
+        if matches!(self.phase, Phase::Between) {
+            self.reach(lsn);
         }
     }
 
@@ -393,6 +415,12 @@ impl Session {
         }
         let passed = if message.transactional { self.is_passing() } else { lsn <= self.delivered_before };
         if passed {
+            return Ok(Step::Nothing);
+        }
+        // One that a polling walcat wrote to have a position at a record's end.
+        if !message.transactional && message.prefix == IDLE_PREFIX {
+            self.confirm_after_all(lsn);
+            self.reach(lsn);
             return Ok(Step::Nothing);
         }
         self.counters.changes += 1;

@@ -13,7 +13,7 @@ fn stream(world: &World) -> Walcat {
 }
 
 /// Nothing missing, nothing twice, every transaction whole over all its topics, each partition in the order of commits.
-fn check_exactly_once(world: &World) {
+pub fn check_exactly_once(world: &World) {
     let read = |table: &str| kafka::read_committed(&world.kafka.brokers, &world.topic(table));
     let (account, journal) = (read("account"), read("journal"));
     let mut orders: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();

@@ -15,6 +15,7 @@ mod idle;
 mod memory;
 mod once_and_endpos;
 mod operations;
+mod polling;
 mod readme;
 mod reconnects;
 mod secrets;

@@ -1,0 +1,345 @@
+//! The polling source: `pg_logical_slot_peek_binary_changes` on an ordinary connection, one peek after another.
+//!
+//! A round is a transaction of its own (so that a pooler in transaction mode may lie between): what is flushed, then the
+//! peek, in single-row mode and binary format. When all of it is delivered, `pg_replication_slot_advance` moves the slot
+//! to the last row's LSN, which for a commit is its end LSN (rule 37). The `get` variant would move the slot before
+//! anything is delivered. Nothing else moves the slot but a message of walcat's own, so that it never stands inside a
+//! record: the server takes any LSN verbatim, and would skip a transaction whose commit record straddles it.
+//!
+//! Source: PostgreSQL documentation, "9.28.6 Replication Management Functions" and "34.6 Retrieving Query Results in
+//! Chunks" (single-row mode).
+
+use std::ffi::CString;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use super::conn::{Connection, Wait, quote_literal};
+use super::error::Error;
+use super::ffi::{Outcome, QueryResult};
+use crate::lsn::Lsn;
+use crate::session::IDLE_PREFIX;
+
+const PEEK: &str = "pg_logical_slot_peek_binary_changes";
+const ADVANCE: &str = "pg_replication_slot_advance";
+
+/// The settings that pin what the server sends (rule 30) and that keep it from ending the round (rule 16), for one
+/// transaction: a pooler refuses startup options, and hands the session to others. Then what is flushed.
+const BEGIN: &str = "BEGIN; SET LOCAL client_encoding = 'UTF8'; SET LOCAL \"DateStyle\" = 'ISO'; \
+     SET LOCAL \"IntervalStyle\" = 'postgres'; SET LOCAL \"TimeZone\" = 'UTC'; SET LOCAL extra_float_digits = 3; \
+     SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'; SET LOCAL xmloption = 'content'; \
+     SET LOCAL search_path = pg_catalog; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
+     SET LOCAL idle_in_transaction_session_timeout = 0; SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
+     THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END";
+
+/// How it polls.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The time from the end of one round to the next, when nothing is left to read.
+    pub interval: Duration,
+    /// Changes after which a peek ends, at the end of a transaction.
+    pub changes_max: u32,
+    /// WAL that the slot may hold while nothing of it is of interest.
+    pub idle_bytes: u64,
+}
+
+/// One message of the output plugin, in libpq's memory.
+#[derive(Debug)]
+pub struct Row(QueryResult);
+
+impl Row {
+    /// Where it belongs in the WAL, as XLogData has it.
+    ///
+    /// # Errors
+    /// [`Error::Answer`] for a value that is no pg_lsn.
+    pub fn lsn(&self) -> Result<Lsn, Error> {
+        let bytes = self.0.bytes(0, 0).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(|bytes| Lsn(u64::from_be_bytes(bytes))).ok_or_else(|| not_understood("a row without an LSN"))
+    }
+
+    /// The message.
+    ///
+    /// # Errors
+    /// [`Error::Answer`] for NULL.
+    pub fn message(&self) -> Result<&[u8], Error> {
+        self.0.bytes(0, 1).ok_or_else(|| not_understood("a row without data"))
+    }
+}
+
+/// What a peek has for its reader.
+#[derive(Debug)]
+pub enum Peeked {
+    /// A message.
+    Row(Row),
+    /// All that was committed before this position has been read.
+    ReadUpTo(Lsn),
+}
+
+/// How a round went so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    /// What was flushed before it.
+    flushed: Lsn,
+    rows: u32,
+    /// The last row's LSN.
+    last: Lsn,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Until the next round.
+    Waiting { until: Instant },
+    /// The transaction begins.
+    Beginning(Round),
+    /// Rows arrive.
+    Peeking(Round),
+    /// The transaction ends.
+    Ending(Round),
+    /// All that was read is to be delivered.
+    Delivering(Round),
+    /// The slot moves on.
+    Advancing { round: Round, to: Lsn },
+    /// A message is written, to be read in the next round.
+    Emitting,
+}
+
+/// The source.
+#[derive(Debug)]
+pub struct Peek {
+    connection: Connection,
+    settings: Settings,
+    slot: String,
+    peek: CString,
+    state: State,
+    /// Where the slot stands.
+    advanced: Lsn,
+    /// What may be confirmed.
+    confirmed: Lsn,
+    unsent: bool,
+}
+
+impl Peek {
+    /// Nothing is asked yet.
+    #[must_use]
+    pub fn new(
+        connection: Connection,
+        settings: Settings,
+        slot: &str,
+        publications: &[String],
+        confirmed: Lsn,
+        now: Instant,
+    ) -> Self {
+        let list = publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect::<Vec<_>>();
+        let peek = format!(
+            "SELECT lsn, data FROM pg_catalog.{PEEK}({}, NULL, {}, 'proto_version', '1', 'publication_names', {}, \
+             'messages', 'true')",
+            quote_literal(slot),
+            settings.changes_max,
+            quote_literal(&list.join(","))
+        );
+        Peek {
+            connection,
+            settings,
+            slot: slot.to_owned(),
+            // Names were checked: none holds a NUL byte.
+            peek: CString::new(peek).unwrap_or_default(),
+            state: State::Waiting { until: now },
+            advanced: confirmed,
+            confirmed,
+            unsent: false,
+        }
+    }
+
+    /// What there is to read now, if anything.
+    ///
+    /// # Errors
+    /// [`Error::Command`] with the SQLSTATE, 55006 while another process holds the slot, and [`Error::Lost`].
+    pub fn receive(&mut self, now: Instant) -> Result<Option<Peeked>, Error> {
+        loop {
+            match self.state {
+                State::Waiting { until } if now >= until => {
+                    self.send(BEGIN)?;
+                    self.state = State::Beginning(Round::default());
+                }
+                State::Waiting { .. } => return Ok(None),
+                State::Delivering(round) if self.confirmed >= round.last => {
+                    let to = self.confirmed;
+                    self.send(&self.advance_command(to))?;
+                    self.state = State::Advancing { round, to };
+                }
+                State::Delivering(_) => return Ok(None),
+                State::Beginning(_)
+                | State::Peeking(_)
+                | State::Ending(_)
+                | State::Advancing { .. }
+                | State::Emitting => match self.result()? {
+                    None => return Ok(None),
+                    Some(result) => {
+                        if let Some(peeked) = self.heed(result, now)? {
+                            return Ok(Some(peeked));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// What may be confirmed now; the slot follows when the round is delivered.
+    pub fn confirm(&mut self, lsn: Lsn) {
+        self.confirmed = self.confirmed.max(lsn);
+    }
+
+    /// Whether the next round waits for what was read to be confirmed.
+    #[must_use]
+    pub fn waits_for_confirmation(&self) -> bool {
+        matches!(self.state, State::Delivering(_))
+    }
+
+    /// The socket to wait for and whether something is left to send; none while nothing is asked.
+    #[must_use]
+    pub fn socket(&self) -> Option<(RawFd, bool)> {
+        match self.state {
+            State::Waiting { .. } | State::Delivering(_) => None,
+            _ => Some((self.connection.handle.socket()?, self.unsent)),
+        }
+    }
+
+    /// When [`Peek::receive`] has to be called again at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Ends the round that is under way and moves the slot to what is confirmed.
+    ///
+    /// # Errors
+    /// Those of [`Connection::command`].
+    pub fn finish(&mut self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        if !matches!(self.state, State::Waiting { .. } | State::Delivering(_)) {
+            self.connection.handle.cancel();
+            loop {
+                self.connection.wait_for_result(wait)?;
+                // What was cancelled has failed, and that is as it should be.
+                if self.connection.handle.result().is_none() {
+                    break;
+                }
+            }
+            if !matches!(self.state, State::Advancing { .. } | State::Emitting) {
+                self.connection.command("ROLLBACK", "ROLLBACK", wait)?;
+            }
+        }
+        if self.confirmed > self.advanced {
+            self.connection.command(ADVANCE, &self.advance_command(self.confirmed), wait)?;
+        }
+        Ok(())
+    }
+
+    /// A result of the command that is under way, or its end.
+    fn heed(&mut self, result: Option<QueryResult>, now: Instant) -> Result<Option<Peeked>, Error> {
+        let failed = result.as_ref().filter(|result| result.outcome() == Outcome::Failed);
+        match (&mut self.state, result.as_ref()) {
+            // A standby takes no message; its slot moves with the next transaction.
+            (State::Emitting, Some(_)) => {}
+            (_, Some(result)) if failed.is_some() => return Err(self.connection.command_error(PEEK, result)),
+            (State::Beginning(round), Some(result)) => {
+                if let Some(lsn) = result.value(0, 0).and_then(|text| text.parse().ok()) {
+                    round.flushed = lsn;
+                }
+            }
+            (State::Peeking(round), Some(found)) if found.row_count() > 0 => {
+                round.rows += 1;
+                let Some(result) = result else { return Ok(None) };
+                let row = Row(result);
+                round.last = row.lsn()?.max(round.last);
+                return Ok(Some(Peeked::Row(row)));
+            }
+            (_, Some(_)) => {}
+            (state, None) => {
+                let state = *state;
+                return self.ended(state, now);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The command that was under way in `state` is over.
+    fn ended(&mut self, state: State, now: Instant) -> Result<Option<Peeked>, Error> {
+        let waiting = State::Waiting { until: now + self.settings.interval };
+        match state {
+            State::Beginning(round) => {
+                if !self.connection.handle.send_query_params_binary(&self.peek) || !self.connection.handle.single_rows()
+                {
+                    return Err(self.connection.lost());
+                }
+                self.unsent = true;
+                self.state = State::Peeking(round);
+                Ok(None)
+            }
+            State::Peeking(round) => {
+                self.send("COMMIT")?;
+                self.state = State::Ending(round);
+                Ok(None)
+            }
+            State::Ending(round) if round.rows > 0 => {
+                self.state = State::Delivering(round);
+                // A peek that ended early may have left something.
+                Ok((!self.ended_early(round)).then_some(Peeked::ReadUpTo(round.flushed)))
+            }
+            State::Ending(round) => {
+                self.state = waiting;
+                if round.flushed.bytes_since(self.advanced) >= self.settings.idle_bytes {
+                    self.send(&format!("SELECT pg_catalog.pg_logical_emit_message(false, '{IDLE_PREFIX}', '')"))?;
+                    self.state = State::Emitting;
+                }
+                Ok(Some(Peeked::ReadUpTo(round.flushed)))
+            }
+            State::Advancing { round, to } => {
+                self.advanced = to;
+                self.state = if self.ended_early(round) { State::Waiting { until: now } } else { waiting };
+                Ok(None)
+            }
+            State::Emitting | State::Waiting { .. } | State::Delivering(_) => {
+                self.state = waiting;
+                Ok(None)
+            }
+        }
+    }
+
+    fn ended_early(&self, round: Round) -> bool {
+        round.rows >= self.settings.changes_max
+    }
+
+    fn advance_command(&self, to: Lsn) -> String {
+        format!("SELECT pg_catalog.{ADVANCE}({}, '{to}')", quote_literal(&self.slot))
+    }
+
+    fn send(&mut self, command: &str) -> Result<(), Error> {
+        let command = CString::new(command).map_err(|_| not_understood("a name with a NUL byte"))?;
+        if !self.connection.handle.send_query(&command) {
+            return Err(self.connection.lost());
+        }
+        self.unsent = true;
+        Ok(())
+    }
+
+    /// The next result, `Some(None)` at the end of the command, or none while the server works.
+    fn result(&mut self) -> Result<Option<Option<QueryResult>>, Error> {
+        self.unsent = !self.connection.handle.flush().map_err(|_| self.connection.lost())?;
+        // Rows that libpq holds already need no look at the socket.
+        if self.connection.handle.is_busy() {
+            if !self.connection.handle.consume_input() {
+                return Err(self.connection.lost());
+            }
+            if self.unsent || self.connection.handle.is_busy() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.connection.handle.result()))
+    }
+}
+
+fn not_understood(reason: &str) -> Error {
+    Error::Answer { command: PEEK, reason: reason.to_owned() }
+}

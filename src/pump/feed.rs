@@ -1,0 +1,104 @@
+//! Where changes come from, as the loop sees it: the replication stream, or the polling of a slot.
+
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+use super::waiting::Waiter;
+use crate::clock::PgTimestamp;
+use crate::feedback::Update;
+use crate::pg;
+use crate::pg::ffi::CopyData;
+use crate::pg::peek::{Peek, Peeked};
+use crate::pg::stream::Stream;
+use crate::replication::StatusUpdate;
+
+/// Where changes come from.
+#[derive(Debug)]
+pub enum Feed {
+    /// A walsender's stream.
+    Streaming(Stream),
+    /// One peek after another.
+    Polling(Box<Peek>),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub enum Received {
+    /// A frame of the replication protocol.
+    Frame(CopyData),
+    /// What a peek brought.
+    Peeked(Peeked),
+}
+
+impl Feed {
+    /// What there is to read now, if anything.
+    pub(super) fn receive(&mut self, now: Instant) -> Result<Option<Received>, pg::Error> {
+        Ok(match self {
+            Feed::Streaming(stream) => stream.receive()?.map(Received::Frame),
+            Feed::Polling(peek) => peek.receive(now)?.map(Received::Peeked),
+        })
+    }
+
+    /// Reports the positions.
+    pub(super) fn update(&mut self, update: Update) -> Result<(), pg::Error> {
+        match self {
+            Feed::Streaming(stream) => stream.send(&status_update(update)),
+            Feed::Polling(peek) => {
+                peek.confirm(update.flushed);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends what is left to send.
+    pub(super) fn flush(&mut self) -> Result<(), pg::Error> {
+        match self {
+            Feed::Streaming(stream) => stream.flush(),
+            Feed::Polling(_) => Ok(()),
+        }
+    }
+
+    /// The socket to wait for, and whether something is left to send; none while nothing can come.
+    pub(super) fn socket(&self) -> Result<Option<(RawFd, bool)>, pg::Error> {
+        match self {
+            Feed::Streaming(stream) => stream.socket().map(Some),
+            Feed::Polling(peek) => Ok(peek.socket()),
+        }
+    }
+
+    /// When it has to be read again at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Feed::Streaming(_) => None,
+            Feed::Polling(peek) => peek.deadline(),
+        }
+    }
+
+    /// Whether nothing more comes before what was read is confirmed.
+    pub(super) fn waits_for_confirmation(&self) -> bool {
+        match self {
+            Feed::Streaming(_) => false,
+            Feed::Polling(peek) => peek.waits_for_confirmation(),
+        }
+    }
+
+    /// Ends it in order, so that the last report is known to be processed.
+    pub(super) fn finish(&mut self, waiter: &mut Waiter<'_>) -> Result<(), pg::Error> {
+        let wait = &mut |socket, direction| waiter.wait(socket, direction);
+        match self {
+            Feed::Streaming(stream) => stream.finish(wait),
+            Feed::Polling(peek) => peek.finish(wait),
+        }
+    }
+}
+
+fn status_update(update: Update) -> [u8; StatusUpdate::SIZE] {
+    StatusUpdate {
+        written: update.written,
+        flushed: update.flushed,
+        applied: update.flushed,
+        sent_at: PgTimestamp::now(),
+        reply_requested: update.reply_requested,
+    }
+    .encode()
+}
