@@ -138,13 +138,34 @@ pub struct OutputOptions {
     /// Its record has no key, so a compacted topic refuses it: skip it there.
     #[arg(long, value_name = "POLICY")]
     truncate: Option<String>,
+    /// A record that Kafka refuses for good: stop, skip or dead-letter [default: stop]
+    ///
+    /// Too large, or without a key in a compacted topic. skip counts and logs it and goes on; dead-letter first puts a
+    /// small record that says where it came from into --dead-letter-topic.
+    #[arg(long, value_name = "POLICY")]
+    on_error: Option<String>,
+    /// Where dead letters go
+    #[arg(long, value_name = "TOPIC")]
+    dead_letter_topic: Option<String>,
 }
 
 impl OutputOptions {
     pub fn add_to(&self, given: &mut Given) {
-        let OutputOptions { create_slot, temporary_slot, engine, stdout, dump, dump_keepalives, record, truncate } =
-            self;
+        let OutputOptions {
+            create_slot,
+            temporary_slot,
+            engine,
+            stdout,
+            dump,
+            dump_keepalives,
+            record,
+            truncate,
+            on_error,
+            dead_letter_topic,
+        } = self;
         add(given, Key::Engine, engine);
+        add(given, Key::OnError, on_error);
+        add(given, Key::DeadLetterTopic, dead_letter_topic);
         add(given, Key::CreateSlot, create_slot);
         add(given, Key::TemporarySlot, temporary_slot);
         add(given, Key::Stdout, stdout);

@@ -24,6 +24,7 @@ use crate::pump::{self, Dump, Dumping, Output, Parts, Pump, Times};
 use crate::recording::Header;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 use crate::signal::StopSignals;
+use crate::sink::kafka::dead_letters::OnError;
 use crate::sink::kafka::link::Addresses;
 use crate::sink::kafka::{self, TopicTemplate};
 use crate::sink::stdout::{self, Lines, StdoutSink};
@@ -238,6 +239,13 @@ fn kafka_settings(settings: &StreamSettings, started: &Started) -> Result<kafka:
             properties: topics.properties.clone(),
         }),
         broker_for: settings.retry.broker_for.limit(),
+        on_error: match settings.on_error {
+            config::OnError::Stop => OnError::Stop,
+            config::OnError::Skip => OnError::Skip,
+            config::OnError::DeadLetter => {
+                OnError::DeadLetter { topic: settings.dead_letter_topic.clone().unwrap_or_default() }
+            }
+        },
         transactions: match settings.delivery {
             config::Delivery::AtLeastOnce => None,
             config::Delivery::ExactlyOnce => Some(transactions(settings, started)?),

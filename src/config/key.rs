@@ -27,6 +27,8 @@ pub enum Key {
     Once,
     Wait,
     Truncate,
+    OnError,
+    DeadLetterTopic,
     StatusInterval,
     StallTimeout,
     ShutdownTimeout,
@@ -94,7 +96,7 @@ const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static 
 impl Key {
     /// Every setting, in the order of the enum and of the manual.
     #[rustfmt::skip]
-    pub const ALL: [Row; 43] = [
+    pub const ALL: [Row; 45] = [
         row(Key::Dsn, "dsn", Kind::Text, None),
         row(Key::Slot, "slot", Kind::Text, None),
         row(Key::Publication, "publication", Kind::List, None),
@@ -114,6 +116,8 @@ impl Key {
         row(Key::Once, "once", Kind::Bool, Some("false")),
         row(Key::Wait, "wait", Kind::Duration, Some("0s")),
         row(Key::Truncate, "truncate", Kind::Text, Some("emit")),
+        row(Key::OnError, "on_error", Kind::Text, Some("stop")),
+        row(Key::DeadLetterTopic, "dead_letter_topic", Kind::Text, None),
         row(Key::StatusInterval, "status_interval", Kind::Duration, Some("1s")),
         row(Key::StallTimeout, "stall_timeout", Kind::Duration, Some("60s")),
         row(Key::ShutdownTimeout, "shutdown_timeout", Kind::Duration, Some("10s")),

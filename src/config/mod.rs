@@ -25,8 +25,8 @@ pub use mask::{mask_dsn, mask_property};
 pub use resolve::Config;
 pub use secret::{Environment, Secret};
 pub use settings::{
-    Delivery, DumpFormat, Engine, LogFormat, LogSettings, Retry, Sink, SlotSettings, StdoutForm, StreamSettings,
-    Topics, Truncate,
+    Delivery, DumpFormat, Engine, LogFormat, LogSettings, OnError, Retry, Sink, SlotSettings, StdoutForm,
+    StreamSettings, Topics, Truncate,
 };
 pub use units::Budget;
 

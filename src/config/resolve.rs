@@ -14,7 +14,7 @@ use super::layers::{Given, Layers};
 use super::mask::is_secret_property;
 use super::secret::{self, Environment, Secret};
 use super::settings::{
-    Delivery, DumpFormat, Engine, LogFormat, LogSettings, Poll, Retry, Sink, SlotSettings, State, StdoutForm,
+    Delivery, DumpFormat, Engine, LogFormat, LogSettings, OnError, Poll, Retry, Sink, SlotSettings, State, StdoutForm,
     StreamSettings, Topics, Transaction, Truncate,
 };
 use super::units::{parse_budget, parse_duration, parse_interval, parse_size};
@@ -39,6 +39,8 @@ const BROKER_FOR_ONCE: &str = "1m";
 const SLOT_HINT: &str = "-s, --slot, WALCAT_SLOT or slot in the configuration file names it";
 const PUBLICATION_HINT: &str =
     "-p, --publication, WALCAT_PUBLICATION or publication in the configuration file names it";
+const DEAD_LETTER_HINT: &str =
+    "--dead-letter-topic or dead_letter_topic in the configuration file names it; on_error = \"skip\" needs none";
 const BROKERS_HINT: &str =
     "-b, --brokers, WALCAT_BROKERS or brokers in the configuration file names them; --sink stdout needs none";
 
@@ -97,6 +99,9 @@ impl Config {
         }
         if settings.sink == Sink::Kafka && settings.dump.is_none() && settings.brokers.is_none() {
             return Err(ConfigError::Missing { what: "brokers", hint: BROKERS_HINT });
+        }
+        if settings.on_error == OnError::DeadLetter && settings.dead_letter_topic.is_none() {
+            return Err(ConfigError::Missing { what: "dead_letter_topic", hint: DEAD_LETTER_HINT });
         }
         settings.dsn = self.dsn(environment)?;
         settings.kafka = self.kafka(environment)?;
@@ -197,6 +202,8 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         once: layers.is_on(Key::Once)?,
         wait: layers.required(Key::Wait, parse_budget)?,
         truncate: layers.required(Key::Truncate, value::choice(&Truncate::CHOICES))?,
+        on_error: layers.required(Key::OnError, value::choice(&OnError::CHOICES))?,
+        dead_letter_topic: layers.optional(Key::DeadLetterTopic, value::topic_prefix)?,
         status_interval: layers.required(Key::StatusInterval, |text| parse_duration(text, STATUS_INTERVAL_BOUNDS))?,
         stall_timeout: layers.required(Key::StallTimeout, parse_interval)?,
         shutdown_timeout: layers.required(Key::ShutdownTimeout, parse_budget)?,

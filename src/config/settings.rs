@@ -37,6 +37,9 @@ pub struct StreamSettings {
     /// How long the first connection is tried; zero is once.
     pub wait: Budget,
     pub truncate: Truncate,
+    pub on_error: OnError,
+    /// There is one for dead letters.
+    pub dead_letter_topic: Option<String>,
     pub status_interval: Duration,
     /// `None` where it is off.
     pub stall_timeout: Option<Duration>,
@@ -96,6 +99,19 @@ pub enum Engine {
 
 impl Engine {
     pub const CHOICES: [(&str, Self); 2] = [("streaming", Self::Streaming), ("polling", Self::Polling)];
+}
+
+/// What becomes of a record that Kafka refuses for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    Stop,
+    Skip,
+    DeadLetter,
+}
+
+impl OnError {
+    pub const CHOICES: [(&str, Self); 3] =
+        [("stop", Self::Stop), ("skip", Self::Skip), ("dead-letter", Self::DeadLetter)];
 }
 
 /// What a line of the sink stdout holds.

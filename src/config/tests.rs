@@ -64,6 +64,7 @@ fn samples(key: Key) -> [&'static str; 2] {
         (Key::Startpos | Key::Endpos, _) => ["0/10", "0/20"],
         (Key::Truncate, _) => ["skip", "emit"],
         (Key::Engine, _) => ["polling", "streaming"],
+        (Key::OnError, _) => ["skip", "stop"],
         (Key::Delivery, _) => ["exactly-once", "at-least-once"],
         (Key::LogFormat, _) => ["json", "text"],
         (_, Kind::Text | Kind::List) => ["one", "two"],

@@ -163,7 +163,9 @@ mod tests {
 
         #[test]
         fn any_number_is_one_for_serde_json_too(text in "-?[0-9.eE+-]{0,8}") {
-            prop_assert_eq!(is_number(text.as_bytes()), text.parse::<serde_json::Number>().is_ok());
+            // The grammar alone: 1e310 is a number of JSON, though no float holds it.
+            let is_json = serde_json::from_str::<Box<serde_json::value::RawValue>>(&text).is_ok();
+            prop_assert_eq!(is_number(text.as_bytes()), is_json);
         }
     }
 }

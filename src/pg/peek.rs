@@ -212,13 +212,20 @@ impl Peek {
         }
     }
 
+    /// Gives up what the server is doing: without it a peek goes on after its session's end, and holds the slot.
+    pub fn cancel(&mut self) {
+        if !matches!(self.state, State::Waiting { .. } | State::Delivering(_)) && !self.connection.handle.is_bad() {
+            self.connection.handle.cancel();
+        }
+    }
+
     /// Ends the round that is under way and moves the slot to what is confirmed.
     ///
     /// # Errors
     /// Those of [`Connection::command`].
     pub fn finish(&mut self, wait: &mut Wait<'_>) -> Result<(), Error> {
         if !matches!(self.state, State::Waiting { .. } | State::Delivering(_)) {
-            self.connection.handle.cancel();
+            self.cancel();
             loop {
                 self.connection.wait_for_result(wait)?;
                 // What was cancelled has failed, and that is as it should be.

@@ -19,6 +19,8 @@ pub enum Feed {
     Streaming(Stream),
     /// One peek after another.
     Polling(Box<Peek>),
+    /// Nothing any more: the session has ended, so that the slot is free.
+    Closed,
 }
 
 /// What was read.
@@ -36,6 +38,7 @@ impl Feed {
         Ok(match self {
             Feed::Streaming(stream) => stream.receive()?.map(Received::Frame),
             Feed::Polling(peek) => peek.receive(now)?.map(Received::Peeked),
+            Feed::Closed => None,
         })
     }
 
@@ -47,6 +50,7 @@ impl Feed {
                 peek.confirm(update.flushed);
                 Ok(())
             }
+            Feed::Closed => Ok(()),
         }
     }
 
@@ -54,7 +58,7 @@ impl Feed {
     pub(super) fn flush(&mut self) -> Result<(), pg::Error> {
         match self {
             Feed::Streaming(stream) => stream.flush(),
-            Feed::Polling(_) => Ok(()),
+            Feed::Polling(_) | Feed::Closed => Ok(()),
         }
     }
 
@@ -63,13 +67,14 @@ impl Feed {
         match self {
             Feed::Streaming(stream) => stream.socket().map(Some),
             Feed::Polling(peek) => Ok(peek.socket()),
+            Feed::Closed => Ok(None),
         }
     }
 
     /// When it has to be read again at the latest.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
-            Feed::Streaming(_) => None,
+            Feed::Streaming(_) | Feed::Closed => None,
             Feed::Polling(peek) => peek.deadline(),
         }
     }
@@ -77,9 +82,17 @@ impl Feed {
     /// Whether nothing more comes before what was read is confirmed.
     pub(super) fn waits_for_confirmation(&self) -> bool {
         match self {
-            Feed::Streaming(_) => false,
+            Feed::Streaming(_) | Feed::Closed => false,
             Feed::Polling(peek) => peek.waits_for_confirmation(),
         }
+    }
+
+    /// Ends the session, so that another one gets the slot. To cancel what the server does takes a connection that works.
+    pub(super) fn close(&mut self, is_working: bool) {
+        if let (Feed::Polling(peek), true) = (&mut *self, is_working) {
+            peek.cancel();
+        }
+        *self = Feed::Closed;
     }
 
     /// Ends it in order, so that the last report is known to be processed.
@@ -88,6 +101,7 @@ impl Feed {
         match self {
             Feed::Streaming(stream) => stream.finish(wait),
             Feed::Polling(peek) => peek.finish(wait),
+            Feed::Closed => Ok(()),
         }
     }
 }

@@ -196,7 +196,8 @@ impl Pump {
             self.store(now)?;
             self.send_status_update(now)?;
             self.report.outage(self.output.outage(), &mut self.session, now);
-            self.report.statistics(&mut self.session, self.poller.turns(), now);
+            let refused = self.output.refused_count();
+            self.report.statistics(&mut self.session, refused, self.poller.turns(), now);
             if self.is_over(now) {
                 return Ok(());
             }
@@ -356,7 +357,7 @@ impl Pump {
                     self.session.advance();
                     let lsn = self.session.ring().position(ticket).unwrap_or(Lsn::INVALID);
                     let Sink::Kafka(kafka) = sink else { continue };
-                    return Err(sink::Error::from(kafka.refusal(failure, lsn)).into());
+                    kafka.refuse(ticket, failure, lsn).map_err(sink::Error::from)?;
                 }
             }
             settled = true;
@@ -472,7 +473,8 @@ impl Pump {
         let failure = self.unacknowledged();
         let mut waiter = Waiter::until(&mut self.poller, &mut self.signals, now + FINISH_TIMEOUT);
         self.feed.finish(&mut waiter)?;
-        self.report.ended(&mut self.session, self.poller.turns(), now);
+        let refused = self.output.refused_count();
+        self.report.ended(&mut self.session, refused, self.poller.turns(), now);
         if unacknowledged { Err(failure) } else { Ok(()) }
     }
 

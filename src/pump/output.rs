@@ -46,6 +46,14 @@ impl Output {
         }
     }
 
+    /// How many records were refused and left out.
+    pub(super) fn refused_count(&self) -> u64 {
+        match self {
+            Output::Records(Sink::Kafka(kafka)) => kafka.refused_count(),
+            _ => 0,
+        }
+    }
+
     /// Begins anew where only the end of a transaction delivers; says whether that is so.
     pub(super) fn renew(&mut self, now: Instant) -> Result<bool, sink::Error> {
         match self {

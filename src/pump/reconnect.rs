@@ -32,6 +32,8 @@ impl Pump {
             self.restarts.succeeded();
         }
         self.received_at_loss = received;
+        // Our own session would hold the slot.
+        self.feed.close(error.remedy() == Remedy::Transaction);
         self.output.close()?;
         let mut error = error;
         loop {

@@ -59,7 +59,7 @@ impl Report {
     }
 
     /// Tells the statistics when they are due.
-    pub(super) fn statistics(&mut self, session: &mut Session, turns: u64, now: Instant) {
+    pub(super) fn statistics(&mut self, session: &mut Session, refused: u64, turns: u64, now: Instant) {
         if !self.stats.is_due(now) {
             return;
         }
@@ -69,7 +69,7 @@ impl Report {
         info!(
             slot = self.slot.as_str(), confirmed:% = confirmed, received:% = received,
             transactions = counters.transactions, records = counters.records, records_per_s = rate,
-            in_flight = outstanding, turns; "statistics"
+            records_refused = refused, in_flight = outstanding, turns; "statistics"
         );
     }
 
@@ -85,13 +85,13 @@ impl Report {
     }
 
     /// Tells that the stream has ended in order.
-    pub(super) fn ended(&self, session: &mut Session, turns: u64, now: Instant) {
+    pub(super) fn ended(&self, session: &mut Session, refused: u64, turns: u64, now: Instant) {
         let counters = session.counters();
         let confirmed = session.feedback().confirmed();
         let rate = self.stats.rate_since_start(counters.records, now);
         info!(
             slot = self.slot.as_str(), confirmed:% = confirmed, transactions = counters.transactions,
-            records = counters.records, records_per_s = rate, turns; "streaming ended"
+            records = counters.records, records_per_s = rate, records_refused = refused, turns; "streaming ended"
         );
     }
 }

@@ -9,6 +9,7 @@ mod walcat;
 
 mod corpus;
 mod crashes;
+mod dead_letters;
 mod exactly_once;
 mod exit_codes;
 mod idle;

@@ -28,14 +28,16 @@ pub struct Report {
 }
 
 /// A record that Kafka refused.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     /// The broker's or librdkafka's code.
     pub code: RDKafkaErrorCode,
     /// The topic.
     pub topic: String,
-    /// Whether the record had a key.
-    pub has_key: bool,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// The size of its value.
+    pub value_bytes: usize,
 }
 
 impl Failure {
@@ -123,8 +125,8 @@ impl ProducerContext for Context {
             Ok(message) => (message, None),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                let has_key = message.key().is_some();
-                (message, Some(Failure { code, topic: message.topic().to_owned(), has_key }))
+                let (topic, key) = (message.topic().to_owned(), message.key().map(<[u8]>::to_vec));
+                (message, Some(Failure { code, topic, key, value_bytes: message.payload_len() }))
             }
         };
         let size = message.key_len() + message.payload_len();

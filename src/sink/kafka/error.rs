@@ -26,6 +26,9 @@ pub enum Error {
     /// The Kafka transaction is given up: the stream is to begin again from the checkpoint.
     #[error("the Kafka transaction failed: {reason}")]
     Aborted { reason: String },
+    /// More records of one Kafka transaction are refused than can be passed.
+    #[error("too many records are refused in one Kafka transaction; the last: {reason}")]
+    Passed { reason: String },
     /// The transactional id belongs to another producer, or Kafka has given up our transaction.
     #[error("the Kafka producer is fenced: {reason}")]
     Fenced { reason: String },
@@ -62,6 +65,7 @@ impl Error {
             | Error::TransactionTooLong { .. }
             | Error::Checkpoint { .. } => ExitCode::Setup,
             Error::FencedBy { .. } => ExitCode::Fenced,
+            Error::Passed { .. } => ExitCode::Data,
             Error::Transactional { code: Code::InvalidTransactionTimeout, .. } => ExitCode::Setup,
             Error::Transactional { .. } => ExitCode::Permission,
             Error::Os(_) => ExitCode::Os,
@@ -80,7 +84,8 @@ impl Error {
             Error::Producer { .. } => "see [kafka] and -X, and librdkafka's list of properties",
             Error::Refused { code: Code::MessageSizeTooLarge, .. } => {
                 "raise max.message.bytes of the topic (or message.max.bytes of the broker); if the topic takes less than \
-                 batch.size, lower that: -X batch.size=BYTES. Then start walcat again: the slot still holds the change"
+                 batch.size, lower that: -X batch.size=BYTES. Then start walcat again: the slot still holds the change. Or \
+                 let on_error pass such records"
             }
             Error::Refused { code: Code::InvalidRecord, has_key: false, .. } => {
                 "a topic with cleanup.policy=compact takes no record without a key: give the table a primary key or \
@@ -112,6 +117,7 @@ impl Error {
             Error::CreateTopic { .. } => {
                 "create it by hand, or see [topics]: partitions, replication_factor, properties"
             }
+            Error::Passed { .. } => "raise max.message.bytes of the topic: the slot still holds the changes",
             Error::Os(_) | Error::Topic { .. } => return None,
         };
         Some(hint.to_owned())

@@ -31,6 +31,7 @@ pub struct Link {
     topics: Vec<Option<(Topic, String)>>,
     message_topic: Option<(Topic, String)>,
     checkpoint_topic: Option<Topic>,
+    dead_letter_topic: Option<Topic>,
     admin: Admin,
     main_queue: Queue,
     producer: BaseProducer<Context>,
@@ -61,6 +62,7 @@ impl Link {
             topics: Vec::new(),
             message_topic: None,
             checkpoint_topic,
+            dead_letter_topic: None,
             admin,
             main_queue,
             producer,
@@ -133,6 +135,18 @@ impl Link {
             self.message_topic = Some((open(self.client, name)?, name.to_owned()));
         }
         Ok(())
+    }
+
+    /// The topic of dead letters, opened at the first one.
+    ///
+    /// # Errors
+    /// [`Error::Topic`].
+    pub(super) fn open_dead_letters(&mut self, name: &str) -> Result<&Topic, Error> {
+        let topic = match self.dead_letter_topic.take() {
+            Some(topic) => topic,
+            None => open(self.client, name)?,
+        };
+        Ok(self.dead_letter_topic.insert(topic))
     }
 
     /// The topic of a destination and its name; none before it was opened.

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod availability;
 pub mod checkpoint;
 pub mod context;
+pub mod dead_letters;
 pub mod error;
 pub mod ffi;
 pub mod inquiry;
@@ -23,10 +24,13 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
+use log::warn;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use self::availability::Availability;
 use self::checkpoint::Reader;
+use self::context::Failure;
+use self::dead_letters::{DeadLetters, OnError, Refused, is_passable, short_key};
 pub use self::error::Error;
 use self::ffi::Header;
 use self::link::{Addresses, Flight, Link, record_size};
@@ -52,6 +56,8 @@ pub struct Settings {
     pub create_topics: Option<TopicTemplate>,
     /// How long the brokers may be unreachable; none for ever.
     pub broker_for: Option<Duration>,
+    /// What becomes of a record that is refused for good.
+    pub on_error: OnError,
     /// Exactly-once delivery, in Kafka transactions; none for at-least-once.
     pub transactions: Option<transaction::Settings>,
 }
@@ -78,8 +84,9 @@ pub struct KafkaSink {
     transactions: Option<Transactions>,
     availability: Availability,
     waiting: Waiting,
-    /// Tickets settled without a delivery: truncations that were skipped.
+    /// Tickets settled without a delivery: truncations that were skipped, and records that were refused.
     skipped: VecDeque<Ticket>,
+    dead_letters: DeadLetters,
     flight: Flight,
 }
 
@@ -97,6 +104,7 @@ impl KafkaSink {
             settings,
             availability: Availability::new(now),
             skipped: VecDeque::new(),
+            dead_letters: DeadLetters::default(),
             flight: Flight::default(),
         })
     }
@@ -123,7 +131,7 @@ impl KafkaSink {
     /// [`Error::FencedBy`]; a fence of Kafka's own, after its time-out, needs nothing more.
     pub fn close(&mut self) -> Result<(), Error> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
-        let Err(Error::Fenced { reason }) = transactions.close(&self.link) else { return Ok(()) };
+        let Err(Error::Fenced { reason }) = transactions.close(&mut self.link) else { return Ok(()) };
         match settle_fence(&self.link, transactions, reason) {
             fenced @ Error::FencedBy { .. } => Err(fenced),
             _ => Ok(()),
@@ -160,6 +168,7 @@ impl KafkaSink {
     ) -> Result<Prepared, super::Error> {
         let prepared = self.encoder.prepare(index, relation, answer)?;
         self.link.open_relation(index, &prepared.topic)?;
+        self.dead_letters.learn(&prepared.topic, &relation.namespace, &relation.name);
         Ok(prepared)
     }
 
@@ -186,6 +195,9 @@ impl KafkaSink {
         }
         let records = self.encoder.encode(change)?;
         let mut taken = Taken { records: 0, values: records.values() };
+        // Nothing is allocated for it while nothing is refused.
+        let mut passed = Vec::new();
+        let lsn = change.position.transaction.map_or(change.position.lsn, |transaction| transaction.commit_lsn);
         for record in records.iter() {
             taken.records += 1;
             let Some((topic, name)) = self.link.topic(record.destination) else {
@@ -204,13 +216,22 @@ impl KafkaSink {
                 });
                 continue;
             }
-            let header = record.header.map(|(name, value)| Header { name, value });
-            if let Err(code) = topic.produce(record.key, record.value, header, ticket) {
-                let failure = context::Failure { code, topic: name.clone(), has_key: record.key.is_some() };
-                let transactions = self.transactions.as_ref();
-                return Err(refusal(&self.link, transactions, failure, change.position.lsn).into());
+            let value_bytes = record.value.map_or(0, <[u8]>::len);
+            if let Some(known) = self.dead_letters.find(lsn, name, record.key, value_bytes) {
+                passed.push(known.clone());
+                continue;
             }
-            self.flight.add(record_size(record.key, record.value));
+            let header = record.header.map(|(name, value)| Header { name, value });
+            match topic.produce(record.key, record.value, header, ticket) {
+                Ok(()) => self.flight.add(record_size(record.key, record.value)),
+                Err(code) => {
+                    let key = record.key.map(<[u8]>::to_vec);
+                    passed.push(Refused { lsn, failure: Failure { code, topic: name.clone(), key, value_bytes } });
+                }
+            }
+        }
+        for refused in passed {
+            self.pass(ticket, refused)?;
         }
         if let Some(transactions) = &mut self.transactions {
             transactions.take(ticket, taken.records, change.position.transaction.is_some());
@@ -238,7 +259,14 @@ impl KafkaSink {
         }
         self.availability.tick(!self.flight.is_empty(), now);
         self.release(now)?;
-        self.advance_transactions(now)?;
+        if let (OnError::DeadLetter { topic }, Some(template)) = (&self.settings.on_error, &self.settings.create_topics)
+        {
+            self.waiting.ensure(self.link.admin(), topic, template, now)?;
+        }
+        // A report that has not been looked at may be the reason for what would fail now.
+        if self.link.inbox().reports.is_empty() {
+            self.advance_transactions(now)?;
+        }
         if self.availability.outage().is_some() {
             self.waiting.probe(self.link.admin(), now);
         }
@@ -272,16 +300,63 @@ impl KafkaSink {
         }
     }
 
-    /// The error that a refusal ends with; `lsn` is that of its transaction's commit.
+    /// A record was refused; `lsn` is that of its transaction's commit. The policy may pass it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where it may not, and what else a failed delivery means.
+    pub fn refuse(&mut self, ticket: Ticket, failure: Failure, lsn: Lsn) -> Result<(), Error> {
+        let refused = Refused { lsn, failure };
+        if self.transactions.is_none() || !self.may_pass(&refused.failure) {
+            return self.pass(ticket, refused);
+        }
+        // Kafka gives up the whole transaction: it is repeated without this record.
+        let reason = format!("a record for topic {} is refused: {}", refused.failure.topic, refused.failure.code);
+        if self.dead_letters.remember(refused) { Err(Error::Aborted { reason }) } else { Err(Error::Passed { reason }) }
+    }
+
+    /// How many refused records were passed.
     #[must_use]
-    pub fn refusal(&self, failure: context::Failure, lsn: Lsn) -> Error {
-        refusal(&self.link, self.transactions.as_ref(), failure, lsn)
+    pub fn refused_count(&self) -> u64 {
+        self.dead_letters.count()
+    }
+
+    fn may_pass(&self, failure: &Failure) -> bool {
+        let is_letter = matches!(&self.settings.on_error, OnError::DeadLetter { topic } if *topic == failure.topic);
+        self.settings.on_error != OnError::Stop && is_passable(failure.code) && !is_letter
+    }
+
+    /// Leaves a record out, as the policy says: its ticket settles at once, or with the dead letter.
+    fn pass(&mut self, ticket: Ticket, refused: Refused) -> Result<(), Error> {
+        if !self.may_pass(&refused.failure) {
+            return Err(refusal(&self.link, self.transactions.as_ref(), refused.failure, refused.lsn));
+        }
+        self.dead_letters.count_one();
+        let Refused { lsn, failure } = &refused;
+        warn!(lsn:% = lsn, topic = failure.topic.as_str(), value_bytes = failure.value_bytes,
+            records_refused = self.dead_letters.count(), error:% = failure.code; "a record is refused and left out");
+        let OnError::DeadLetter { topic } = &self.settings.on_error else {
+            // In a transaction it settles with the others.
+            if self.transactions.is_none() {
+                self.skipped.push_back(ticket);
+            }
+            return Ok(());
+        };
+        let (key, value) = (short_key(failure), self.dead_letters.render(&refused));
+        let letters = self.link.open_dead_letters(topic)?;
+        if let Err(code) = letters.produce(key, Some(&value), None, ticket) {
+            let failure = Failure { code, topic: topic.clone(), key: None, value_bytes: value.len() };
+            return Err(refusal(&self.link, self.transactions.as_ref(), failure, *lsn));
+        }
+        self.flight.add(record_size(key, Some(&value)));
+        Ok(())
     }
 
     fn advance_transactions(&mut self, now: Instant) -> Result<(), Error> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
         let is_outage = self.availability.outage().is_some();
-        match transactions.advance(&self.link, &mut self.waiting, &mut self.flight, is_outage, now) {
+        let result = transactions.advance(&self.link, &mut self.waiting, &mut self.flight, is_outage, now);
+        self.dead_letters.forget_before(transactions.stored());
+        match result {
             Err(Error::Fenced { reason }) => Err(settle_fence(&self.link, transactions, reason)),
             result => result,
         }
@@ -371,18 +446,21 @@ impl KafkaSink {
             let Some((topic, _)) = self.link.topic(held.destination) else { continue };
             let (key, value) = (held.key.as_deref(), held.value.as_deref());
             let header = held.header.as_ref().map(|(name, value)| Header { name, value });
-            if let Err(code) = topic.produce(key, value, header, held.ticket) {
-                let failure = context::Failure { code, topic: held.topic.clone(), has_key: key.is_some() };
-                return Err(self.refusal(failure, held.lsn));
+            match topic.produce(key, value, header, held.ticket) {
+                Ok(()) => self.flight.add(record_size(key, value)),
+                Err(code) => {
+                    let value_bytes = value.map_or(0, <[u8]>::len);
+                    let failure = Failure { code, topic: held.topic, key: held.key, value_bytes };
+                    self.pass(held.ticket, Refused { lsn: held.lsn, failure })?;
+                }
             }
-            self.flight.add(record_size(key, value));
         }
         Ok(())
     }
 }
 
 /// The error that a refusal ends with. In a transaction only what is wrong with the record itself ends the run.
-fn refusal(link: &Link, transactions: Option<&Transactions>, failure: context::Failure, lsn: Lsn) -> Error {
+fn refusal(link: &Link, transactions: Option<&Transactions>, failure: Failure, lsn: Lsn) -> Error {
     let fatal = ffi::fatal_error(link.client());
     match (transactions, fatal) {
         (Some(transactions), Some((code, reason))) if transaction::is_fenced(code) => {
@@ -395,7 +473,7 @@ fn refusal(link: &Link, transactions: Option<&Transactions>, failure: context::F
             Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }
         }
         (None, Some((code, reason))) => Error::Fatal { code, reason },
-        _ => Error::Refused { code: failure.code, topic: failure.topic, has_key: failure.has_key, lsn },
+        _ => Error::Refused { code: failure.code, topic: failure.topic, has_key: failure.key.is_some(), lsn },
     }
 }
 

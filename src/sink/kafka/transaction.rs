@@ -29,8 +29,9 @@ use crate::session::Sealed;
 /// The ticket of walcat's own records, which belong to no entry.
 pub const OWN: Ticket = Ticket(u64::MAX);
 
-/// How long one call into librdkafka may take, so that keepalives are answered meanwhile.
-const SLICE: Duration = Duration::from_millis(1);
+/// How long one call into librdkafka may take, so that keepalives are answered meanwhile. It returns as soon as it is
+/// done; with slices of 1 ms on a busy machine the first step of a commit timed out, from which librdkafka cannot resume.
+const SLICE: Duration = Duration::from_millis(20);
 
 /// The time between two looks at a stage that librdkafka does not tell the end of.
 const LOOK_INTERVAL: Duration = Duration::from_millis(3);
@@ -70,11 +71,18 @@ impl Settings {
     }
 }
 
+/// Whether librdkafka was asked to commit: then its outcome is its own, and to give up is not possible any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Commit {
+    NotAsked,
+    Asked,
+}
+
 enum Stage {
     /// Takes the transactional id.
     Initializing,
     /// The start record is under way, or its transaction is being committed.
-    Announcing,
+    Announcing { call: Commit },
     /// Reads the checkpoint topic up to the start record.
     Reading(Box<Reader>),
     /// The stored position is known and waits to be judged; none where nothing was stored yet.
@@ -84,7 +92,7 @@ enum Stage {
     /// A transaction is open.
     Open { since: Instant, records: u64 },
     /// The checkpoint is under way, or its transaction is being committed.
-    Committing { checkpoint: Lsn },
+    Committing { checkpoint: Lsn, call: Commit },
     /// Given up, to end or to begin anew.
     Closed,
 }
@@ -273,7 +281,8 @@ impl Transactions {
         let is_idle_due = self.idle_due_at(now).is_some_and(|due_at| now >= due_at);
         match &mut self.stage {
             Stage::Initializing => self.initialize(link, waiting, flight, now),
-            Stage::Announcing if flight.is_empty() => {
+            Stage::Announcing { call } if flight.is_empty() => {
+                *call = Commit::Asked;
                 if self.commit(link)? == Progress::Done {
                     let (brokers, properties) = link.addresses();
                     let reader = Reader::new(brokers, properties, &self.settings.topic(), &self.instance)?;
@@ -305,7 +314,8 @@ impl Transactions {
                     self.hurry || records >= self.settings.records_max || now >= since + self.settings.interval;
                 if is_due && waiting.is_empty() { self.finish(link, flight) } else { Ok(()) }
             }
-            Stage::Committing { checkpoint } if flight.is_empty() => {
+            Stage::Committing { checkpoint, call } if flight.is_empty() => {
+                *call = Commit::Asked;
                 let checkpoint = *checkpoint;
                 if self.commit(link)? == Progress::Done {
                     self.stored = checkpoint;
@@ -327,12 +337,12 @@ impl Transactions {
         match &self.stage {
             Stage::Initializing | Stage::Reading(_) => Some(look),
             // The call itself waits for a slice.
-            Stage::Announcing | Stage::Committing { .. } if flight.is_empty() => {
+            Stage::Announcing { .. } | Stage::Committing { .. } if flight.is_empty() => {
                 Some(if is_outage { look } else { now })
             }
             Stage::Open { since, .. } if self.inside => Some(*since + self.longest()),
             // What is still held back, a topic to be made, tells by itself.
-            Stage::Open { since, .. } => Some((*since + self.settings.interval).max(now + SLICE)),
+            Stage::Open { since, .. } => Some((*since + self.settings.interval).max(now + LOOK_INTERVAL)),
             Stage::Idle => self.idle_due_at(now),
             _ => None,
         }
@@ -342,14 +352,23 @@ impl Transactions {
     ///
     /// # Errors
     /// [`Error::Fenced`]. Any other failure leaves it to whoever takes the id next, or to the time-out.
-    pub fn close(&mut self, link: &Link) -> Result<(), Error> {
+    pub fn close(&mut self, link: &mut Link) -> Result<(), Error> {
         match std::mem::replace(&mut self.stage, Stage::Closed) {
-            Stage::Open { .. } | Stage::Committing { .. } | Stage::Announcing => {}
+            Stage::Open { .. }
+            | Stage::Committing { call: Commit::NotAsked, .. }
+            | Stage::Announcing { call: Commit::NotAsked } => {}
+            // librdkafka ends the process when it is told to abort a commit that is under way: what became of it shows
+            // in the checkpoint, once the id is taken anew.
             _ => return Ok(()),
         }
-        match calls::abort(link.client(), ABORT_LIMIT) {
-            Err(error) if is_fenced(error.code) => Err(failure(&error)),
-            _ => Ok(()),
+        let deadline = Instant::now() + ABORT_LIMIT;
+        loop {
+            match calls::abort(link.client(), SLICE) {
+                Err(error) if is_fenced(error.code) => return Err(failure(&error)),
+                // It waits until the reports of what was purged have been taken.
+                Ok(Progress::Pending) if Instant::now() < deadline => link.serve(),
+                _ => return Ok(()),
+            }
         }
     }
 
@@ -371,7 +390,7 @@ impl Transactions {
         if calls::init(link.client(), SLICE).map_err(|error| failure(&error))? == Progress::Done {
             calls::begin(link.client()).map_err(|error| failure(&error))?;
             flight.add(link.produce_own(checkpoint::START_KEY, &checkpoint::render_start(&self.instance))?);
-            self.stage = Stage::Announcing;
+            self.stage = Stage::Announcing { call: Commit::NotAsked };
         }
         Ok(())
     }
@@ -386,7 +405,7 @@ impl Transactions {
             instance: self.instance.clone(),
         };
         flight.add(link.produce_own(checkpoint::CHECKPOINT_KEY, &checkpoint::render_checkpoint(checkpoint))?);
-        self.stage = Stage::Committing { checkpoint: sealed.end_lsn };
+        self.stage = Stage::Committing { checkpoint: sealed.end_lsn, call: Commit::NotAsked };
         Ok(())
     }
 

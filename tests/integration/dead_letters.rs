@@ -1,0 +1,105 @@
+//! `on_error`: what becomes of a record that Kafka refuses for good.
+
+use serde_json::json;
+
+use crate::kafka;
+use crate::servers::World;
+
+/// Three rows, of which the second is too large for its topic.
+fn world() -> World {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY, text text)");
+    world.kafka.create_topic(&world.topic("t"), &["--config", "max.message.bytes=2000"]);
+    world.sql("INSERT INTO t VALUES (1, 'small')");
+    // A text that compresses badly: what the broker judges is the compressed batch.
+    world.sql("INSERT INTO t SELECT 2, string_agg(md5(i::text), '') FROM generate_series(1, 1000) i");
+    world.sql("INSERT INTO t VALUES (3, 'small')");
+    world
+}
+
+fn ids(records: &[kafka::Record]) -> Vec<i64> {
+    records.iter().filter_map(|record| record.value.as_ref()?["after"]["id"].as_i64()).collect()
+}
+
+#[test]
+fn a_refused_record_stops_the_stream_where_nothing_else_is_set() {
+    let world = world();
+    let before = world.confirmed();
+    let finished = world.stream_to_kafka().with(&["--once", "-X", "batch.size=1500"]).run();
+    finished.expect_code(65).expect_log(&["too large", "hint: ", "on_error"]);
+    let behind = format!("SELECT '{before}'::pg_lsn <= '{}'", world.confirmed());
+    assert_eq!(world.sql(&behind), "t");
+    let drained = world.drain_to_stdout();
+    assert!(drained.iter().any(|record| record["key"]["id"] == 2), "the slot still holds the change");
+}
+
+#[test]
+fn a_refused_record_is_skipped_counted_and_logged() {
+    let world = world();
+    let arguments = ["--once", "-X", "batch.size=1500", "--on-error", "skip"];
+    let finished = world.stream_to_kafka().with(&arguments).run().expect_code(0);
+    let finished = finished.expect_log(&["a record is refused and left out", "records_refused=1", &world.topic("t")]);
+    assert!(!finished.log.contains("c4ca4238"), "a value is in the log:\n{}", finished.log);
+    assert_eq!(ids(&kafka::read(&world.kafka.brokers, &world.topic("t"))), [1, 3]);
+    assert!(world.drain_to_stdout().is_empty(), "the slot has passed it");
+}
+
+#[test]
+fn a_dead_letter_says_where_the_record_came_from() {
+    for delivery in ["at-least-once", "exactly-once"] {
+        let world = world();
+        let letters = format!("{}.dead", world.prefix);
+        world.kafka.create_topic(&letters, &[]);
+        let finished = world
+            .stream_to_kafka()
+            .with(&["--once", "-X", "batch.size=1500", "--delivery", delivery])
+            .with(&["--on-error", "dead-letter", "--dead-letter-topic", &letters])
+            .run();
+        finished.expect_code(0).expect_log(&["records_refused=1"]);
+        assert_eq!(ids(&kafka::read_committed(&world.kafka.brokers, &world.topic("t"))), [1, 3], "{delivery}");
+        let found = kafka::read_committed(&world.kafka.brokers, &letters);
+        assert_eq!(found.len(), 1, "{delivery}");
+        assert_eq!(found[0].key, Some(json!({"id": 2})));
+        let letter = found[0].value.as_ref().expect("a value");
+        assert_eq!((&letter["topic"], &letter["key"]), (&json!(world.topic("t")), &json!({"id": 2})));
+        assert_eq!((&letter["schema"], &letter["table"]), (&json!("public"), &json!("t")));
+        assert!(letter["value_bytes"].as_u64().expect("value_bytes") > 32_000);
+        assert!(letter["lsn"].as_str().expect("lsn").contains('/'));
+        assert!(letter["reason"].as_str().expect("reason").contains("too large"), "{letter}");
+    }
+}
+
+#[test]
+fn a_record_without_key_for_a_compacted_topic_may_become_a_dead_letter() {
+    let world = World::new("CREATE TABLE t (a int)");
+    world.kafka.create_topic(&world.topic("t"), &["--config", "cleanup.policy=compact"]);
+    let letters = format!("{}.dead", world.prefix);
+    world.kafka.create_topic(&letters, &[]);
+    world.sql("INSERT INTO t VALUES (1)");
+    let arguments = ["--once", "--on-error", "dead-letter", "--dead-letter-topic", &letters];
+    world.stream_to_kafka().with(&arguments).run().expect_code(0);
+    let found = kafka::read(&world.kafka.brokers, &letters);
+    assert_eq!((found.len(), &found[0].key), (1, &None));
+}
+
+#[test]
+fn a_dead_letter_that_is_refused_itself_stops_the_stream() {
+    let world = world();
+    let letters = format!("{}.dead", world.prefix);
+    world.kafka.create_topic(&letters, &["--config", "max.message.bytes=100"]);
+    let finished = world
+        .stream_to_kafka()
+        .with(&["--once", "-X", "batch.size=1500", "--on-error", "dead-letter", "--dead-letter-topic", &letters])
+        .run();
+    finished.expect_code(65).expect_log(&[&letters]);
+}
+
+#[test]
+fn dead_letters_need_a_topic() {
+    let world = World::new("");
+    world
+        .stream_to_kafka()
+        .with(&["--once", "--on-error", "dead-letter"])
+        .run()
+        .expect_code(2)
+        .expect_log(&["dead_letter_topic"]);
+}
