@@ -228,6 +228,70 @@ pub fn slot(name: &str, facts: Option<&SlotFacts<'_>>) -> Verdict {
     }
 }
 
+/// What a failover needs of the primary: without it walcat can be ahead of the standby that is promoted.
+#[must_use]
+pub fn failover_primary(slot: &str, synchronized_standby_slots: Option<&str>) -> Verdict {
+    match synchronized_standby_slots {
+        Some(slots) if !slots.is_empty() => {
+            Verdict::ok(format!("failover: the slot {slot} is copied to standbys, and walcat waits for {slots}"))
+        }
+        _ => Verdict::warning(
+            format!("failover: the slot {slot} is copied to standbys, but synchronized_standby_slots is empty"),
+            "a promotion may lose changes that walcat has delivered: name the standbys' slots in \
+             synchronized_standby_slots on the primary",
+        ),
+    }
+}
+
+/// What a failover needs of the standby.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StandbyFacts<'a> {
+    /// `sync_replication_slots`.
+    pub sync_replication_slots: Option<&'a str>,
+    /// `hot_standby_feedback`.
+    pub hot_standby_feedback: Option<&'a str>,
+    /// `primary_slot_name`.
+    pub primary_slot_name: Option<&'a str>,
+    /// Whether `primary_conninfo` has a dbname; none when the role may not see it.
+    pub primary_conninfo_has_dbname: Option<bool>,
+}
+
+/// Each setting of the standby that copying a slot depends on.
+#[must_use]
+pub fn failover_standby(facts: &StandbyFacts<'_>) -> Vec<Verdict> {
+    let is_on = |setting: Option<&str>| setting == Some("on");
+    let judge = |good: bool, what: &str, cure: &str| match good {
+        true => Verdict::ok(format!("standby: {what}")),
+        false => Verdict::error(format!("standby: not so: {what}"), cure),
+    };
+    let dbname = match facts.primary_conninfo_has_dbname {
+        Some(has) => judge(has, "primary_conninfo names a database", "add dbname=... to primary_conninfo"),
+        None => Verdict::warning(
+            "standby: the role may not see whether primary_conninfo names a database",
+            "check it as a superuser: without dbname no slot is copied",
+        ),
+    };
+    let slot_name = facts.primary_slot_name.is_some_and(|name| !name.is_empty());
+    vec![
+        judge(
+            is_on(facts.sync_replication_slots),
+            "sync_replication_slots is on",
+            "ALTER SYSTEM SET sync_replication_slots = on (PostgreSQL 17 and later)",
+        ),
+        judge(
+            is_on(facts.hot_standby_feedback),
+            "hot_standby_feedback is on",
+            "ALTER SYSTEM SET hot_standby_feedback = on",
+        ),
+        judge(
+            slot_name,
+            "primary_slot_name is set",
+            "create a physical slot on the primary and name it in primary_slot_name",
+        ),
+        dbname,
+    ]
+}
+
 /// Whether a broker answers.
 #[must_use]
 pub fn brokers(list: &str, failure: Option<&str>) -> Verdict {
@@ -304,6 +368,25 @@ mod tests {
             assert_eq!(verdict.severity, severity, "{verdict:?}");
             assert_eq!(verdict.hint.is_empty(), severity == Ok, "each trouble has a next step: {verdict:?}");
         }
+    }
+
+    #[test]
+    fn each_part_of_a_failover_is_judged() {
+        assert_eq!(failover_primary("s", Some("standby")).severity, Ok);
+        assert_eq!(failover_primary("s", Some("")).severity, Warning);
+        assert_eq!(failover_primary("s", None).severity, Warning);
+        let good = StandbyFacts {
+            sync_replication_slots: Some("on"),
+            hot_standby_feedback: Some("on"),
+            primary_slot_name: Some("standby"),
+            primary_conninfo_has_dbname: Some(true),
+        };
+        let severities = |facts: &StandbyFacts<'_>| {
+            failover_standby(facts).iter().map(|verdict| verdict.severity).collect::<Vec<_>>()
+        };
+        assert_eq!(severities(&good), [Ok; 4]);
+        assert_eq!(severities(&StandbyFacts::default()), [Error, Error, Error, Warning]);
+        assert_eq!(severities(&StandbyFacts { primary_conninfo_has_dbname: Some(false), ..good }), [Ok, Ok, Ok, Error]);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::Given;
 use options::{
-    ConnectionOptions, EndOptions, KafkaOptions, LogOptions, OutputOptions, PublicationOptions, TimeOptions,
+    ConnectionOptions, EndOptions, FailoverOptions, KafkaOptions, LogOptions, OutputOptions, PublicationOptions,
+    TimeOptions,
 };
 
 const AFTER_HELP: &str = "\
@@ -58,6 +59,8 @@ pub struct StreamOptions {
     #[command(flatten)]
     kafka: KafkaOptions,
     #[command(flatten)]
+    failover: FailoverOptions,
+    #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
     end: EndOptions,
@@ -93,6 +96,8 @@ pub struct SlotCreateOptions {
     connection: ConnectionOptions,
     #[command(flatten)]
     publication: PublicationOptions,
+    #[command(flatten)]
+    failover: FailoverOptions,
     #[command(flatten)]
     log: LogOptions,
 }
@@ -151,11 +156,12 @@ impl StreamOptions {
     /// What was given, for [`crate::config::Config::load`].
     #[must_use]
     pub fn given(&self) -> Given {
-        let StreamOptions { connection, publication, kafka, output, end, time, log, print_config: _ } = self;
+        let StreamOptions { connection, publication, kafka, failover, output, end, time, log, print_config: _ } = self;
         let mut given = Given::default();
         connection.add_to(&mut given);
         publication.add_to(&mut given);
         kafka.add_to(&mut given);
+        failover.add_to(&mut given);
         output.add_to(&mut given);
         end.add_to(&mut given);
         time.add_to(&mut given);
@@ -170,8 +176,9 @@ impl SlotCommand {
     pub fn given(&self) -> Given {
         let mut given = Given::default();
         let (connection, log) = match self {
-            SlotCommand::Create(SlotCreateOptions { connection, publication, log }) => {
+            SlotCommand::Create(SlotCreateOptions { connection, publication, failover, log }) => {
                 publication.add_to(&mut given);
+                failover.add_to(&mut given);
                 (connection, log)
             }
             SlotCommand::Drop(SlotDropOptions { connection, log })

@@ -218,6 +218,24 @@ impl EndOptions {
     }
 }
 
+/// How a slot is created.
+#[derive(Args)]
+#[command(next_help_heading = "PostgreSQL")]
+pub struct FailoverOptions {
+    /// Have standbys keep a copy of the slot that is created; PostgreSQL 17 and later
+    ///
+    /// walcat check says what else a failover needs, on the primary and on the standby.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    failover: Option<String>,
+}
+
+impl FailoverOptions {
+    pub fn add_to(&self, given: &mut Given) {
+        let FailoverOptions { failover } = self;
+        add(given, Key::Failover, failover);
+    }
+}
+
 /// Durations are texts with units; what is said of each default is tested against the table of keys.
 #[derive(Args)]
 #[command(next_help_heading = "Time")]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::slot::{Commands, print, slot_verdict};
 use super::stream::kafka_properties;
-use crate::checks::{self, Severity, TopicFacts, Verdict};
+use crate::checks::{self, Severity, StandbyFacts, TopicFacts, Verdict};
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
 use crate::pg::server::{self, PublishedTable, SERVER_VERSION_MIN};
@@ -70,6 +70,21 @@ fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Vec<Publis
     match &slot {
         Some(slot) => report.line(&slot_verdict(slot, &facts, &database))?,
         None => report.line(&checks::slot(&settings.slot, None))?,
+    }
+    let failover = &facts.failover;
+    if facts.is_standby {
+        let standby = StandbyFacts {
+            sync_replication_slots: failover.sync_replication_slots.as_deref(),
+            hot_standby_feedback: failover.hot_standby_feedback.as_deref(),
+            primary_slot_name: failover.primary_slot_name.as_deref(),
+            primary_conninfo_has_dbname: failover.primary_conninfo_has_dbname,
+        };
+        for verdict in checks::failover_standby(&standby) {
+            report.line(&verdict)?;
+        }
+    } else if slot.as_ref().is_some_and(|slot| slot.failover == Some(true)) {
+        let slots = failover.synchronized_standby_slots.as_deref();
+        report.line(&checks::failover_primary(&settings.slot, slots))?;
     }
     let existing = server::existing_publications(&mut connection, &settings.publications, wait)?;
     for name in &settings.publications {

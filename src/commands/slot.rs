@@ -17,6 +17,7 @@ use crate::poller::Poller;
 use crate::pump;
 use crate::pump::start::{self, missing_slot};
 use crate::pump::waiting::Waiter;
+use crate::replication::command::SlotOptions;
 use crate::signal::StopSignals;
 
 /// A connection for commands that are done in a moment, and the means to wait on it.
@@ -57,7 +58,8 @@ pub fn create(settings: &SlotSettings) -> Result<(), Error> {
     start::check_version(connection.server_version())?;
     let mut waiter = commands.waiter();
     start::check_publications(&settings.publications, &settings.slot, &mut connection, &mut waiter)?;
-    let lsn = start::create_slot(dsn, &settings.slot, false, &mut connection, &mut waiter)?;
+    let options = SlotOptions { temporary: false, failover: settings.failover };
+    let lsn = start::create_slot(dsn, &settings.slot, options, &mut connection, &mut waiter)?;
     print(&format!("slot {} created, starting at {lsn}\n", settings.slot))
 }
 

@@ -104,6 +104,7 @@ fn source(settings: &StreamSettings) -> Source {
             }),
         },
         slot_mode,
+        failover: settings.failover,
         startpos: settings.startpos,
         connect_for: settings.wait.limit(),
         slot_for: settings.retry.for_.map_or(Some(SLOT_WAIT), config::Budget::limit),

@@ -13,6 +13,7 @@ pub enum Key {
     Publication,
     CreateSlot,
     TemporarySlot,
+    Failover,
     Brokers,
     TopicPrefix,
     Sink,
@@ -96,12 +97,13 @@ const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static 
 impl Key {
     /// Every setting, in the order of the enum and of the manual.
     #[rustfmt::skip]
-    pub const ALL: [Row; 45] = [
+    pub const ALL: [Row; 46] = [
         row(Key::Dsn, "dsn", Kind::Text, None),
         row(Key::Slot, "slot", Kind::Text, None),
         row(Key::Publication, "publication", Kind::List, None),
         row(Key::CreateSlot, "create_slot", Kind::Bool, Some("false")),
         row(Key::TemporarySlot, "temporary_slot", Kind::Bool, Some("false")),
+        row(Key::Failover, "failover", Kind::Bool, Some("false")),
         row(Key::Brokers, "brokers", Kind::List, None),
         row(Key::TopicPrefix, "topic_prefix", Kind::Text, None),
         row(Key::Sink, "sink", Kind::Text, Some("kafka")),

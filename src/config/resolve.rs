@@ -117,6 +117,7 @@ impl Config {
             dsn: self.dsn(environment)?,
             slot: self.draft.slot.clone(),
             publications: self.draft.publications.clone(),
+            failover: self.draft.failover,
             log: self.draft.log,
         })
     }
@@ -184,6 +185,7 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         publications: unique(layers.parse_list(Key::Publication, value::publication)?.unwrap_or_default()),
         create_slot: layers.is_on(Key::CreateSlot)?,
         temporary_slot: layers.is_on(Key::TemporarySlot)?,
+        failover: layers.is_on(Key::Failover)?,
         brokers: layers
             .parse_list(Key::Brokers, value::not_empty)?
             .filter(|brokers| !brokers.is_empty())
@@ -276,6 +278,10 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
     {
         let places = Box::new([layers.place(Key::Endpos), layers.place(Key::Startpos)]);
         return Err(ConfigError::Contradiction { places, why: "the end lies before the start" });
+    }
+    if settings.temporary_slot && settings.failover {
+        let places = Box::new([layers.place(Key::TemporarySlot), layers.place(Key::Failover)]);
+        return Err(ConfigError::Contradiction { places, why: "a slot that vanishes is not kept on standbys" });
     }
     if settings.temporary_slot && settings.state.file.is_some() {
         let places = Box::new([layers.place(Key::TemporarySlot), layers.place(Key::StateFile)]);

@@ -17,6 +17,8 @@ pub struct StreamSettings {
     pub publications: Vec<String>,
     pub create_slot: bool,
     pub temporary_slot: bool,
+    /// Whether standbys keep a copy of a slot that is created.
+    pub failover: bool,
     /// `host:port,...`; there is one for the sink Kafka unless this is a dump.
     pub brokers: Option<String>,
     /// librdkafka's properties, a later one over an earlier one.
@@ -66,6 +68,8 @@ pub struct SlotSettings {
     pub slot: String,
     /// Those that have to be there before the slot is created; perhaps none.
     pub publications: Vec<String>,
+    /// Whether standbys keep a copy of it.
+    pub failover: bool,
     pub log: LogSettings,
 }
 

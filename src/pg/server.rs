@@ -10,7 +10,7 @@ use super::error::Error;
 use super::ffi::QueryResult;
 use crate::lsn::Lsn;
 use crate::positions::{Switch, parse_timeline_history};
-use crate::replication::command;
+use crate::replication::command::{self, SlotOptions};
 
 /// The oldest server that walcat reads: 14 sends logical messages and can skip what is not published.
 pub const SERVER_VERSION_MIN: i32 = 140_000;
@@ -143,6 +143,23 @@ pub struct ServerFacts {
     pub wal_lsn: Option<String>,
     /// `wal_sender_timeout` in milliseconds.
     pub wal_sender_timeout_ms: i64,
+    /// What a failover depends on.
+    pub failover: FailoverFacts,
+}
+
+/// Settings that a failover depends on; none for what this version does not have, or the role may not see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct FailoverFacts {
+    /// On the primary: the standbys that logical walsenders wait for (17 and later).
+    pub synchronized_standby_slots: Option<String>,
+    /// On the standby: whether it copies failover slots (17 and later).
+    pub sync_replication_slots: Option<String>,
+    /// On the standby: whether it keeps the primary from removing rows that a copied slot needs.
+    pub hot_standby_feedback: Option<String>,
+    /// On the standby: its own slot on the primary.
+    pub primary_slot_name: Option<String>,
+    /// On the standby: whether `primary_conninfo` names a database.
+    pub primary_conninfo_has_dbname: Option<bool>,
 }
 
 /// IDENTIFY_SYSTEM.
@@ -207,9 +224,15 @@ pub fn identify_system_by_sql(connection: &mut Connection, wait: &mut Wait<'_>) 
 ///
 /// # Errors
 /// Those of [`Connection::command`].
-pub fn create_slot_by_sql(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Result<Lsn, Error> {
+pub fn create_slot_by_sql(
+    connection: &mut Connection,
+    name: &str,
+    options: SlotOptions,
+    wait: &mut Wait<'_>,
+) -> Result<Lsn, Error> {
     const NAME: &str = "pg_create_logical_replication_slot";
-    let query = format!("SELECT lsn FROM pg_catalog.{NAME}({}, 'pgoutput')", quote_literal(name));
+    let more = if options.failover { ", false, false, true" } else { "" };
+    let query = format!("SELECT lsn FROM pg_catalog.{NAME}({}, 'pgoutput'{more})", quote_literal(name));
     let result = connection.command(NAME, &query, wait)?;
     let lsn = result.value(0, 0).and_then(|text| text.parse().ok());
     lsn.ok_or_else(|| Error::Answer { command: NAME, reason: "no LSN".to_owned() })
@@ -255,7 +278,14 @@ pub fn facts(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<ServerF
         'role_may_replicate', (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user), \
         'is_standby', pg_is_in_recovery(), \
         'wal_lsn', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, \
-        'wal_sender_timeout_ms', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'))";
+        'wal_sender_timeout_ms', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'), \
+        'failover', json_build_object(\
+            'synchronized_standby_slots', (SELECT setting FROM pg_settings WHERE name = 'synchronized_standby_slots'), \
+            'sync_replication_slots', (SELECT setting FROM pg_settings WHERE name = 'sync_replication_slots'), \
+            'hot_standby_feedback', (SELECT setting FROM pg_settings WHERE name = 'hot_standby_feedback'), \
+            'primary_slot_name', (SELECT setting FROM pg_settings WHERE name = 'primary_slot_name'), \
+            'primary_conninfo_has_dbname', \
+            (SELECT setting ~ '(^|\\s)dbname\\s*=' FROM pg_settings WHERE name = 'primary_conninfo')))";
     let result = connection.command(NAME, QUERY, wait)?;
     json_row(&result, NAME)?.ok_or_else(|| Error::Answer { command: NAME, reason: "no row".to_owned() })
 }
@@ -319,11 +349,10 @@ pub fn blocking_transactions(connection: &mut Connection, wait: &mut Wait<'_>) -
 pub fn create_slot(
     connection: &mut Connection,
     name: &str,
-    temporary: bool,
+    options: SlotOptions,
     wait: &mut Wait<'_>,
 ) -> Result<Lsn, Error> {
     const NAME: &str = "CREATE_REPLICATION_SLOT";
-    let options = command::SlotOptions { temporary, failover: false };
     let text = command::create_replication_slot(name, options, connection.server_version());
     let result = connection.command(NAME, &text, wait)?;
     result

@@ -16,7 +16,7 @@ use crate::pg::server::{self, SERVER_VERSION_MIN, Slot, System};
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection, Kind};
 use crate::positions::{self, Facts, Stored};
-use crate::replication::command::{self, StartReplication};
+use crate::replication::command::{self, FAILOVER_SINCE, SlotOptions, StartReplication};
 
 /// The time between two attempts to connect or to get the slot.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
@@ -37,6 +37,8 @@ pub struct Source {
     pub engine: Engine,
     /// What to do about the slot when it is not there.
     pub slot_mode: SlotMode,
+    /// Whether standbys keep a copy of a slot that is made.
+    pub failover: bool,
     /// Where to start; none for the slot's confirmed position.
     pub startpos: Option<Lsn>,
     /// How long to keep trying to connect at the start; none for ever.
@@ -404,11 +406,13 @@ fn create(
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
 ) -> Result<(String, Lsn), Error> {
+    let options = SlotOptions { temporary, failover: source.failover };
+    check_failover(options, connection.server_version())?;
     let lsn = match source.engine {
-        Engine::Streaming => create_slot(source.dsn.as_deref(), &source.slot, temporary, connection, waiter)?,
+        Engine::Streaming => create_slot(source.dsn.as_deref(), &source.slot, options, connection, waiter)?,
         Engine::Polling(_) => {
             let wait = &mut |socket, way| waiter.wait(socket, way);
-            let lsn = server::create_slot_by_sql(connection, &source.slot, wait)?;
+            let lsn = server::create_slot_by_sql(connection, &source.slot, options, wait)?;
             info!(slot = source.slot.as_str(), lsn:% = lsn; "slot created");
             lsn
         }
@@ -423,10 +427,11 @@ fn create(
 pub fn create_slot(
     dsn: Option<&str>,
     name: &str,
-    temporary: bool,
+    options: SlotOptions,
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
 ) -> Result<Lsn, Error> {
+    check_failover(options, connection.server_version())?;
     let facts = server::facts(connection, &mut |socket, way| waiter.wait(socket, way))?;
     if facts.wal_level != "logical" {
         return Err(Error::Setup {
@@ -435,7 +440,7 @@ pub fn create_slot(
         });
     }
     let mut notice_at = Instant::now() + SLOT_NOTICE_INTERVAL;
-    let lsn = server::create_slot(connection, name, temporary, &mut |socket, way| {
+    let lsn = server::create_slot(connection, name, options, &mut |socket, way| {
         if Instant::now() >= notice_at {
             let blocking = blocking_transactions(dsn, waiter).unwrap_or_default().join("; ");
             warn!(slot = name, blocking = blocking.as_str();
@@ -444,8 +449,19 @@ pub fn create_slot(
         }
         waiter.wait(socket, way)
     })?;
-    info!(slot = name, lsn:% = lsn, temporary; "slot created");
+    info!(slot = name, lsn:% = lsn, temporary = options.temporary, failover = options.failover; "slot created");
     Ok(lsn)
+}
+
+/// The server can have standbys keep a copy of the slot, where that is asked for (rule 22).
+fn check_failover(options: SlotOptions, server_version: i32) -> Result<(), Error> {
+    if !options.failover || server_version >= FAILOVER_SINCE {
+        return Ok(());
+    }
+    Err(Error::Setup {
+        message: format!("PostgreSQL {} has no failover slots", server_version / 10_000),
+        hint: "PostgreSQL 17 has them; leave --failover away".to_owned(),
+    })
 }
 
 /// Asked on a connection of its own, since the first one is busy creating the slot.

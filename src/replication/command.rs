@@ -9,7 +9,7 @@ use crate::lsn::Lsn;
 const OPTION_LIST_SINCE: i32 = 150_000;
 
 /// The first version that takes a slot along to a standby.
-const FAILOVER_SINCE: i32 = 170_000;
+pub const FAILOVER_SINCE: i32 = 170_000;
 
 /// How a slot is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -12,6 +12,7 @@ mod crashes;
 mod dead_letters;
 mod exactly_once;
 mod exit_codes;
+mod failover;
 mod idle;
 mod memory;
 mod once_and_endpos;

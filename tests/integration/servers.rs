@@ -70,6 +70,13 @@ impl Postgres {
         Postgres { port: variable("PGPORT"), name, version, variables }
     }
 
+    /// A standby of it, and the name of that standby's slot here.
+    pub fn standby(&self, name: &str) -> (Postgres, String) {
+        let standby = Postgres::start(name, self.version, &["--standby-of", &self.name]);
+        let slot = standby.name.replace('-', "_");
+        (standby, slot)
+    }
+
     /// Stops it by `mode`; [`Postgres::restart`] brings it back with its data.
     pub fn stop(&self, mode: &str) {
         let status = Command::new(root().join("scripts/pg-down")).args(["--name", &self.name, "--mode", mode]).status();
