@@ -75,8 +75,10 @@ impl Reader<'_> {
                     let why = ValueError::WrongType { wanted: "a table", found: described(value) };
                     return Err(ConfigError::Value { place, why });
                 }
-                (None, _) => {
-                    let nearest = key::nearest(&name).map(str::to_owned);
+                (None, value) => {
+                    let is_table = matches!(value, DeValue::Table(_));
+                    let nearest = if is_table { key::nearest_table(&name) } else { key::nearest(&name) };
+                    let nearest = nearest.map(str::to_owned);
                     return Err(ConfigError::UnknownKey { place, nearest });
                 }
             }

@@ -181,16 +181,25 @@ impl fmt::Display for Key {
 /// The known key that `unknown` was most likely meant to be.
 #[must_use]
 pub fn nearest(unknown: &str) -> Option<&'static str> {
+    let unknown = unknown.to_lowercase().replace('-', "_");
+    let tables = OPEN_TABLES.into_iter().chain(TABLES);
+    nearest_among(&unknown, Key::ALL.iter().map(|row| row.name).chain(tables))
+}
+
+/// The same for a table.
+#[must_use]
+pub fn nearest_table(unknown: &str) -> Option<&'static str> {
+    nearest_among(&unknown.to_lowercase(), OPEN_TABLES.into_iter().chain(TABLES))
+}
+
+fn nearest_among(unknown: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     const ALIKE: f64 = 0.6;
     const MOVED_ALIKE: f64 = 0.7;
-    let unknown = unknown.to_lowercase().replace('-', "_");
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let tables = OPEN_TABLES.into_iter().chain(TABLES);
-    let names = Key::ALL.iter().map(|row| row.name).chain(tables);
     let scored = names.map(|name| {
-        let whole = strsim::normalized_damerau_levenshtein(&unknown, name);
+        let whole = strsim::normalized_damerau_levenshtein(unknown, name);
         // A key that stands in the wrong table is still the key that was meant.
-        let moved = strsim::normalized_damerau_levenshtein(&last(&unknown), &last(name)) * 0.95;
+        let moved = strsim::normalized_damerau_levenshtein(&last(unknown), &last(name)) * 0.95;
         (name, if moved >= MOVED_ALIKE { whole.max(moved) } else { whole })
     });
     scored.filter(|(_, likeness)| *likeness >= ALIKE).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, _)| name)
