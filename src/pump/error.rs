@@ -30,6 +30,9 @@ pub enum Error {
     /// The slot, the server and a store disagree.
     #[error(transparent)]
     Positions(#[from] Disagreement),
+    /// The checkpoint is of a process that was still delivering when the server's position was asked.
+    #[error("the checkpoint, at {checkpoint}, is past the WAL's end as it was when the stream began, at {wal_end}")]
+    Overtaken { checkpoint: Lsn, wal_end: Lsn },
     /// The state file.
     #[error(transparent)]
     State(#[from] state_file::Error),
@@ -69,7 +72,7 @@ impl Error {
             Error::Postgres(error) => error.exit_code(),
             Error::Sink(error) => error.exit_code(),
             Error::Session(error) => error.exit_code(),
-            Error::Stalled(_) | Error::SlotHeld { .. } => ExitCode::Unavailable,
+            Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => ExitCode::Unavailable,
             Error::Setup { .. } | Error::Positions(_) => ExitCode::Setup,
             Error::State(error) => error.exit_code(),
             Error::Record { .. } | Error::Loop(_) => ExitCode::Os,
@@ -83,7 +86,7 @@ impl Error {
     pub fn remedy(&self) -> Remedy {
         match self {
             Error::Postgres(error) if error.retry() == Retry::Backoff => Remedy::Connection,
-            Error::Stalled(_) => Remedy::Connection,
+            Error::Stalled(_) | Error::Overtaken { .. } => Remedy::Connection,
             Error::Sink(sink::Error::Kafka(sink::kafka::Error::Aborted { .. })) => Remedy::Transaction,
             _ => Remedy::None,
         }
@@ -108,7 +111,9 @@ impl Error {
                     .to_owned(),
             ),
             Error::Stalled(_) => Some("check the network and the server, then start walcat again".to_owned()),
-            Error::Unacknowledged { .. } => Some("start walcat again: nothing is lost".to_owned()),
+            Error::Overtaken { .. } | Error::Unacknowledged { .. } => {
+                Some("start walcat again: nothing is lost".to_owned())
+            }
             Error::Record { .. } | Error::Recording(_) | Error::Loop(_) => None,
         }
     }

@@ -92,6 +92,8 @@ pub struct Pump {
     identity: Identity,
     /// What a position that is found later is judged by.
     facts: Facts,
+    /// The last checkpoint was past the WAL's end, and the server has been asked again since.
+    was_overtaken: bool,
     backoff: Backoff,
     /// The same for Kafka transactions that fail.
     restarts: Backoff,
@@ -156,6 +158,7 @@ impl Pump {
             store: parts.store,
             identity,
             facts: parts.started.facts,
+            was_overtaken: false,
             backoff: Backoff::new(parts.retry),
             restarts: Backoff::new(Policy { budget: None, ..parts.retry }),
             received_at_loss: Lsn::INVALID,
@@ -334,6 +337,13 @@ impl Pump {
         let Some(found) = transactions.found() else { return Ok(()) };
         let store = format!("the checkpoint in the topic {}", transactions.settings().topic());
         let known = found.map(|stored| Known { stored, store });
+        let checkpoint = known.as_ref().map_or(Lsn::INVALID, |known| known.stored.end_lsn);
+        let wal_end = self.facts.wal_end;
+        // Now that the other process is fenced off, the server is asked once more before it is said to be behind.
+        if checkpoint > wal_end && !std::mem::replace(&mut self.was_overtaken, true) {
+            return Err(Error::Overtaken { checkpoint, wal_end });
+        }
+        self.was_overtaken = false;
         let start = start::check_stored(known.as_ref(), &self.facts, self.source.accept_gap)?;
         // Accepted once, by somebody who has read it.
         self.source.accept_gap = false;

@@ -15,7 +15,7 @@ use crate::pg::peek::{self, Peek};
 use crate::pg::server::{self, SERVER_VERSION_MIN, Slot, System};
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection, Kind};
-use crate::positions::{self, Facts, Stored};
+use crate::positions::{self, Facts, Stored, Switch};
 use crate::replication::command::{self, FAILOVER_SINCE, SlotOptions, StartReplication};
 
 /// The time between two attempts to connect or to get the slot.
@@ -109,38 +109,32 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
     let mut connection = connect(source, waiter)?;
     let server_version = connection.server_version();
     check_version(server_version)?;
-    let wait = &mut |socket, way| waiter.wait(socket, way);
-    let system = match source.engine {
-        Engine::Streaming => server::identify_system(&mut connection, wait)?,
-        Engine::Polling(_) => server::identify_system_by_sql(&mut connection, wait)?,
-    };
     check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
-    let wait = &mut |socket, way| waiter.wait(socket, way);
-    let switches = match source.engine {
-        Engine::Streaming => server::timeline_history(&mut connection, system.timeline, wait)?,
-        // Only a walsender tells it.
-        Engine::Polling(_) => Vec::new(),
-    };
+    let database = identify(source, &mut connection, waiter)?.0.database;
     let (began, mut held) = (Instant::now(), Held::default());
     loop {
-        let (name, confirmed) = match settle_slot(source, &system, &mut connection, waiter)? {
+        let (name, confirmed) = match settle_slot(source, &database, &mut connection, waiter)? {
             Settled::Free { name, confirmed } => (name, confirmed),
             Settled::Held => {
                 held.wait(source, began, &mut connection, waiter)?;
                 continue;
             }
         };
+        // In this order: while another process still delivers, what is stored is never before the slot that was seen, nor
+        // after the WAL's end.
+        let known = store()?;
+        let (system, switches) = identify(source, &mut connection, waiter)?;
         let facts = Facts {
             system_identifier: system.identifier.clone(),
             timeline: system.timeline,
             wal_end: system.flushed,
             slot: source.slot.clone(),
             confirmed,
-            switches: switches.clone(),
+            switches,
         };
         let start = match source.startpos {
             Some(startpos) => check_startpos(source, startpos, confirmed)?,
-            None => check_stored(store()?.as_ref(), &facts, source.accept_gap)?,
+            None => check_stored(known.as_ref(), &facts, source.accept_gap)?,
         };
         match begin(source, &name, start, confirmed, connection, waiter) {
             Ok(feed) => {
@@ -155,6 +149,24 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
             Err((_, error)) => return Err(error.into()),
         }
     }
+}
+
+/// The cluster, its position, and how its timeline came about.
+fn identify(
+    source: &Source,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<(System, Vec<Switch>), Error> {
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    Ok(match source.engine {
+        Engine::Streaming => {
+            let system = server::identify_system(connection, wait)?;
+            let switches = server::timeline_history(connection, system.timeline, wait)?;
+            (system, switches)
+        }
+        // Only a walsender tells the history.
+        Engine::Polling(_) => (server::identify_system_by_sql(connection, wait)?, Vec::new()),
+    })
 }
 
 /// Begins to read. The connection comes back with a refusal that leaves it usable, such as an active slot (55006).
@@ -316,7 +328,7 @@ impl From<(String, Lsn)> for Settled {
 /// The slot to read and its confirmed position; made or copied where that was asked for.
 fn settle_slot(
     source: &Source,
-    system: &System,
+    database: &str,
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
 ) -> Result<Settled, Error> {
@@ -333,7 +345,7 @@ fn settle_slot(
             hint: "leave --slot away: walcat then makes up a name".to_owned(),
         }),
         (Some(slot), mode) => {
-            check_slot(&slot, &system.database)?;
+            check_slot(&slot, database)?;
             if slot.active && mode == SlotMode::ExistingOrCopy {
                 return copy(source, &slot, connection, waiter).map(Settled::from);
             }

@@ -145,6 +145,26 @@ fn a_second_instance_waits_for_the_slot_and_leaves_the_healthy_one_alone() {
 }
 
 #[test]
+fn an_instance_that_waited_for_the_slot_under_load_goes_on_when_it_is_free() {
+    let world = World::new(TABLES);
+    let mut first = stream(&world).deadline(120).spawn();
+    first.wait_for_log("checkpoint read");
+    let mut second = stream(&world).deadline(120).spawn();
+    second.wait_for_log("the slot is held by another process: waiting");
+    let writers = Writers::start(&world);
+    let before = world.wal_lsn();
+    let later = format!("SELECT pg_current_wal_lsn() > '{before}'::pg_lsn + 100000");
+    eventually("the first one is well past where the second one came", 30, || world.sql(&later) == "t");
+    confirmed_all(&world, 30);
+    first.terminate().expect_code(0);
+    second.wait_for_log("checkpoint read");
+    writers.stop();
+    confirmed_all(&world, 30);
+    second.terminate().expect_code(0);
+    check_exactly_once(&world);
+}
+
+#[test]
 fn a_transaction_longer_than_kafkas_limit_is_an_error_that_names_the_setting() {
     let kafka = Kafka::start("long", &[]);
     let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY, text text)");

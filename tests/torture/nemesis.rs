@@ -1,172 +1,256 @@
-//! The nemesis: one fault after another, each of them as often as the others, in an order and for times that the seed
-//! gives.
+//! The faults, and the order in which a seed brings them: every fault once, shuffled, and then as they come.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::Engine;
-use crate::cluster::{Cluster, NODES};
-use crate::proxy::{Mode, Proxy};
-use crate::random::Random;
+use crate::cluster::{Cluster, NODES, Result, signal};
+use crate::options::{Delivery, Options};
+use crate::proxy::Weather;
+use crate::report::Report;
+use crate::seed::Seed;
 use crate::supervisor::Supervisor;
 
-/// What can go wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A process that is frozen for longer than this has lost its slot (`wal_sender_timeout` is 5 s).
+const LONG_FREEZE_MS: (u64, u64) = (7_000, 10_000);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     KillWalcat,
+    RestartWalcat,
     FreezeWalcat,
+    FreezeWalcatLong,
+    SecondWalcat,
+    TakeOver,
     CrashPostgres,
     FreezeWalsender,
+    CutPostgres,
+    StallPostgres,
+    SlowPostgres,
     KillBroker,
     KillCoordinator,
     FreezeBroker,
-    CutNetwork,
-    HoldNetwork,
-    SlowNetwork,
-    SecondWalcat,
+    CutBroker,
+    StallBroker,
+    SlowBroker,
+    CutKafka,
 }
 
-const ALL: [Fault; 11] = [
-    Fault::KillWalcat,
-    Fault::FreezeWalcat,
-    Fault::CrashPostgres,
-    Fault::FreezeWalsender,
-    Fault::KillBroker,
-    Fault::KillCoordinator,
-    Fault::FreezeBroker,
-    Fault::CutNetwork,
-    Fault::HoldNetwork,
-    Fault::SlowNetwork,
-    Fault::SecondWalcat,
-];
+impl Fault {
+    const ALL: [(Fault, &'static str); 18] = [
+        (Fault::KillWalcat, "kill-walcat"),
+        (Fault::RestartWalcat, "restart-walcat"),
+        (Fault::FreezeWalcat, "freeze-walcat"),
+        (Fault::FreezeWalcatLong, "freeze-walcat-long"),
+        (Fault::SecondWalcat, "second-walcat"),
+        (Fault::TakeOver, "take-over"),
+        (Fault::CrashPostgres, "crash-postgres"),
+        (Fault::FreezeWalsender, "freeze-walsender"),
+        (Fault::CutPostgres, "cut-postgres"),
+        (Fault::StallPostgres, "stall-postgres"),
+        (Fault::SlowPostgres, "slow-postgres"),
+        (Fault::KillBroker, "kill-broker"),
+        (Fault::KillCoordinator, "kill-coordinator"),
+        (Fault::FreezeBroker, "freeze-broker"),
+        (Fault::CutBroker, "cut-broker"),
+        (Fault::StallBroker, "stall-broker"),
+        (Fault::SlowBroker, "slow-broker"),
+        (Fault::CutKafka, "cut-kafka"),
+    ];
 
-/// How often each fault was injected.
-pub fn summary(faults: &[Fault]) -> String {
-    let mut counts: BTreeMap<Fault, u64> = BTreeMap::new();
-    for fault in faults {
-        *counts.entry(*fault).or_default() += 1;
+    /// Those that were asked for; without transactions there is no coordinator.
+    fn chosen(options: &Options) -> Result<Vec<(Fault, &'static str)>> {
+        let wanted = |name: &str| options.faults.is_empty() || options.faults.iter().any(|wanted| wanted == name);
+        if let Some(unknown) = options.faults.iter().find(|name| !Fault::ALL.iter().any(|(_, known)| known == name)) {
+            return Err(format!("no fault {unknown}; there are {:?}", Fault::ALL.map(|(_, name)| name)));
+        }
+        let has_coordinator = options.delivery == Delivery::ExactlyOnce;
+        let all = Fault::ALL.into_iter().filter(|(fault, _)| has_coordinator || *fault != Fault::KillCoordinator);
+        Ok(all.filter(|(_, name)| wanted(name)).collect())
     }
-    counts.iter().map(|(fault, count)| format!("{count} x {fault:?}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Who injects them.
-pub struct Nemesis<'t> {
-    random: Random,
-    cluster: &'t Cluster,
-    proxy: &'t Proxy,
-    supervisor: &'t Supervisor,
-    engine: Engine,
-    begun: Instant,
+pub struct Nemesis<'a> {
+    pub cluster: &'a Arc<Cluster>,
+    pub walcat: &'a Supervisor,
+    pub report: &'a mut Report,
+    pub seed: Seed,
+    next_node: usize,
 }
 
-impl<'t> Nemesis<'t> {
-    pub fn new(
-        seed: u64,
-        cluster: &'t Cluster,
-        proxy: &'t Proxy,
-        supervisor: &'t Supervisor,
-        engine: Engine,
-    ) -> Nemesis<'t> {
-        Nemesis { random: Random::new(seed), cluster, proxy, supervisor, engine, begun: Instant::now() }
+impl<'a> Nemesis<'a> {
+    pub fn new(cluster: &'a Arc<Cluster>, walcat: &'a Supervisor, report: &'a mut Report, mut seed: Seed) -> Self {
+        let next_node = 1 + usize::try_from(seed.below(NODES as u64)).unwrap_or(0);
+        Nemesis { cluster, walcat, report, seed, next_node }
     }
 
-    /// Injects faults until the time is over; every kind at least once.
-    pub fn torment(&mut self, duration: Duration) -> Vec<Fault> {
-        self.begun = Instant::now();
-        let mut injected = Vec::new();
-        while self.begun.elapsed() < duration || injected.len() < ALL.len() {
-            let mut round = ALL;
-            self.random.shuffle(&mut round);
-            for fault in round {
-                if self.begun.elapsed() >= duration && injected.len() >= ALL.len() {
-                    break;
+    /// Injects faults for a while, and until each has had its turn.
+    pub fn run(&mut self, options: &Options) -> Result<()> {
+        let chosen = Fault::chosen(options)?;
+        let end = Instant::now() + options.duration;
+        for round in 0.. {
+            let mut turns = chosen.clone();
+            self.seed.shuffle(&mut turns);
+            for (fault, name) in turns {
+                if round > 0 && Instant::now() >= end {
+                    return Ok(());
                 }
-                std::thread::sleep(self.time(500, 4_000));
-                self.inject(fault);
-                injected.push(fault);
+                // A quiet moment, so that not every fault meets the one before.
+                sleep(self.seed.duration(300, 2_500));
+                self.inject(fault, name)?;
             }
         }
-        injected
+        Ok(())
     }
 
-    /// Everything runs and passes again.
-    pub fn heal(&self) {
-        self.proxy.set(Mode::Pass);
-        self.supervisor.signal(libc::SIGCONT);
-        self.cluster.restart_postgres();
-        for node in 1..=NODES {
-            signal(self.cluster.broker_pid(node), libc::SIGCONT);
+    fn node(&mut self) -> usize {
+        let node = self.next_node;
+        self.next_node = node % NODES + 1;
+        node
+    }
+
+    /// Lets a fault last; now and then walcat is killed in the middle of it.
+    fn last(&mut self, time: Duration) {
+        if self.seed.percent(25) {
+            let before = time.mul_f64(self.seed.below(100) as f64 / 100.0);
+            sleep(before);
+            self.report.fault("  and kill-walcat");
+            self.walcat.signal(libc::SIGKILL);
+            sleep(time - before);
+        } else {
+            sleep(time);
         }
-        self.cluster.restart_brokers();
     }
 
-    fn time(&mut self, low_ms: u64, high_ms: u64) -> Duration {
-        Duration::from_millis(self.random.between(low_ms, high_ms))
-    }
-
-    fn inject(&mut self, fault: Fault) {
-        let (time, node) = (self.time(1_000, 8_000), self.random.between(1, NODES));
-        println!(
-            "torture: {:7.1} s {fault:?} ({} ms, node {node})",
-            self.begun.elapsed().as_secs_f64(),
-            time.as_millis()
-        );
+    fn inject(&mut self, fault: Fault, name: &str) -> Result<()> {
         match fault {
-            Fault::KillWalcat => self.supervisor.signal(libc::SIGKILL),
-            Fault::FreezeWalcat => {
-                self.supervisor.signal(libc::SIGSTOP);
-                std::thread::sleep(time);
-                self.supervisor.signal(libc::SIGCONT);
+            Fault::KillWalcat => self.kill_walcat(name),
+            Fault::RestartWalcat => {
+                self.report.fault(name);
+                self.walcat.signal(libc::SIGTERM);
             }
+            Fault::FreezeWalcat => {
+                let time = self.seed.duration(500, 3_000);
+                self.freeze_walcat(name, time);
+            }
+            Fault::FreezeWalcatLong => {
+                let time = self.seed.duration(LONG_FREEZE_MS.0, LONG_FREEZE_MS.1);
+                self.freeze_walcat(name, time);
+            }
+            Fault::SecondWalcat => {
+                let time = self.seed.duration(2_000, 6_000);
+                self.report.fault(&format!("{name} for {time:?}"));
+                self.walcat.beside(|| sleep(time))?;
+            }
+            Fault::TakeOver => self.take_over(name)?,
             Fault::CrashPostgres => {
-                self.cluster.crash_postgres();
-                std::thread::sleep(time / 4);
-                self.cluster.restart_postgres();
+                self.report.fault(name);
+                self.cluster.crash_postgres()?;
+                let time = self.seed.duration(0, 2_000);
+                self.last(time);
+                self.cluster.start_postgres()?;
             }
             Fault::FreezeWalsender => {
-                // A slot that is polled has no walsender, but for the moment of a peek.
-                let pid = if self.engine == Engine::Streaming { self.cluster.walsender() } else { None };
+                let Some(pid) = self.cluster.slot_holder() else { return Ok(()) };
+                let time = self.seed.duration(1_000, 8_000);
+                self.report.fault(&format!("{name} {pid} for {time:?}"));
                 signal(pid, libc::SIGSTOP);
-                std::thread::sleep(time);
+                self.last(time);
                 signal(pid, libc::SIGCONT);
             }
-            Fault::KillBroker => self.kill(node, time),
+            Fault::KillBroker => {
+                let node = self.node();
+                self.kill_node(name, node)?;
+            }
             Fault::KillCoordinator => {
-                let coordinator = self.cluster.coordinator().unwrap_or(node);
-                self.kill(coordinator, time);
+                let node = self.cluster.coordinator();
+                let node = node.unwrap_or_else(|| self.node());
+                self.kill_node(name, node)?;
             }
             Fault::FreezeBroker => {
-                let pid = self.cluster.broker_pid(node);
+                let node = self.node();
+                let Some(pid) = self.cluster.node_pid(node) else { return Ok(()) };
+                let time = self.seed.duration(1_000, 8_000);
+                self.report.fault(&format!("{name} {node} for {time:?}"));
                 signal(pid, libc::SIGSTOP);
-                std::thread::sleep(time);
+                self.last(time);
                 signal(pid, libc::SIGCONT);
             }
-            Fault::CutNetwork => self.network(Mode::Cut, time),
-            Fault::HoldNetwork => self.network(Mode::Hold, time),
-            Fault::SlowNetwork => self.network(Mode::Slow, time),
-            Fault::SecondWalcat => {
-                let code = self.supervisor.settings.rival(time);
-                println!("torture:           the second walcat ended with {code:?}");
+            Fault::CutPostgres | Fault::StallPostgres | Fault::SlowPostgres => self.postgres_weather(fault, name),
+            Fault::CutBroker | Fault::StallBroker | Fault::SlowBroker | Fault::CutKafka => {
+                self.kafka_weather(fault, name);
             }
+        }
+        Ok(())
+    }
+
+    /// Up to four times, so that some meet it while it starts.
+    fn kill_walcat(&mut self, name: &str) {
+        for _ in 0..=self.seed.below(4) {
+            self.report.fault(name);
+            self.walcat.signal(libc::SIGKILL);
+            let part = self.seed.below(1_000);
+            sleep(Duration::from_millis(300 + 3 * part * part / 1_000));
         }
     }
 
-    fn kill(&self, node: u64, time: Duration) {
-        self.cluster.kill_broker(node);
-        std::thread::sleep(time);
-        self.cluster.restart_brokers();
+    fn freeze_walcat(&mut self, name: &str, time: Duration) {
+        self.report.fault(&format!("{name} for {time:?}"));
+        self.walcat.signal(libc::SIGSTOP);
+        self.last(time);
+        self.walcat.signal(libc::SIGCONT);
     }
 
-    fn network(&self, mode: Mode, time: Duration) {
-        self.proxy.set(mode);
-        std::thread::sleep(time);
-        self.proxy.set(Mode::Pass);
+    /// Another one takes the slot of one that is frozen; then it thaws, with what it had in flight.
+    fn take_over(&mut self, name: &str) -> Result<()> {
+        let (frozen, both) = (self.seed.duration(LONG_FREEZE_MS.0, LONG_FREEZE_MS.1), self.seed.duration(1_000, 5_000));
+        self.report.fault(&format!("{name}: frozen for {frozen:?}, both for {both:?}"));
+        self.walcat.signal(libc::SIGSTOP);
+        self.walcat.beside(|| {
+            sleep(frozen);
+            self.walcat.signal(libc::SIGCONT);
+            sleep(both);
+        })
     }
-}
 
-fn signal(pid: Option<i32>, signal: i32) {
-    if let Some(pid) = pid.filter(|pid| *pid > 0) {
-        // SAFETY: two numbers; the process is one of the servers that this program started.
-        unsafe { libc::kill(pid, signal) };
+    fn kill_node(&mut self, name: &str, node: usize) -> Result<()> {
+        let time = self.seed.duration(500, 6_000);
+        self.report.fault(&format!("{name} {node} for {time:?}"));
+        self.cluster.kill_node(node)?;
+        self.last(time);
+        self.cluster.start_nodes()
+    }
+
+    fn postgres_weather(&mut self, fault: Fault, name: &str) {
+        let (weather, time) = match fault {
+            Fault::CutPostgres => (Weather::Cut, self.seed.duration(100, 3_000)),
+            Fault::StallPostgres if self.seed.percent(50) => (Weather::Stalled, self.seed.duration(1_000, 9_000)),
+            Fault::StallPostgres => (Weather::AnswersStalled, self.seed.duration(1_000, 9_000)),
+            _ => (Weather::Slow(self.seed.duration(2, 40)), self.seed.duration(3_000, 6_000)),
+        };
+        self.report.fault(&format!("{name}: {weather:?} for {time:?}"));
+        self.cluster.postgres.set(weather);
+        self.last(time);
+        self.cluster.postgres.set(Weather::Fair);
+    }
+
+    fn kafka_weather(&mut self, fault: Fault, name: &str) {
+        let (weather, time) = match fault {
+            Fault::CutBroker | Fault::CutKafka => (Weather::Cut, self.seed.duration(100, 5_000)),
+            Fault::StallBroker if self.seed.percent(50) => (Weather::Stalled, self.seed.duration(1_000, 9_000)),
+            Fault::StallBroker => (Weather::AnswersStalled, self.seed.duration(1_000, 9_000)),
+            _ => (Weather::Slow(self.seed.duration(2, 40)), self.seed.duration(3_000, 6_000)),
+        };
+        let cluster = Arc::clone(self.cluster);
+        let node = self.node();
+        let (proxies, nodes) = if fault == Fault::CutKafka {
+            (&cluster.nodes[..], "all".to_owned())
+        } else {
+            (&cluster.nodes[node - 1..node], node.to_string())
+        };
+        self.report.fault(&format!("{name} {nodes}: {weather:?} for {time:?}"));
+        proxies.iter().for_each(|proxy| proxy.set(weather));
+        self.last(time);
+        proxies.iter().for_each(|proxy| proxy.set(Weather::Fair));
     }
 }

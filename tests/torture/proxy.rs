@@ -1,87 +1,162 @@
-//! A TCP proxy between walcat and PostgreSQL that can cut, hold and slow what goes through it.
+//! The network between walcat and one server: a TCP proxy that can be cut, slowed, or made to swallow one direction.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What becomes of the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Mode {
-    /// They pass.
-    Pass,
-    /// Connections are closed, new ones too.
+/// How often a stalled direction looks whether it may go on.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What the network does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weather {
+    #[default]
+    Fair,
+    /// Connections are reset, new ones at once.
     Cut,
-    /// Nothing passes, and nobody is told: a network that drops packets.
-    Hold,
-    /// Each piece waits a while.
-    Slow,
+    /// Nothing goes through, and nobody is told.
+    Stalled,
+    /// What the server answers does not come; what it is sent does.
+    AnswersStalled,
+    /// Each piece, of a few kB at most, comes late.
+    Slow(Duration),
 }
 
-/// The proxy; ends with the process.
+#[derive(Default)]
+struct Shared {
+    weather: Weather,
+    connections: Vec<TcpStream>,
+}
+
+type State = Arc<Mutex<Shared>>;
+
+/// Listens until the process ends.
 pub struct Proxy {
     port: u16,
-    mode: Arc<AtomicU8>,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ToServer,
+    ToClient,
+}
+
+fn with<T>(state: &State, act: impl FnOnce(&mut Shared) -> T) -> T {
+    act(&mut state.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Proxy {
-    pub fn start(target: u16) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("a port").port();
-        let mode = Arc::new(AtomicU8::new(Mode::Pass as u8));
-        let connections: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let (shared_mode, shared_connections) = (Arc::clone(&mode), Arc::clone(&connections));
+    /// To a port of this machine.
+    pub fn start(target: u16) -> std::io::Result<Proxy> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        let state = State::default();
+        let shared = Arc::clone(&state);
         std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if shared_mode.load(Ordering::Relaxed) == Mode::Cut as u8 {
-                    continue;
-                }
-                let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
-                let mut open = shared_connections.lock().expect("connections");
-                for (from, to) in [(&client, &server), (&server, &client)] {
-                    open.push(from.try_clone().expect("a socket"));
-                    let (from, to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
-                    let mode = Arc::clone(&shared_mode);
-                    std::thread::spawn(move || forward(from, to, &mode));
-                }
+            for client in listener.incoming().flatten() {
+                accept(client, target, &shared);
             }
         });
-        Proxy { port, mode, connections }
+        Ok(Proxy { port, state })
     }
 
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn set(&self, mode: Mode) {
-        self.mode.store(mode as u8, Ordering::Relaxed);
-        if mode == Mode::Cut {
-            for connection in self.connections.lock().expect("connections").drain(..) {
-                let _ = connection.shutdown(Shutdown::Both);
+    pub fn set(&self, weather: Weather) {
+        with(&self.state, |state| {
+            state.weather = weather;
+            if weather == Weather::Cut {
+                for connection in state.connections.drain(..) {
+                    let _ = connection.shutdown(Shutdown::Both);
+                }
             }
-        }
+        });
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8) {
-    let mut buffer = vec![0; 16 * 1024];
-    while let Ok(length) = from.read(&mut buffer) {
-        if length == 0 {
-            break;
+fn accept(client: TcpStream, target: u16, state: &State) {
+    if with(state, |state| state.weather) == Weather::Cut {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (Ok(client2), Ok(server2), Ok(client3), Ok(server3)) =
+        (client.try_clone(), server.try_clone(), client.try_clone(), server.try_clone())
+    else {
+        return;
+    };
+    with(state, |state| {
+        // Those that have ended are forgotten now and then.
+        if state.connections.len() > 64 {
+            state.connections.retain(|connection| connection.peer_addr().is_ok());
         }
-        while mode.load(Ordering::Relaxed) == Mode::Hold as u8 {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        if mode.load(Ordering::Relaxed) == Mode::Slow as u8 {
-            std::thread::sleep(Duration::from_millis(30));
+        state.connections.extend([client3, server3]);
+    });
+    let (state1, state2) = (Arc::clone(state), Arc::clone(state));
+    std::thread::spawn(move || carry(client, server, Way::ToServer, &state1));
+    std::thread::spawn(move || carry(server2, client2, Way::ToClient, &state2));
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, way: Way, state: &State) {
+    let mut buffer = vec![0; 8 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        loop {
+            match (with(state, |state| state.weather), way) {
+                (Weather::Fair | Weather::Cut, _) | (Weather::AnswersStalled, Way::ToServer) => break,
+                (Weather::Slow(delay), _) => {
+                    std::thread::sleep(delay);
+                    break;
+                }
+                (Weather::Stalled, _) | (Weather::AnswersStalled, Way::ToClient) => std::thread::sleep(LOOK_INTERVAL),
+            }
         }
         if to.write_all(&buffer[..length]).is_err() {
             break;
         }
     }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that sends back what it gets.
+    fn echo() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let mut byte = [0];
+                    while let Ok(1) = stream.read(&mut byte) {
+                        let _ = stream.write_all(&byte);
+                    }
+                });
+            }
+        });
+        port
+    }
+
+    #[test]
+    fn the_proxy_carries_stalls_and_cuts() {
+        let proxy = Proxy::start(echo()).expect("a proxy");
+        let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).expect("a connection");
+        client.set_read_timeout(Some(Duration::from_millis(300))).expect("a time-out");
+        let mut byte = [0];
+        client.write_all(b"a").expect("sent");
+        assert_eq!(client.read(&mut byte).expect("an answer"), 1);
+        proxy.set(Weather::AnswersStalled);
+        client.write_all(b"b").expect("sent");
+        assert!(client.read(&mut byte).is_err(), "an answer came through");
+        proxy.set(Weather::Fair);
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+        assert_eq!((client.read(&mut byte).expect("an answer"), byte), (1, *b"b"));
+        proxy.set(Weather::Cut);
+        assert_eq!(client.read(&mut byte).unwrap_or(0), 0);
+    }
 }

@@ -1,144 +1,140 @@
-//! A seeded harness that tortures walcat on real servers, and proves its promises with a consumer that is not
-//! librdkafka's: writers make transfers between accounts, a nemesis kills, freezes and cuts by the seed, a checker looks
-//! at all that a `read_committed` consumer sees in the end. `scripts/torture` builds and runs it.
+//! Tortures the walcat program on a real PostgreSQL and a real Kafka of three nodes, and proves what came of it.
+//!
+//! Writers move money, `nemesis` breaks things by a seed, `supervisor` starts walcat again; in the end all is healed,
+//! an independent consumer reads everything, and `checker` judges it. `scripts/torture` is how to start it.
 
 mod checker;
 mod cluster;
+mod consumer;
+mod expected;
 mod nemesis;
+mod options;
 mod proxy;
-mod random;
-mod reader;
+mod record;
+mod report;
+mod seed;
 mod supervisor;
-mod workload;
+mod watch;
+mod writers;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser as _;
 
-use crate::checker::Promise;
-use crate::cluster::Cluster;
-use crate::nemesis::Nemesis;
-use crate::proxy::Proxy;
-use crate::supervisor::{Settings, Supervisor};
-use crate::workload::Workload;
+use checker::{Findings, Promise};
+use cluster::{Cluster, DATABASE, Result, SLOT};
+use nemesis::Nemesis;
+use options::Options;
+use report::Report;
+use seed::Seed;
+use supervisor::{Recipe, Supervisor};
+use watch::Watch;
+use writers::{ACCOUNTS, BALANCE, Writers};
 
-/// What walcat promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Delivery {
-    AtLeastOnce,
-    ExactlyOnce,
-}
-
-/// How walcat reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Engine {
-    Streaming,
-    Polling,
-}
-
-/// Tortures walcat on real servers.
-#[derive(Debug, Parser)]
-struct Options {
-    /// The same seed injects the same faults in the same order
-    #[arg(long)]
-    seed: Option<u64>,
-    /// How long faults are injected
-    #[arg(long, default_value = "3m", value_parser = humantime::parse_duration)]
-    duration: Duration,
-    #[arg(long, value_enum, default_value = "at-least-once")]
-    delivery: Delivery,
-    #[arg(long, value_enum, default_value = "streaming")]
-    engine: Engine,
-    /// The program to torture
-    #[arg(long)]
-    walcat: PathBuf,
-    /// Where logs go: kept when something is wrong
-    #[arg(long)]
-    directory: PathBuf,
-}
+/// How long walcat may need for what is left when all is healed.
+const CATCH_UP_DEADLINE: Duration = Duration::from_secs(240);
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let seed =
-        options.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ walcat::clock::unix_now_ns().unsigned_abs());
-    let seed = seed % 1_000_000_000;
-    let delivery = options.delivery.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-    let engine = options.engine.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-    let replay = format!(
-        "scripts/torture --seed {seed} --duration {} --delivery {delivery} --engine {engine}",
-        humantime::format_duration(options.duration).to_string().replace(' ', "")
-    );
-    println!("torture: seed {seed}; again: {replay}");
-    let directory = options.directory.join(format!("{seed}-{delivery}-{engine}"));
-    std::fs::create_dir_all(&directory).expect("a directory for the logs");
+    let seed = options.seed.unwrap_or_else(Seed::any);
+    let directory = cluster::root().join("target/torture").join(seed.to_string());
+    println!("seed {seed}: {}", options.replay(seed));
     match run(&options, seed, &directory) {
-        Ok(()) => {
-            println!("torture: nothing is wrong (seed {seed})");
-            let _ = std::fs::remove_dir_all(&directory);
+        Ok(findings) if findings.is_empty() => {
+            println!("every promise was kept");
+            if !options.keep {
+                let _ = fs::remove_dir_all(&directory);
+            }
             ExitCode::SUCCESS
         }
-        Err(violations) => {
-            for violation in &violations {
-                println!("torture: VIOLATION: {violation}");
-            }
-            std::fs::write(directory.join("violations.txt"), violations.join("\n")).expect("violations");
-            println!("torture: {} violations; logs in {}; again: {replay}", violations.len(), directory.display());
-            ExitCode::FAILURE
-        }
+        Ok(_) => fail("promises were broken", &options, seed, &directory),
+        Err(error) => fail(&error, &options, seed, &directory),
     }
 }
 
-fn run(options: &Options, seed: u64, directory: &std::path::Path) -> Result<(), Vec<String>> {
-    let begun = Instant::now();
-    let cluster = Cluster::start(seed);
-    let proxy = Arc::new(Proxy::start(cluster.pg_port()));
-    let workload = Workload::start(&cluster, seed);
-    let supervisor = Supervisor::start(Settings {
-        program: options.walcat.clone(),
-        directory: directory.to_owned(),
-        pg_port: proxy.port(),
-        brokers: cluster.brokers(),
-        delivery: options.delivery,
-        engine: options.engine,
-    });
-    println!("torture: servers, writers and walcat run after {} s", begun.elapsed().as_secs());
+fn fail(why: &str, options: &Options, seed: u64, directory: &Path) -> ExitCode {
+    println!("torture: {why}\nlogs: {}\nagain: {}", directory.display(), options.replay(seed));
+    ExitCode::FAILURE
+}
 
-    let mut nemesis = Nemesis::new(seed, &cluster, &proxy, &supervisor, options.engine);
-    let faults = nemesis.torment(options.duration);
-    nemesis.heal();
-    println!("torture: faults: {}", nemesis::summary(&faults));
+fn run(options: &Options, seed: u64, directory: &Path) -> Result<Findings> {
+    let _ = fs::remove_dir_all(directory);
+    fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    fs::write(directory.join("replay"), format!("{}\n", options.replay(seed))).map_err(|error| error.to_string())?;
+    let mut report = Report::new(directory)?;
+    report.step("starting the servers");
+    let cluster = Arc::new(Cluster::start(&options.name)?);
+    let outcome = torture(options, &cluster, &mut Seed::new(seed), directory, &mut report);
+    cluster.keep_logs(directory);
+    outcome
+}
 
-    let written = workload.stop();
-    let mut violations = Vec::new();
-    let end = cluster.wal_lsn();
-    if let Err(why) = cluster.wait_until_confirmed(&end, Duration::from_secs(240)) {
-        violations.push(why);
+fn torture(
+    options: &Options,
+    cluster: &Arc<Cluster>,
+    seed: &mut Seed,
+    directory: &Path,
+    report: &mut Report,
+) -> Result<Findings> {
+    prepare(cluster)?;
+    let walcat = Supervisor::start(Recipe::new(options, cluster, directory)?);
+    let writers = Writers::start(cluster, options.duration, seed);
+    let watch = Watch::start(cluster);
+    report.step("walcat and the writers run");
+
+    Nemesis::new(cluster, &walcat, report, seed.fork()).run(options)?;
+
+    let steps = writers.stop();
+    let end = cluster.sql("SELECT pg_current_wal_lsn()")?;
+    report.step(&format!("all is healed, the writers have ended at {end}"));
+    let mut findings = Findings::default();
+    if let Some(late) = catch_up(cluster, &end)? {
+        findings.add(Promise::Behaviour, || late);
     }
-    let ended = supervisor.stop();
-    println!("torture: walcat ended {} times: {}", ended.count(), ended.summary());
-    violations.extend(ended.violations());
+    report.step("walcat has confirmed the end");
+    let ends = walcat.stop();
+    for seen in ends.unexplained.iter().chain(&watch.stop()) {
+        findings.add(Promise::Behaviour, || seen.clone());
+    }
 
-    let tables = cluster.tables();
-    let seen = reader::read(&cluster, &["account", "journal"], directory);
-    let promise = match options.delivery {
-        Delivery::AtLeastOnce => Promise::AtLeastOnce,
-        Delivery::ExactlyOnce => Promise::ExactlyOnce,
-    };
-    let verdict = checker::check(promise, &seen, &tables);
-    println!(
-        "torture: {} transactions written by {} writers; {} records seen, {} of them again, in {} transactions; {} \
-         journal rows; {} s in all",
-        written.transactions,
-        written.writers,
-        verdict.records,
-        verdict.repeats,
-        verdict.transactions,
-        tables.journal.len(),
-        begun.elapsed().as_secs()
+    let records = consumer::read(cluster, directory)?;
+    report.step("the consumer has read the topics to their ends");
+    let (broken, counts) = checker::check(options.delivery, &records, &expected::read(cluster)?);
+    findings.extend(broken);
+    report.counts(steps, &counts, &ends);
+    if !findings.is_empty() {
+        report.say(findings.to_string().trim_end());
+    }
+    Ok(findings)
+}
+
+/// The slot comes first: the first accounts are part of the stream.
+fn prepare(cluster: &Cluster) -> Result<()> {
+    cluster.sql_in("postgres", &format!("CREATE DATABASE {DATABASE}"))?;
+    cluster.sql(include_str!("schema.sql"))?;
+    cluster.sql(&format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')"))?;
+    cluster.sql(&format!("SELECT load({ACCOUNTS}, {BALANCE})")).map(drop)
+}
+
+/// Waits until the slot has passed the end of the WAL; what to say when it has not.
+fn catch_up(cluster: &Cluster, end: &str) -> Result<Option<String>> {
+    let deadline = Instant::now() + CATCH_UP_DEADLINE;
+    let question = format!(
+        "SELECT confirmed_flush_lsn >= '{end}', confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{SLOT}'"
     );
-    violations.extend(verdict.violations);
-    if violations.is_empty() { Ok(()) } else { Err(violations) }
+    loop {
+        let answer = cluster.sql(&question)?;
+        if answer.starts_with("t|") {
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            return Ok(Some(format!("{end} is not confirmed within {CATCH_UP_DEADLINE:?}: {answer}")));
+        }
+        sleep(Duration::from_millis(250));
+    }
 }

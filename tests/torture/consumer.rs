@@ -1,0 +1,47 @@
+//! The independent consumer: Apache Kafka's own, in Java, reading all topics of walcat's from their beginning.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::cluster::{Cluster, Result, root};
+use crate::record::{self, Record};
+use crate::writers::die_with_us;
+
+/// Silence of this length is the topics' end.
+const END_SILENCE_MS: &str = "15000";
+
+/// Reads everything that a `read_committed` consumer sees, and keeps the lines in a file.
+pub fn read(cluster: &Cluster, directory: &Path) -> Result<Vec<Record>> {
+    let error = |error: std::io::Error| format!("the console consumer: {error}");
+    let mut command = Command::new("java");
+    command
+        .args(["-Xmx512m", "-XX:+UseSerialGC", "-cp"])
+        .arg(cluster.servers().join("kafka-libs/*"))
+        .arg(format!("-Dlog4j2.configurationFile={}", root().join("tests/servers/log4j2-tools.yaml").display()))
+        .args(["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", &cluster.brokers])
+        .args(["--include", r"torture\..*", "--from-beginning", "--isolation-level", "read_committed"])
+        .args(["--timeout-ms", END_SILENCE_MS]);
+    for part in ["print.partition", "print.offset", "print.headers", "print.key", "print.value"] {
+        command.args(["--property", &format!("{part}=true")]);
+    }
+    let log = File::create(directory.join("consumer.log")).map_err(error)?;
+    die_with_us(&mut command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let mut child = command.spawn().map_err(error)?;
+    let stdout = child.stdout.take().ok_or("no standard output")?;
+    let mut kept = BufWriter::new(File::create(directory.join("records.tsv")).map_err(error)?);
+    let mut records = Vec::new();
+    for line in BufReader::with_capacity(1 << 20, stdout).lines() {
+        let line = line.map_err(error)?;
+        writeln!(kept, "{line}").map_err(error)?;
+        records.push(record::parse(&line)?);
+    }
+    kept.flush().map_err(error)?;
+    let status = child.wait().map_err(error)?;
+    // Its end by --timeout-ms is 0; anything else is told in its log.
+    if !status.success() {
+        return Err(format!("the console consumer: {status}, see consumer.log"));
+    }
+    Ok(records)
+}

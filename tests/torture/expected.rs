@@ -1,0 +1,50 @@
+//! What the database holds at the end.
+
+use crate::checker::{Account, Expected};
+use crate::cluster::{Cluster, Result};
+use crate::record::Kind;
+use crate::writers::{ACCOUNTS, BALANCE};
+
+pub fn read(cluster: &Cluster) -> Result<Expected> {
+    let mut expected = Expected { sum: ACCOUNTS * BALANCE, ..Expected::default() };
+    for row in rows(cluster, "SELECT journal_seq, kind, account_id, version FROM journal")? {
+        let kind = Kind::parse(&row[1]).ok_or("a journal row of no kind")?;
+        expected.journal.insert(number(&row[0])?, (kind, number(&row[2])?, number(&row[3])?));
+    }
+    for row in rows(cluster, "SELECT account_id, account, version, balance FROM account")? {
+        let account = Account { account: number(&row[1])?, version: number(&row[2])?, balance: number(&row[3])? };
+        expected.accounts.insert(number(&row[0])?, account);
+    }
+    for row in rows(cluster, "SELECT batch, count(*) FROM bulk GROUP BY batch")? {
+        expected.bulk.insert(number(&row[0])?, number(&row[1])?);
+    }
+    for row in rows(cluster, "SELECT marker_id, records FROM marker")? {
+        expected.markers.insert(number(&row[0])?, number(&row[1])?);
+    }
+    let sum = cluster.sql("SELECT sum(balance) FROM account")?;
+    if expected.sum != number::<i64>(&sum)? {
+        return Err(format!("the harness itself: {sum} in the database, not {}", expected.sum));
+    }
+    if expected.journal.len() < 100 {
+        return Err(format!("the writers wrote almost nothing: {} rows of the journal", expected.journal.len()));
+    }
+    Ok(expected)
+}
+
+fn rows(cluster: &Cluster, sql: &str) -> Result<Vec<Vec<String>>> {
+    let text = cluster.sql(sql)?;
+    Ok(text.lines().map(|line| line.split('|').map(str::to_owned).collect()).collect())
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
+    text.parse().map_err(|_| format!("not a number: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_number_that_is_none_is_an_error() {
+        assert_eq!(super::number::<i64>("12"), Ok(12));
+        assert!(super::number::<i64>("").is_err());
+    }
+}

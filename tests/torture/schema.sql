@@ -1,0 +1,99 @@
+-- What the writers of scripts/torture write to. Each step is one transaction, which ends with a row of `marker` that
+-- counts the records with a value that it must have become: so a torn transaction is known without the database.
+-- The keys' names differ, because a tombstone has nothing else to tell its table by.
+
+CREATE TABLE account (account_id bigint PRIMARY KEY, account int NOT NULL, version int NOT NULL, balance bigint NOT NULL);
+CREATE INDEX ON account (account);
+CREATE TABLE journal (
+    journal_seq bigserial PRIMARY KEY, kind text NOT NULL, account_id bigint NOT NULL, version int NOT NULL);
+CREATE TABLE bulk (bulk_id bigint PRIMARY KEY, batch int NOT NULL);
+CREATE TABLE marker (marker_id bigserial PRIMARY KEY, records int NOT NULL);
+CREATE PUBLICATION torture FOR TABLE account, journal, bulk, marker;
+
+-- Not published: accounts that are closed for now, and the batches of bulk.
+CREATE TABLE closed (account int PRIMARY KEY, account_id bigint NOT NULL, version int NOT NULL);
+CREATE SEQUENCE batch;
+
+-- The first transaction: the accounts, each with the same balance.
+CREATE FUNCTION load(accounts int, balance bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO account SELECT a * 1000000::bigint, a, 0, load.balance FROM generate_series(1, accounts) a;
+    INSERT INTO journal (kind, account_id, version) SELECT 'open', account_id, version FROM account ORDER BY 2;
+    INSERT INTO marker (records) VALUES (2 * accounts + 1);
+END $$;
+
+-- One to four actions on random accounts. Locks are taken as they come, so a deadlock aborts a step now and then.
+CREATE FUNCTION step(accounts int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    a account;
+    b account;
+    c closed;
+    first int;
+    second int;
+    amount bigint;
+    dice float;
+    written int := 0;
+BEGIN
+    FOR i IN 1..1 + floor(random() * 4)::int LOOP
+        dice := random();
+        first := 1 + floor(random() * accounts)::int;
+        second := 1 + floor(random() * accounts)::int;
+        CONTINUE WHEN first = second;
+        SELECT * INTO a FROM account WHERE account.account = first FOR UPDATE;
+        SELECT * INTO b FROM account WHERE account.account = second FOR UPDATE;
+        CONTINUE WHEN a.account IS NULL OR b.account IS NULL;
+        IF dice < 0.80 THEN -- a transfer
+            amount := 1 + floor(random() * 100)::bigint;
+            UPDATE account SET balance = balance - amount, version = version + 1 WHERE account_id = a.account_id;
+            UPDATE account SET balance = balance + amount, version = version + 1 WHERE account_id = b.account_id;
+            INSERT INTO journal (kind, account_id, version)
+                VALUES ('update', a.account_id, a.version + 1), ('update', b.account_id, b.version + 1);
+            written := written + 4;
+        ELSIF dice < 0.88 THEN -- a key change: a delete and a create
+            UPDATE account SET account_id = account_id + 1, version = version + 1 WHERE account_id = a.account_id;
+            INSERT INTO journal (kind, account_id, version)
+                VALUES ('close', a.account_id, a.version), ('open', a.account_id + 1, a.version + 1);
+            written := written + 4;
+        ELSIF dice < 0.93 THEN -- what a has goes to b, then a is closed
+            UPDATE account SET balance = balance + a.balance, version = version + 1 WHERE account_id = b.account_id;
+            DELETE FROM account WHERE account_id = a.account_id;
+            INSERT INTO closed VALUES (a.account, a.account_id, a.version);
+            INSERT INTO journal (kind, account_id, version)
+                VALUES ('update', b.account_id, b.version + 1), ('close', a.account_id, a.version);
+            written := written + 4;
+        ELSE -- a closed account comes back
+            DELETE FROM closed WHERE account = (SELECT account FROM closed LIMIT 1 FOR UPDATE SKIP LOCKED)
+                RETURNING * INTO c;
+            CONTINUE WHEN c.account IS NULL;
+            INSERT INTO account VALUES (c.account_id, c.account, c.version + 1, 0);
+            INSERT INTO journal (kind, account_id, version) VALUES ('open', c.account_id, c.version + 1);
+            written := written + 2;
+        END IF;
+    END LOOP;
+    IF written > 0 THEN
+        INSERT INTO marker (records) VALUES (written + 1);
+    END IF;
+    -- Some are given up at their very end: nothing of them may be seen.
+    IF random() < 0.02 THEN
+        RAISE EXCEPTION 'given up';
+    END IF;
+END $$;
+
+-- A big transaction: a batch comes, or the oldest goes.
+CREATE FUNCTION big(rows int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    this int;
+    gone int;
+    written int;
+BEGIN
+    SELECT min(batch) INTO gone FROM bulk HAVING count(DISTINCT batch) > 2;
+    IF gone IS NOT NULL THEN
+        DELETE FROM bulk WHERE batch = gone;
+        GET DIAGNOSTICS written = ROW_COUNT;
+    ELSE
+        this := nextval('batch');
+        INSERT INTO bulk SELECT this * 1000000::bigint + i, this FROM generate_series(1, rows) i;
+        written := rows;
+    END IF;
+    INSERT INTO marker (records) VALUES (written + 1);
+END $$;
