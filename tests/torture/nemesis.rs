@@ -151,7 +151,11 @@ impl<'a> Nemesis<'a> {
                 self.cluster.start_postgres()?;
             }
             Fault::FreezeWalsender => {
-                let Some(pid) = self.cluster.slot_holder() else { return Ok(()) };
+                // A polling walcat holds it for moments only, and one that waits to reconnect not at all.
+                let Some(pid) = (0..20).find_map(|_| self.cluster.slot_holder()) else {
+                    self.report.step(&format!("{name}: nobody held the slot"));
+                    return Ok(());
+                };
                 let time = self.seed.duration(1_000, 8_000);
                 self.report.fault(&format!("{name} {pid} for {time:?}"));
                 signal(pid, libc::SIGSTOP);
