@@ -21,6 +21,7 @@ const END_DEADLINE: Duration = Duration::from_secs(20);
 
 const UNAVAILABLE: i32 = 69;
 const INTERRUPTED: i32 = 75;
+const SETUP: i32 = 78;
 const FENCED: i32 = 79;
 
 /// How to run walcat.
@@ -79,6 +80,8 @@ impl Recipe {
         match (status.code(), status.signal()) {
             (Some(UNAVAILABLE), _) => true,
             (Some(FENCED), _) => self.delivery == Delivery::ExactlyOnce,
+            // One that finds the slot moved by another while it was away cannot know that this one delivered what is between.
+            (Some(SETUP), _) => self.delivery == Delivery::AtLeastOnce && asked.had_company,
             (Some(0 | INTERRUPTED), _) => asked.to_end,
             (_, Some(libc::SIGKILL)) => asked.by_force,
             _ => false,
@@ -86,17 +89,20 @@ impl Recipe {
     }
 }
 
-/// The signals that a process was sent; it may have ended by the first when the second came.
+/// What was done to a process. It may have ended by the first signal when the second came.
 #[derive(Clone, Copy, Debug, Default)]
 struct Asked {
     to_end: bool,
     by_force: bool,
+    /// Another one was started beside it.
+    had_company: bool,
 }
 
 #[derive(Default)]
 struct State {
     child: Option<Child>,
     asked: Asked,
+    has_company: bool,
     stopping: bool,
     ends: Ends,
 }
@@ -172,6 +178,19 @@ impl Supervisor {
 
     /// A second one on the same slot, until it ends or `act` has returned and it is told to.
     pub fn beside(&self, act: impl FnOnce()) -> Result<()> {
+        self.company(true);
+        let outcome = self.run_other(act);
+        self.company(false);
+        outcome
+    }
+
+    fn company(&self, has_company: bool) {
+        let mut state = lock(&self.state);
+        state.has_company = has_company;
+        state.asked.had_company |= has_company;
+    }
+
+    fn run_other(&self, act: impl FnOnce()) -> Result<()> {
         let mut other = self.recipe.spawn("the other one")?;
         act();
         let pid = i32::try_from(other.id()).unwrap_or(0);
@@ -182,7 +201,8 @@ impl Supervisor {
         let deadline = Instant::now() + END_DEADLINE;
         loop {
             if let Some(status) = other.try_wait().map_err(|error| error.to_string())? {
-                let is_explained = self.recipe.explains(status, Asked { to_end: true, by_force: false });
+                let is_explained =
+                    self.recipe.explains(status, Asked { to_end: true, by_force: false, had_company: true });
                 lock(&self.state).ends.add("the other walcat", status, is_explained);
                 return Ok(());
             }
@@ -205,7 +225,7 @@ fn supervise(recipe: &Recipe, shared: &Shared) {
                 return;
             }
             state.ends.starts += 1;
-            state.asked = Asked::default();
+            state.asked = Asked { had_company: state.has_company, ..Asked::default() };
             match recipe.spawn(&format!("start {}", state.ends.starts)) {
                 Ok(child) => state.child = Some(child),
                 Err(error) => state.ends.unexplained.push(error),
