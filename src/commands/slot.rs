@@ -15,8 +15,9 @@ use crate::pg::server::{self, ReplicationLag, ServerFacts, Slot};
 use crate::pg::{self, Connection, Kind};
 use crate::poller::Poller;
 use crate::pump;
-use crate::pump::start::{self, missing_slot};
+use crate::pump::slot::missing_slot;
 use crate::pump::waiting::Waiter;
+use crate::pump::{slot, start};
 use crate::replication::command::SlotOptions;
 use crate::signal::StopSignals;
 
@@ -59,7 +60,7 @@ pub fn create(settings: &SlotSettings) -> Result<(), Error> {
     let mut waiter = commands.waiter();
     start::check_publications(&settings.publications, &settings.slot, &mut connection, &mut waiter)?;
     let options = SlotOptions { temporary: false, failover: settings.failover };
-    let lsn = start::create_slot(dsn, &settings.slot, options, &mut connection, &mut waiter)?;
+    let lsn = slot::create_slot(dsn, &settings.slot, options, &mut connection, &mut waiter)?;
     print(&format!("slot {} created, starting at {lsn}\n", settings.slot))
 }
 

@@ -10,6 +10,7 @@ pub mod output;
 mod reconnect;
 pub mod recorder;
 pub mod report;
+pub mod slot;
 pub mod start;
 pub mod store;
 pub mod waiting;

@@ -9,7 +9,8 @@ use log::{info, warn};
 
 use super::error::{Error, Remedy};
 use super::output::Output;
-use super::start::{self, Known, SlotMode, Source, Started};
+use super::slot::SlotMode;
+use super::start::{self, Known, Source, Started};
 use super::waiting::Waiter;
 use super::{Pump, Stage};
 use crate::pg;
