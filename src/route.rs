@@ -17,21 +17,26 @@ pub const TOPIC_CHARACTERS_MAX: usize = 249;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// The whole name is longer than Kafka allows.
-    #[error(
-        "topic name too long: {topic} has {} characters, Kafka allows {TOPIC_CHARACTERS_MAX}\nhint: shorten topic_prefix, \
-         or leave the table out of the publication",
-        topic.len()
-    )]
+    #[error("topic name too long: {topic} has {} characters, Kafka allows {TOPIC_CHARACTERS_MAX}", topic.len())]
     TooLong { topic: String },
     /// The prefix has a character that Kafka refuses, or is empty.
     #[error("topic_prefix cannot begin a topic name: {prefix:?} is empty or has characters outside A-Z a-z 0-9 . _ -")]
     Prefix { prefix: String },
     /// Two tables would share a topic.
-    #[error(
-        "two tables would share the topic {topic}: {first} and {second}\nhint: rename one, or leave one out of the \
-         publication"
-    )]
+    #[error("two tables would share the topic {topic}: {first} and {second}")]
     Shared { topic: String, first: String, second: String },
+}
+
+impl RouteError {
+    /// The operator's next step.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            RouteError::TooLong { .. } => "shorten topic_prefix, or leave the table out of the publication",
+            RouteError::Prefix { .. } => "choose another topic_prefix",
+            RouteError::Shared { .. } => "rename one, or leave one out of the publication",
+        }
+    }
 }
 
 /// Hands out topics and remembers who has which.
@@ -95,12 +100,6 @@ impl Route {
         }
         let claim = Claim { namespace: namespace.to_owned(), name: name.to_owned(), topic };
         Ok(&self.claims[position(index)].insert(claim).topic)
-    }
-
-    /// Forgets every claim: a new connection numbers its relations anew.
-    pub fn clear(&mut self) {
-        self.claims.clear();
-        self.holders.clear();
     }
 
     fn release(&mut self, index: RelationIndex) {
@@ -209,7 +208,5 @@ mod tests {
         assert!(route.claim(RelationIndex(0), "s", "c").is_ok());
         assert!(route.claim(RelationIndex(1), "s", "d").is_ok());
         assert!(route.claim(RelationIndex(2), "s", "a_b").is_ok());
-        route.clear();
-        assert!(route.claim(RelationIndex(0), "s", "a b").is_ok());
     }
 }

@@ -22,6 +22,14 @@ impl PrepareError {
             PrepareError::Route(_) => ExitCode::Setup,
         }
     }
+
+    /// The operator's next step.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            PrepareError::Route(error) => error.hint(),
+        }
+    }
 }
 
 /// A table, or one of its columns, at a place in the WAL.
@@ -50,16 +58,10 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// The server sent bytes that are no text: a database in SQL_ASCII does (rule 33).
-    #[error(
-        "cannot encode {0}: the value is not valid UTF-8\nhint: a database in SQL_ASCII holds bytes of any encoding; \
-         correct the row, or leave the column out of the publication"
-    )]
+    #[error("cannot encode {0}: the value is not valid UTF-8")]
     NotUtf8(Box<Place>),
     /// A key column came without a value.
-    #[error(
-        "cannot encode {0}: a key column has no value in the row that the server sent\nhint: a partition's replica \
-         identity has to cover that of the partitioned table"
-    )]
+    #[error("cannot encode {0}: a key column has no value in the row that the server sent")]
     KeyWithoutValue(Box<Place>),
     /// Text of bytea that is not in the form the session asked for.
     #[error("cannot encode {0}: a bytea value is not in the hex format that the session asked for")]
@@ -83,6 +85,21 @@ impl EncodeError {
             EncodeError::NotUtf8(_) | EncodeError::KeyWithoutValue(_) => ExitCode::Data,
             EncodeError::NotHex(_) | EncodeError::Binary(_) | EncodeError::ColumnCount { .. } => ExitCode::Protocol,
             EncodeError::Unprepared { .. } => ExitCode::Defect,
+        }
+    }
+
+    /// The operator's next step, where it is one in the database.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            EncodeError::NotUtf8(_) => Some(
+                "a database in SQL_ASCII holds bytes of any encoding; correct the row, or leave the column out of the \
+                 publication",
+            ),
+            EncodeError::KeyWithoutValue(_) => {
+                Some("a partition's replica identity has to cover that of the partitioned table")
+            }
+            _ => None,
         }
     }
 }

@@ -136,12 +136,6 @@ impl Encoder {
         Ok(Prepared { topic, has_key, warning })
     }
 
-    /// Forgets the relations: a new connection numbers them anew.
-    pub fn clear(&mut self) {
-        self.plans.clear();
-        self.route.clear();
-    }
-
     /// Encodes a change. The records are borrowed until the next one.
     ///
     /// # Errors

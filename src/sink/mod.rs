@@ -73,10 +73,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Kafka(error) => error.hint(),
-            Error::Encode(_) => {
-                Some("mend the value in the table, or leave the column out of the publication".to_owned())
-            }
-            Error::Prepare(_) => Some("rename the table, or leave it out of the publication".to_owned()),
+            Error::Encode(error) => error.hint().map(str::to_owned),
+            Error::Prepare(error) => Some(error.hint().to_owned()),
             Error::Stdout(_) | Error::Unprepared => None,
         }
     }
