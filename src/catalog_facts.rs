@@ -29,7 +29,7 @@ pub struct TableFacts {
     pub identity_columns: Vec<String>,
     /// Columns of the primary key in index order; empty without one.
     pub primary_key: Vec<String>,
-    /// `pg_publication_tables` would show it: kept for messages only.
+    /// `pg_class.relispartition`.
     pub is_partition: bool,
 }
 

@@ -192,7 +192,7 @@ pub struct SlotFacts<'a> {
     pub retained_bytes: u64,
 }
 
-/// The slot; none when it does not exist. `reads_now` says whether the caller expects somebody to read it.
+/// The slot; none when it does not exist.
 #[must_use]
 pub fn slot(name: &str, facts: Option<&SlotFacts<'_>>) -> Verdict {
     let Some(facts) = facts else {

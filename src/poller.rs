@@ -1,7 +1,7 @@
 //! The one place where the loop sleeps: mio's poll, tokens for what can wake it, and a deadline each time.
 //!
 //! mio is edge-triggered: a descriptor whose readiness was not used up would not wake the loop again, so
-//! [`Poller::arm`] registers it anew before every sleep (rule 15).
+//! [`Poller::arm`] registers it anew before every sleep.
 
 use std::io;
 use std::os::fd::RawFd;

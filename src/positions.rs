@@ -124,13 +124,14 @@ pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Lsn,
 /// the fork parted by blanks, then a reason; `#` begins a comment.
 ///
 /// Source: PostgreSQL documentation, "55.4 Streaming Replication Protocol", and the server's `timeline.c`.
+/// None for a text that is no such history.
 #[must_use]
-pub fn parse_timeline_history(text: &str) -> Vec<Switch> {
+pub fn parse_timeline_history(text: &str) -> Option<Vec<Switch>> {
     let switch = |line: &str| {
         let mut fields = line.split_whitespace();
         Some(Switch { timeline: fields.next()?.parse().ok()?, lsn: fields.next()?.parse().ok()? })
     };
-    text.lines().filter_map(switch).collect()
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(switch).collect()
 }
 
 #[cfg(test)]
@@ -197,8 +198,9 @@ mod tests {
     #[test]
     fn a_timeline_history_is_read_line_by_line() {
         let text = "1\t0/3000060\tno recovery target specified\n\n# comment\n2\t1/A0\treason\n";
-        let switches = parse_timeline_history(text);
+        let switches = parse_timeline_history(text).unwrap();
         assert_eq!(switches.len(), 2);
         assert_eq!(switches[1], Switch { timeline: 2, lsn: "1/A0".parse().unwrap() });
+        assert_eq!(parse_timeline_history("1\t0/3000060\n2\tgone\n"), None);
     }
 }

@@ -51,15 +51,7 @@ pub struct Header {
     /// Settings that change what the records look like, by name.
     pub settings: BTreeMap<String, String>,
     /// Where the stream started.
-    pub start_lsn: String,
-}
-
-impl Header {
-    /// The position that the stream started from.
-    #[must_use]
-    pub fn start(&self) -> Lsn {
-        self.start_lsn.parse().unwrap_or(Lsn::INVALID)
-    }
+    pub start_lsn: Lsn,
 }
 
 /// One frame of a recording, borrowed from the reader's buffer.
@@ -285,7 +277,7 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header { server_version: 150_018, database: "db".to_owned(), start_lsn: "0/10".to_owned(), ..Header::default() }
+        Header { server_version: 150_018, database: "db".to_owned(), start_lsn: Lsn(0x10), ..Header::default() }
     }
 
     fn answer() -> CatalogAnswer {
@@ -314,7 +306,7 @@ mod tests {
         let bytes = sample();
         let (mut reader, found) = Reader::new(bytes.as_slice()).unwrap();
         assert_eq!(found, header());
-        assert_eq!(found.start(), Lsn(0x10));
+        assert_eq!(found.start_lsn, Lsn(0x10));
         assert_eq!(reader.entry().unwrap(), Some(Entry::CopyData(b"frame")));
         assert_eq!(reader.entry().unwrap(), Some(Entry::Catalog(Box::new(answer()))));
         assert_eq!(reader.entry().unwrap(), Some(Entry::CopyData(b"")));

@@ -140,7 +140,7 @@ impl Relations {
     ///
     /// # Panics
     ///
-    /// On an index of another connection, which is a defect.
+    /// On an index that [`Relations::learn`] did not give, which is a defect.
     #[must_use]
     pub fn relation(&self, index: RelationIndex) -> &Relation {
         &self.known(index).relation

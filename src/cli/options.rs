@@ -24,14 +24,21 @@ pub struct ConnectionOptions {
     /// The replication slot
     #[arg(short, long, value_name = "NAME")]
     slot: Option<String>,
+    /// How the slot is read: streaming or polling [default: streaming]
+    ///
+    /// polling: by pg_logical_slot_peek_binary_changes on an ordinary connection, where a replication connection is not to
+    /// be had. The same records; each poll decodes anew what is not confirmed yet.
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
 }
 
 impl ConnectionOptions {
     pub fn add_to(&self, given: &mut Given) {
-        let ConnectionOptions { config, dsn, slot } = self;
+        let ConnectionOptions { config, dsn, slot, engine } = self;
         given.config.clone_from(config);
         add(given, Key::Dsn, dsn);
         add(given, Key::Slot, slot);
+        add(given, Key::Engine, engine);
     }
 }
 
@@ -106,12 +113,6 @@ pub struct OutputOptions {
     /// walcat_tmp_PID.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     temporary_slot: Option<String>,
-    /// How the slot is read: streaming or polling [default: streaming]
-    ///
-    /// polling: by pg_logical_slot_peek_binary_changes on an ordinary connection, where a replication connection is not to
-    /// be had. The same records; each poll decodes anew what is not confirmed yet.
-    #[arg(long, value_name = "ENGINE")]
-    engine: Option<String>,
     /// A line of --sink stdout: value or record [default: value]
     ///
     /// value is the record's value alone, and nothing for a tombstone; record is an object of topic, key, headers and
@@ -154,7 +155,6 @@ impl OutputOptions {
         let OutputOptions {
             create_slot,
             temporary_slot,
-            engine,
             stdout,
             dump,
             dump_keepalives,
@@ -163,7 +163,6 @@ impl OutputOptions {
             on_error,
             dead_letter_topic,
         } = self;
-        add(given, Key::Engine, engine);
         add(given, Key::OnError, on_error);
         add(given, Key::DeadLetterTopic, dead_letter_topic);
         add(given, Key::CreateSlot, create_slot);

@@ -8,7 +8,9 @@ use super::stream::kafka_properties;
 use crate::checks::{self, Severity, StandbyFacts, TopicFacts, Verdict};
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
-use crate::pg::server::{self, PublishedTable, SERVER_VERSION_MIN};
+use crate::pg::publications::{self, PublishedTable};
+use crate::pg::server::{self, SERVER_VERSION_MIN};
+use crate::pg::slots;
 use crate::route::Route;
 use crate::sink;
 use crate::sink::kafka::admin::AdminError;
@@ -50,7 +52,7 @@ impl Report {
 
 fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Vec<PublishedTable>, Error> {
     let mut commands = Commands::new()?;
-    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()))?;
+    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
     let version = connection.server_version();
     report.line(&checks::server_version(version, SERVER_VERSION_MIN, NEWEST_MAJOR))?;
     if version < SERVER_VERSION_MIN {
@@ -60,11 +62,13 @@ fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Vec<Publis
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let facts = server::facts(&mut connection, wait)?;
-    let slot = server::slot(&mut connection, &settings.slot, wait)?;
+    let slot = slots::find(&mut connection, &settings.slot, wait)?;
     report.line(&checks::wal_level(&facts.wal_level))?;
     report.line(&checks::server_encoding(&facts.server_encoding))?;
     report.line(&checks::role(facts.role_may_replicate))?;
-    report.line(&checks::wal_senders(facts.used_wal_senders, facts.max_wal_senders))?;
+    if settings.engine == config::Engine::Streaming {
+        report.line(&checks::wal_senders(facts.used_wal_senders, facts.max_wal_senders))?;
+    }
     let (used, max) = (facts.used_replication_slots, facts.max_replication_slots);
     report.line(&checks::replication_slots(used, max, slot.is_some()))?;
     match &slot {
@@ -86,11 +90,11 @@ fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Vec<Publis
         let slots = failover.synchronized_standby_slots.as_deref();
         report.line(&checks::failover_primary(&settings.slot, slots))?;
     }
-    let existing = server::existing_publications(&mut connection, &settings.publications, wait)?;
+    let existing = publications::existing(&mut connection, &settings.publications, wait)?;
     for name in &settings.publications {
         report.line(&checks::publication(name, existing.contains(name)))?;
     }
-    let tables = server::published_tables(&mut connection, &settings.publications, wait)?;
+    let tables = publications::published_tables(&mut connection, &settings.publications, wait)?;
     report.line(&checks::table_count(tables.len()))?;
     for table in &tables {
         report.line(&checks::replica_identity(

@@ -80,7 +80,7 @@ fn replay(
 fn session(header: &Header) -> Session {
     let skips = header.settings.get("truncate").is_some_and(|value| value == "skip");
     let options = Options {
-        start: header.start(),
+        start: header.start_lsn,
         goal: Goal::Forever,
         confirming: Confirming::Never,
         clock: EnvelopeClock::Commit,

@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::checks::{self, SlotFacts, Verdict};
 use crate::cli::StatusFormat;
-use crate::config::SlotSettings;
+use crate::config::{Engine, SlotSettings};
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::pg::server::{self, ReplicationLag, ServerFacts, Slot};
+use crate::pg::server::{self, ServerFacts};
+use crate::pg::slots::{self, ReplicationLag, Slot};
 use crate::pg::{self, Connection, Kind};
 use crate::poller::Poller;
 use crate::pump;
@@ -41,10 +42,15 @@ impl Commands {
         Waiter::new(&mut self.poller, &mut self.signals)
     }
 
-    /// A replication connection.
-    pub(super) fn connect(&mut self, dsn: Option<&str>) -> Result<Connection, pg::Error> {
+    /// A connection of the kind that the engine reads its slot by: where no replication connection is to be had, it is
+    /// not needed here either.
+    pub(super) fn connect(&mut self, dsn: Option<&str>, engine: Engine) -> Result<Connection, pg::Error> {
+        let kind = match engine {
+            Engine::Streaming => Kind::Replication,
+            Engine::Polling => Kind::Pooled,
+        };
         let mut waiter = self.waiter();
-        Connection::connect(dsn, Kind::Replication, &mut |socket, way| waiter.wait(socket, way))
+        Connection::connect(dsn, kind, &mut |socket, way| waiter.wait(socket, way))
     }
 }
 
@@ -55,7 +61,7 @@ impl Commands {
 pub fn create(settings: &SlotSettings) -> Result<(), Error> {
     let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
     let mut commands = Commands::new()?;
-    let mut connection = commands.connect(dsn)?;
+    let mut connection = commands.connect(dsn, settings.engine)?;
     start::check_version(connection.server_version())?;
     let mut waiter = commands.waiter();
     start::check_publications(&settings.publications, &settings.slot, &mut connection, &mut waiter)?;
@@ -70,13 +76,13 @@ pub fn create(settings: &SlotSettings) -> Result<(), Error> {
 /// 78 for a slot that does not exist, 69 for one that is read.
 pub fn drop(settings: &SlotSettings) -> Result<(), Error> {
     let mut commands = Commands::new()?;
-    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()))?;
+    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    if server::slot(&mut connection, &settings.slot, wait)?.is_none() {
+    if slots::find(&mut connection, &settings.slot, wait)?.is_none() {
         return Err(missing_slot(&settings.slot).into());
     }
-    server::drop_slot(&mut connection, &settings.slot, wait)?;
+    slots::drop(&mut connection, &settings.slot, wait)?;
     info!(slot = settings.slot.as_str(); "slot dropped");
     print(&format!("slot {} dropped\n", settings.slot))
 }
@@ -87,14 +93,14 @@ pub fn drop(settings: &SlotSettings) -> Result<(), Error> {
 /// 78 for a slot that does not exist.
 pub fn status(settings: &SlotSettings, format: StatusFormat) -> Result<(), Error> {
     let mut commands = Commands::new()?;
-    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()))?;
+    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
     let database = connection.database();
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    let slot = server::slot(&mut connection, &settings.slot, wait)?.ok_or_else(|| missing_slot(&settings.slot))?;
+    let slot = slots::find(&mut connection, &settings.slot, wait)?.ok_or_else(|| missing_slot(&settings.slot))?;
     let facts = server::facts(&mut connection, wait)?;
     let lag = match slot.active_pid {
-        Some(pid) => server::replication_lag(&mut connection, pid, wait)?,
+        Some(pid) => slots::replication_lag(&mut connection, pid, wait)?,
         None => None,
     };
     let status = Status::new(&slot, &facts, lag, &database);
@@ -113,8 +119,8 @@ struct Status {
     active_pid: Option<i32>,
     wal_status: Option<String>,
     invalidation_reason: Option<String>,
-    confirmed_flush_lsn: Option<String>,
-    restart_lsn: Option<String>,
+    confirmed_flush_lsn: Option<Lsn>,
+    restart_lsn: Option<Lsn>,
     retained_bytes: u64,
     lag_bytes: u64,
     safe_wal_size: Option<i64>,
@@ -139,8 +145,8 @@ impl Status {
             active_pid: slot.active_pid,
             wal_status: slot.wal_status.clone(),
             invalidation_reason: slot.invalidation_reason.clone(),
-            confirmed_flush_lsn: slot.confirmed_flush_lsn.clone(),
-            restart_lsn: slot.restart_lsn.clone(),
+            confirmed_flush_lsn: slot.confirmed_flush_lsn,
+            restart_lsn: slot.restart_lsn,
             retained_bytes: retained_bytes(slot, facts),
             lag_bytes: now.bytes_since(slot.confirmed()),
             safe_wal_size: slot.safe_wal_size,
@@ -163,6 +169,7 @@ impl Status {
 
     fn table(&self) -> String {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        let lsn = |value: Option<Lsn>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
         let number = |value: Option<i64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
         let rows = [
             ("slot_name", self.slot_name.clone()),
@@ -171,8 +178,8 @@ impl Status {
             ("active_pid", number(self.active_pid.map(i64::from))),
             ("wal_status", text(&self.wal_status)),
             ("invalidation_reason", text(&self.invalidation_reason)),
-            ("confirmed_flush_lsn", text(&self.confirmed_flush_lsn)),
-            ("restart_lsn", text(&self.restart_lsn)),
+            ("confirmed_flush_lsn", lsn(self.confirmed_flush_lsn)),
+            ("restart_lsn", lsn(self.restart_lsn)),
             ("retained_bytes", self.retained_bytes.to_string()),
             ("lag_bytes", self.lag_bytes.to_string()),
             ("safe_wal_size", number(self.safe_wal_size)),

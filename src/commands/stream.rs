@@ -185,7 +185,7 @@ fn recorder(settings: &StreamSettings, started: &Started) -> Result<Option<Recor
         topic_prefix: settings.topic_prefix.clone(),
         source_name: settings.topic_prefix.clone().unwrap_or_else(|| settings.slot.clone()),
         settings: recorded_settings(settings),
-        start_lsn: started.start.to_string(),
+        start_lsn: started.start,
     };
     Ok(Some(Recorder::create(path, &header)?))
 }

@@ -117,6 +117,7 @@ impl Config {
             dsn: self.dsn(environment)?,
             slot: self.draft.slot.clone(),
             publications: self.draft.publications.clone(),
+            engine: self.draft.engine,
             failover: self.draft.failover,
             log: self.draft.log,
         })

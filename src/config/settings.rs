@@ -68,6 +68,8 @@ pub struct SlotSettings {
     pub slot: String,
     /// Those that have to be there before the slot is created; perhaps none.
     pub publications: Vec<String>,
+    /// How it is to be read.
+    pub engine: Engine,
     /// Whether standbys keep a copy of it.
     pub failover: bool,
     pub log: LogSettings,

@@ -6,7 +6,9 @@ pub mod conn;
 pub mod error;
 pub mod ffi;
 pub mod peek;
+pub mod publications;
 pub mod server;
+pub mod slots;
 pub mod stream;
 
 pub use conn::{Connection, Direction, Kind, Wait};

@@ -13,10 +13,11 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use super::conn::{Connection, Wait, quote_literal};
+use super::conn::{Connection, Wait};
 use super::error::Error;
 use super::ffi::{Outcome, QueryResult};
 use crate::lsn::Lsn;
+use crate::replication::command::{quote_identifier, quote_literal};
 use crate::session::IDLE_PREFIX;
 
 const PEEK: &str = "pg_logical_slot_peek_binary_changes";
@@ -128,7 +129,7 @@ impl Peek {
         confirmed: Lsn,
         now: Instant,
     ) -> Self {
-        let list = publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect::<Vec<_>>();
+        let list = publications.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>();
         let peek = format!(
             "SELECT lsn, data FROM pg_catalog.{PEEK}({}, NULL, {}, 'proto_version', '1', 'publication_names', {}, \
              'messages', 'true')",

@@ -94,7 +94,11 @@ impl Stream {
     /// # Errors
     /// The server's error, [`Error::Lost`], and what `wait` returns.
     pub fn finish(&mut self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        self.connection.handle.put_copy_end().map_err(|_| self.connection.lost())?;
+        while !self.connection.handle.put_copy_end().map_err(|_| self.connection.lost())? {
+            // libpq's buffer is full.
+            self.flush()?;
+            wait(self.socket()?.0, Direction::Write)?;
+        }
         loop {
             self.flush()?;
             let socket = self.socket()?.0;

@@ -239,6 +239,7 @@ impl Pump {
     }
 
     fn frame(&mut self, frame: &[u8], now: Instant) -> Result<(), Error> {
+        self.report.frame(frame);
         let handled = self.handle(frame, now);
         // A frame that ends the run by a failure is the one that a recording is wanted for.
         if let (Some(recorder), Ok(true) | Err(_)) = (&mut self.recorder, &handled) {
@@ -250,6 +251,7 @@ impl Pump {
     fn peeked(&mut self, peeked: &Peeked, now: Instant) -> Result<(), Error> {
         match peeked {
             Peeked::Row(row) => {
+                self.report.message(row.lsn()?, row.message()?);
                 let step = self.session.accept_message(row.lsn()?, row.message()?, now, unix_now_ns())?;
                 self.follow(step, now).map(drop)
             }
@@ -291,7 +293,11 @@ impl Pump {
                     sink.seal(Sealed { commit_lsn: lsn, end_lsn: lsn, xid: 0 });
                 }
             }
-            Step::Sealed(sealed) => sink.seal(sealed),
+            Step::Sealed(sealed) => {
+                debug!(slot = self.report.slot(), xid = sealed.xid, commit_lsn:% = sealed.commit_lsn,
+                    end_lsn:% = sealed.end_lsn; "transaction read");
+                sink.seal(sealed);
+            }
             Step::Truncate(lsn, relations) => {
                 for relation in relations.iter() {
                     let (change, ticket) = self.session.truncation(lsn, relation, unix_now_ns())?;

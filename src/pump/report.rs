@@ -3,11 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{Level, debug, info, log_enabled, trace, warn};
 
 use crate::encode::Prepared;
 use crate::limits::OUTAGE_NOTICE_INTERVAL;
+use crate::lsn::Lsn;
 use crate::relations::Relation;
+use crate::replication::{self, Frame};
 use crate::session::Session;
 use crate::stats::Stats;
 
@@ -28,6 +30,27 @@ impl Report {
     /// The slot that it tells of.
     pub(super) fn slot(&self) -> &str {
         &self.slot
+    }
+
+    /// Tells of a frame.
+    pub(super) fn frame(&self, frame: &[u8]) {
+        if !log_enabled!(Level::Trace) {
+            return;
+        }
+        // One that cannot be decoded ends the run, with an error that says so.
+        match replication::decode(frame) {
+            Ok(Frame::XLogData { start, message, .. }) => self.message(start, message),
+            Ok(Frame::Keepalive { wal_end, reply_requested, .. }) => {
+                trace!(slot = self.slot.as_str(), lsn:% = wal_end, reply_requested; "keepalive");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Tells of a message of the output plugin, by the letter that it begins with.
+    pub(super) fn message(&self, lsn: Lsn, message: &[u8]) {
+        let letter = char::from(message.first().copied().unwrap_or(b'?'));
+        trace!(slot = self.slot.as_str(), lsn:% = lsn, message:% = letter, bytes = message.len(); "message");
     }
 
     /// When there is something to tell again at the latest.

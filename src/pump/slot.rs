@@ -10,7 +10,8 @@ use super::error::Error;
 use super::start::{ATTEMPT_INTERVAL, Engine, Source};
 use super::waiting::Waiter;
 use crate::lsn::Lsn;
-use crate::pg::server::{self, Slot};
+use crate::pg::server;
+use crate::pg::slots::{self, Slot};
 use crate::pg::{self, Connection, Kind};
 use crate::replication::command::{FAILOVER_SINCE, SlotOptions};
 
@@ -51,7 +52,7 @@ pub(super) fn choose(
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
 ) -> Result<Choice, Error> {
-    let found = server::slot(connection, &source.slot, &mut |socket, way| waiter.wait(socket, way))?;
+    let found = slots::find(connection, &source.slot, &mut |socket, way| waiter.wait(socket, way))?;
     match (found, source.slot_mode) {
         (None, SlotMode::Create) => create(source, false, connection, waiter).map(Choice::from),
         (None, SlotMode::Temporary) => create(source, true, connection, waiter).map(Choice::from),
@@ -133,11 +134,11 @@ impl Held {
         waiter: &mut Waiter<'_>,
     ) -> Result<(), Error> {
         let slot = source.slot.as_str();
-        let found = server::slot(connection, slot, &mut |socket, way| waiter.wait(socket, way))?;
+        let found = slots::find(connection, slot, &mut |socket, way| waiter.wait(socket, way))?;
         let holder = found.and_then(|slot| slot.active_pid);
         if let (Some(pid), true, false) = (holder, source.takeover, self.taken_over) {
             warn!(slot, pid; "takeover: ending the process that holds the slot");
-            server::terminate(connection, pid, &mut |socket, way| waiter.wait(socket, way))?;
+            slots::terminate(connection, pid, &mut |socket, way| waiter.wait(socket, way))?;
             self.taken_over = true;
         }
         let pid = holder.map_or("unknown".to_owned(), |pid| pid.to_string());
@@ -159,16 +160,7 @@ fn create(
     waiter: &mut Waiter<'_>,
 ) -> Result<(String, Lsn), Error> {
     let options = SlotOptions { temporary, failover: source.failover };
-    check_failover(options, connection.server_version())?;
-    let lsn = match source.engine {
-        Engine::Streaming => create_slot(source.dsn.as_deref(), &source.slot, options, connection, waiter)?,
-        Engine::Polling(_) => {
-            let wait = &mut |socket, way| waiter.wait(socket, way);
-            let lsn = server::create_slot_by_sql(connection, &source.slot, options, wait)?;
-            info!(slot = source.slot.as_str(), lsn:% = lsn; "slot created");
-            lsn
-        }
-    };
+    let lsn = create_slot(source.dsn.as_deref(), &source.slot, options, connection, waiter)?;
     Ok((source.slot.clone(), lsn))
 }
 
@@ -192,7 +184,7 @@ pub fn create_slot(
         });
     }
     let mut notice_at = Instant::now() + SLOT_NOTICE_INTERVAL;
-    let lsn = server::create_slot(connection, name, options, &mut |socket, way| {
+    let lsn = slots::create(connection, name, options, &mut |socket, way| {
         if Instant::now() >= notice_at {
             let blocking = blocking_transactions(dsn, waiter).unwrap_or_default().join("; ");
             warn!(slot = name, blocking = blocking.as_str();
@@ -219,7 +211,7 @@ fn check_failover(options: SlotOptions, server_version: i32) -> Result<(), Error
 /// Asked on a connection of its own, since the first one is busy creating the slot.
 fn blocking_transactions(dsn: Option<&str>, waiter: &mut Waiter<'_>) -> Result<Vec<String>, pg::Error> {
     let mut connection = Connection::connect(dsn, Kind::Ordinary, &mut |socket, way| waiter.wait(socket, way))?;
-    server::blocking_transactions(&mut connection, &mut |socket, way| waiter.wait(socket, way))
+    slots::blocking_transactions(&mut connection, &mut |socket, way| waiter.wait(socket, way))
 }
 
 fn copy(
@@ -230,10 +222,10 @@ fn copy(
 ) -> Result<(String, Lsn), Error> {
     let copy = format!("walcat_copy_{}", std::process::id());
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    server::copy_slot(connection, &source.slot, &copy, wait)?;
+    slots::copy(connection, &source.slot, &copy, wait)?;
     let pid = slot.active_pid.unwrap_or_default();
     warn!(slot = source.slot.as_str(), pid, copy = copy.as_str();
         "the slot is read by another process: a temporary copy of it is read instead");
-    let copied = server::slot(connection, &copy, wait)?;
+    let copied = slots::find(connection, &copy, wait)?;
     Ok((copy, copied.map_or(Lsn::INVALID, |copied| copied.confirmed())))
 }

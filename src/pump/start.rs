@@ -13,6 +13,7 @@ use super::slot::{self, SlotMode};
 use super::waiting::Waiter;
 use crate::lsn::Lsn;
 use crate::pg::peek::{self, Peek};
+use crate::pg::publications;
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection, Kind};
@@ -67,6 +68,17 @@ pub enum Engine {
     Polling(peek::Settings),
 }
 
+impl Engine {
+    /// The connection that it needs.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Engine::Streaming => Kind::Replication,
+            Engine::Polling(_) => Kind::Pooled,
+        }
+    }
+}
+
 /// A running stream and what is known about it.
 #[derive(Debug)]
 pub struct Started {
@@ -95,7 +107,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
     let server_version = connection.server_version();
     check_version(server_version)?;
     check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
-    let database = identify(source, &mut connection, waiter)?.0.database;
+    let database = identify(&mut connection, waiter)?.0.database;
     let (began, mut held) = (Instant::now(), slot::Held::default());
     loop {
         let (name, confirmed) = match slot::choose(source, &database, &mut connection, waiter)? {
@@ -108,7 +120,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
         // In this order: while another process still delivers, what is stored is never before the slot that was seen, nor
         // after the WAL's end.
         let known = store()?;
-        let (system, switches) = identify(source, &mut connection, waiter)?;
+        let (system, switches) = identify(&mut connection, waiter)?;
         let facts = Facts {
             system_identifier: system.identifier.clone(),
             timeline: system.timeline,
@@ -137,21 +149,11 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
 }
 
 /// The cluster, its position, and how its timeline came about.
-fn identify(
-    source: &Source,
-    connection: &mut Connection,
-    waiter: &mut Waiter<'_>,
-) -> Result<(System, Vec<Switch>), Error> {
+fn identify(connection: &mut Connection, waiter: &mut Waiter<'_>) -> Result<(System, Vec<Switch>), Error> {
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    Ok(match source.engine {
-        Engine::Streaming => {
-            let system = server::identify_system(connection, wait)?;
-            let switches = server::timeline_history(connection, system.timeline, wait)?;
-            (system, switches)
-        }
-        // Only a walsender tells the history.
-        Engine::Polling(_) => (server::identify_system_by_sql(connection, wait)?, Vec::new()),
-    })
+    let system = server::identify_system(connection, wait)?;
+    let switches = server::timeline_history(connection, system.timeline, wait)?;
+    Ok((system, switches))
 }
 
 /// Begins to read. The connection comes back with a refusal that leaves it usable, such as an active slot (55006).
@@ -215,11 +217,7 @@ fn connect(source: &Source, waiter: &mut Waiter<'_>) -> Result<Connection, Error
     let mut told = false;
     loop {
         let dsn = source.dsn.as_deref();
-        let kind = match source.engine {
-            Engine::Streaming => Kind::Replication,
-            Engine::Polling(_) => Kind::Pooled,
-        };
-        let error = match Connection::connect(dsn, kind, &mut |socket, way| waiter.wait(socket, way)) {
+        let error = match Connection::connect(dsn, source.engine.kind(), &mut |socket, way| waiter.wait(socket, way)) {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -249,7 +247,7 @@ pub fn check_publications(
         return Ok(());
     }
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    let existing = server::existing_publications(connection, publications, wait)?;
+    let existing = publications::existing(connection, publications, wait)?;
     let Some(missing) = publications.iter().find(|name| !existing.contains(name)) else { return Ok(()) };
     Err(Error::Setup {
         message: format!("the publication {missing} does not exist in the database {}", connection.database()),

@@ -1,4 +1,4 @@
-//! Waiting for one PostgreSQL socket before the loop has begun: connecting, start-up commands, the end of the copy.
+//! Waiting for one PostgreSQL socket outside of the loop: connecting, start-up commands, the end of the copy.
 
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};

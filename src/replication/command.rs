@@ -21,15 +21,6 @@ pub struct SlotOptions {
     pub failover: bool,
 }
 
-/// What DROP_REPLICATION_SLOT does about a slot that another session holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IfActive {
-    /// It fails at once.
-    Fail,
-    /// It waits for the session to end.
-    Wait,
-}
-
 /// What is streamed.
 #[derive(Clone, Copy, Debug)]
 pub struct StartReplication<'a> {
@@ -61,14 +52,10 @@ pub fn create_replication_slot(name: &str, options: SlotOptions, server_version:
     format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {list}")
 }
 
-/// `DROP_REPLICATION_SLOT`.
+/// `DROP_REPLICATION_SLOT`: fails at once for a slot that another session holds.
 #[must_use]
-pub fn drop_replication_slot(name: &str, if_active: IfActive) -> String {
-    let wait = match if_active {
-        IfActive::Fail => "",
-        IfActive::Wait => " WAIT",
-    };
-    format!("DROP_REPLICATION_SLOT {}{wait}", quote_identifier(name))
+pub fn drop_replication_slot(name: &str) -> String {
+    format!("DROP_REPLICATION_SLOT {}", quote_identifier(name))
 }
 
 /// `START_REPLICATION` with pgoutput's protocol version 1: transactions come whole, after their commit (rule 35).
@@ -83,11 +70,15 @@ pub fn start_replication(start: &StartReplication<'_>) -> String {
     )
 }
 
-fn quote_identifier(name: &str) -> String {
+/// Quotes a name.
+#[must_use]
+pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn quote_literal(text: &str) -> String {
+/// Quotes a text as a literal, for standard_conforming_strings = on.
+#[must_use]
+pub fn quote_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
@@ -116,8 +107,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_dropped_at_once_or_when_it_is_free() {
-        assert_eq!(drop_replication_slot("s", IfActive::Fail), "DROP_REPLICATION_SLOT \"s\"");
-        assert_eq!(drop_replication_slot("s", IfActive::Wait), "DROP_REPLICATION_SLOT \"s\" WAIT");
+        assert_eq!(drop_replication_slot("s"), "DROP_REPLICATION_SLOT \"s\"");
     }
 
     #[test]

@@ -52,10 +52,10 @@ pub enum Step<'a> {
     Relation(RelationMessage<'a>),
     /// Hand the change to the sink under the ticket, then call [`Session::emitted`].
     Change(Change<'a>, Ticket),
-    /// A transaction that has records ends here.
-    Sealed(Sealed),
     /// The same for each of the relations, by [`Session::truncation`].
     Truncate(Lsn, Oids<'a>),
+    /// A transaction that has records ends here.
+    Sealed(Sealed),
     /// The frame lies beyond the end of the job: nothing of it is wanted, and nothing after it.
     Beyond,
 }

@@ -167,6 +167,26 @@ fn a_pooler_in_transaction_mode_may_lie_between() {
     check(&world);
 }
 
+#[test]
+fn slots_are_made_looked_at_and_dropped_through_a_pooler_too() {
+    let world = World::without_slot(Postgres::shared(), Kafka::shared(), TABLES);
+    let pooler = Pooler::start(&world);
+    let dsn = format!("host=127.0.0.1 port={} user=postgres dbname={}", pooler.port, world.database);
+    let command =
+        |words: &[&str]| Walcat::new(words).with(&["--dsn", &dsn, "--slot", &world.slot, "--engine", "polling"]).run();
+    let found = || world.sql(&format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'", world.slot));
+    command(&["slot", "create", "--publication", &world.publication]).expect_code(0);
+    assert_eq!(found(), "1");
+    let status = command(&["slot", "status"]).expect_code(0);
+    assert!(status.stdout.contains("confirmed_flush_lsn"), "{}", status.stdout);
+    let brokers = &world.kafka.brokers;
+    let checks = command(&["check", "--publication", &world.publication, "--brokers", brokers]);
+    assert!(checks.stdout.contains("published tables: "), "{}", checks.stdout);
+    assert!(!checks.stdout.contains("walsenders:"), "polling needs none: {}", checks.stdout);
+    command(&["slot", "drop"]).expect_code(0);
+    assert_eq!(found(), "0");
+}
+
 /// PgBouncer in transaction mode, which refuses to run as root.
 struct Pooler {
     child: Child,

@@ -41,9 +41,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Whether the record itself is what is wrong, so that another attempt would be refused too.
+    /// Whether another attempt would be refused too: for what the record is, or for its topic.
     #[must_use]
-    pub fn is_the_records_own(&self) -> bool {
+    pub fn is_permanent(&self) -> bool {
         matches!(
             self.code,
             RDKafkaErrorCode::MessageSizeTooLarge

@@ -2,7 +2,8 @@
 //! poll by librdkafka's queues.
 //!
 //! Source: librdkafka's `rdkafka.h`. Handles belong to a producer and are destroyed before it: [`Native`] is a borrowed
-//! pointer, and its owner (`KafkaSink`) declares the producer as its last field. All calls come from one thread.
+//! pointer, and its owners (`Link`, `Inquiry`) declare handles and queues before the producer, and the wake-up after it.
+//! All calls come from one thread.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs::File;
@@ -185,7 +186,7 @@ impl Queue {
         const ONE: u64 = 1;
         let payload = ptr::from_ref(&ONE).cast();
         // SAFETY: the queue is live; "the payload is copied"; the descriptor does not block and outlives the queue,
-        // since Wake is declared after it in KafkaSink.
+        // since its owners (`Link`, `Inquiry`) declare the Wake after it.
         unsafe {
             rd::rd_kafka_queue_io_event_enable(self.0.as_ptr(), wake.descriptor(), payload, size_of::<u64>());
         }

@@ -211,7 +211,7 @@ impl KafkaSink {
                     value: record.value.map(<[u8]>::to_vec),
                     header: record.header.map(|(name, value)| (name, value.to_vec())),
                     ticket,
-                    lsn: change.position.lsn,
+                    lsn,
                     truncation,
                 });
                 continue;
@@ -429,7 +429,7 @@ impl KafkaSink {
 
     /// Sends what has waited, as far as enough is known of its topics and there is room: one TRUNCATE may name more
     /// tables than a change has records.
-    fn release(&mut self, now: Instant) -> Result<(), Error> {
+    fn release(&mut self, now: Instant) -> Result<(), super::Error> {
         while self.flight.records < RECORDS_IN_FLIGHT_MAX as usize
             && let Some(release) = self.waiting.release(self.link.admin(), now)?
         {
@@ -443,7 +443,9 @@ impl KafkaSink {
                     continue;
                 }
             };
-            let Some((topic, _)) = self.link.topic(held.destination) else { continue };
+            let Some((topic, _)) = self.link.topic(held.destination) else {
+                return Err(super::Error::Unprepared);
+            };
             let (key, value) = (held.key.as_deref(), held.value.as_deref());
             let header = held.header.as_ref().map(|(name, value)| Header { name, value });
             match topic.produce(key, value, header, held.ticket) {
@@ -469,7 +471,7 @@ fn refusal(link: &Link, transactions: Option<&Transactions>, failure: Failure, l
         (Some(transactions), _) if transaction::is_fenced(failure.code) => {
             settle_fence(link, transactions, failure.code.to_string())
         }
-        (Some(_), _) if !failure.is_the_records_own() => {
+        (Some(_), _) if !failure.is_permanent() => {
             Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }
         }
         (None, Some((code, reason))) => Error::Fatal { code, reason },

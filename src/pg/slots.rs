@@ -1,0 +1,194 @@
+//! Slots: what the server says of one, and the commands that make, copy, free and drop it.
+//!
+//! Each function is one round trip; a replication connection takes SQL by the simple protocol too.
+
+use serde::Deserialize;
+
+use super::conn::{Connection, Kind, Wait};
+use super::error::Error;
+use super::server::json_row;
+use crate::lsn::Lsn;
+use crate::replication::command::{self, SlotOptions, quote_literal};
+
+/// A row of `pg_replication_slots`, as far as this server version has its columns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Slot {
+    /// The slot's name.
+    pub slot_name: String,
+    /// The output plugin; none for a physical slot.
+    pub plugin: Option<String>,
+    /// `logical` or `physical`.
+    pub slot_type: String,
+    /// The database of a logical slot.
+    pub database: Option<String>,
+    /// Whether it ends with its session.
+    pub temporary: bool,
+    /// Whether a process reads it now.
+    pub active: bool,
+    /// That process.
+    pub active_pid: Option<i32>,
+    /// The oldest WAL that the slot keeps.
+    pub restart_lsn: Option<Lsn>,
+    /// What was confirmed.
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// reserved, extended, unreserved or lost.
+    pub wal_status: Option<String>,
+    /// Bytes that may still be written before the slot is in danger (`max_slot_wal_keep_size`).
+    pub safe_wal_size: Option<i64>,
+    /// Whether prepared transactions are decoded at PREPARE.
+    pub two_phase: Option<bool>,
+    /// Why the slot is unusable (17 and later).
+    pub invalidation_reason: Option<String>,
+    /// Whether it conflicted with recovery (16).
+    pub conflicting: Option<bool>,
+    /// Whether it is kept on standbys (17 and later).
+    pub failover: Option<bool>,
+}
+
+impl Slot {
+    /// The confirmed position; 0/0 when there is none.
+    #[must_use]
+    pub fn confirmed(&self) -> Lsn {
+        self.confirmed_flush_lsn.unwrap_or(Lsn::INVALID)
+    }
+
+    /// The oldest WAL that it keeps; 0/0 when there is none.
+    #[must_use]
+    pub fn restart(&self) -> Lsn {
+        self.restart_lsn.unwrap_or(Lsn::INVALID)
+    }
+
+    /// Why the slot can never be read again, if so (rule 21).
+    #[must_use]
+    pub fn lost(&self) -> Option<String> {
+        match (&self.invalidation_reason, self.wal_status.as_deref()) {
+            (Some(reason), _) => Some(format!("invalidation_reason = {reason}")),
+            (None, Some("lost")) => Some("wal_status = lost".to_owned()),
+            _ if self.conflicting == Some(true) => Some("it conflicted with recovery".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The row of `pg_stat_replication` of the process that reads a slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct ReplicationLag {
+    /// The client's `application_name`.
+    pub application_name: Option<String>,
+    /// startup, catchup, streaming, backup or stopping.
+    pub state: Option<String>,
+    /// Time between flush on the server and the client's report of write.
+    pub write_lag: Option<String>,
+    /// The same for flush.
+    pub flush_lag: Option<String>,
+    /// The same for apply.
+    pub replay_lag: Option<String>,
+}
+
+/// The slot's row; none when there is no such slot.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn find(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Result<Option<Slot>, Error> {
+    let name = quote_literal(name);
+    let query = format!("SELECT row_to_json(s) FROM pg_catalog.pg_replication_slots s WHERE slot_name = {name}");
+    json_row(&connection.command("reading pg_replication_slots", &query, wait)?, "reading pg_replication_slots")
+}
+
+/// The statistics of the process that reads a slot; none when nobody does.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn replication_lag(
+    connection: &mut Connection,
+    pid: i32,
+    wait: &mut Wait<'_>,
+) -> Result<Option<ReplicationLag>, Error> {
+    const NAME: &str = "reading pg_stat_replication";
+    let query = format!("SELECT row_to_json(s) FROM pg_catalog.pg_stat_replication s WHERE pid = {pid}");
+    json_row(&connection.command(NAME, &query, wait)?, NAME)
+}
+
+/// Ends the session of a process, as `pg_terminate_backend` does; says whether there was one.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn terminate(connection: &mut Connection, pid: i32, wait: &mut Wait<'_>) -> Result<bool, Error> {
+    let query = format!("SELECT pg_catalog.pg_terminate_backend({pid})");
+    let result = connection.command("pg_terminate_backend", &query, wait)?;
+    Ok(result.value(0, 0) == Some("t"))
+}
+
+/// The transactions that a new slot has to wait for (rule 17): pid, state and age of each, without their queries.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn blocking_transactions(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<Vec<String>, Error> {
+    const QUERY: &str = "SELECT format('pid %s (%s, open for %s s)', pid, state, \
+         extract(epoch FROM clock_timestamp() - xact_start)::bigint) FROM pg_catalog.pg_stat_activity \
+         WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 5";
+    let result = connection.command("reading pg_stat_activity", QUERY, wait)?;
+    Ok((0..result.row_count()).filter_map(|row| result.value(row, 0).map(str::to_owned)).collect())
+}
+
+/// Makes a slot and returns its consistent point: by CREATE_REPLICATION_SLOT, or by SQL on a connection that is none for
+/// replication. Waits for every older transaction.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn create(
+    connection: &mut Connection,
+    name: &str,
+    options: SlotOptions,
+    wait: &mut Wait<'_>,
+) -> Result<Lsn, Error> {
+    const NAME: &str = "CREATE_REPLICATION_SLOT";
+    if connection.kind() != Kind::Replication {
+        return create_by_sql(connection, name, options, wait);
+    }
+    let text = command::create_replication_slot(name, options, connection.server_version());
+    let result = connection.command(NAME, &text, wait)?;
+    result
+        .value(0, 1)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Error::Answer { command: NAME, reason: "no consistent_point".to_owned() })
+}
+
+fn create_by_sql(
+    connection: &mut Connection,
+    name: &str,
+    options: SlotOptions,
+    wait: &mut Wait<'_>,
+) -> Result<Lsn, Error> {
+    const NAME: &str = "pg_create_logical_replication_slot";
+    let temporary = options.temporary;
+    let more = if options.failover { ", false, true" } else { "" };
+    let query = format!("SELECT lsn FROM pg_catalog.{NAME}({}, 'pgoutput', {temporary}{more})", quote_literal(name));
+    let result = connection.command(NAME, &query, wait)?;
+    let lsn = result.value(0, 0).and_then(|text| text.parse().ok());
+    lsn.ok_or_else(|| Error::Answer { command: NAME, reason: "no LSN".to_owned() })
+}
+
+/// Copies a slot to a temporary one of this session, which ends with it.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn copy(connection: &mut Connection, name: &str, copy: &str, wait: &mut Wait<'_>) -> Result<(), Error> {
+    let (name, copy) = (quote_literal(name), quote_literal(copy));
+    let query = format!("SELECT pg_catalog.pg_copy_logical_replication_slot({name}, {copy}, true)");
+    connection.command("pg_copy_logical_replication_slot", &query, wait).map(|_| ())
+}
+
+/// Drops a slot; fails when it is active.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn drop(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Result<(), Error> {
+    let dropped = if connection.kind() == Kind::Replication {
+        connection.command("DROP_REPLICATION_SLOT", &command::drop_replication_slot(name), wait)
+    } else {
+        let query = format!("SELECT pg_catalog.pg_drop_replication_slot({})", quote_literal(name));
+        connection.command("pg_drop_replication_slot", &query, wait)
+    };
+    dropped.map(|_| ())
+}
