@@ -7,6 +7,7 @@ pub mod dumping;
 pub mod error;
 pub mod feed;
 pub mod output;
+mod reading;
 mod reconnect;
 pub mod recorder;
 pub mod report;
@@ -17,29 +18,28 @@ pub mod waiting;
 
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{info, warn};
 use mio::Interest;
 
 pub use self::dumping::{Dumped, Dumping};
 pub use self::error::Error;
 pub use self::feed::{Feed, Received};
 pub use self::output::{Dump, Output};
+use self::reading::Read;
 use self::recorder::Recorder;
 use self::report::Report;
 use self::start::{Known, Source, Started};
 use self::store::{Identity, Store};
 use self::waiting::Waiter;
 use crate::backoff::{Backoff, Policy};
-use crate::clock::unix_now_ns;
-use crate::limits::{CONNECT_TIMEOUT, FINISH_TIMEOUT, MESSAGES_PER_TURN_MAX};
+use crate::limits::{CONNECT_TIMEOUT, FINISH_TIMEOUT};
 use crate::lsn::Lsn;
 use crate::pg::catalog::Catalog;
-use crate::pg::peek::Peeked;
 use crate::pg::{self, Direction};
 use crate::poller::{Poller, Wakeup};
 use crate::positions::Facts;
 use crate::relations::Relation;
-use crate::session::{Sealed, Session, Step};
+use crate::session::Session;
 use crate::signal::StopSignals;
 use crate::sink::{self, Settled, Sink};
 
@@ -61,17 +61,6 @@ enum Stage {
     Draining,
     /// A signal came: deliver what was read until the deadline.
     Stopping { deadline: Option<Instant> },
-}
-
-/// Why reading paused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Read {
-    /// libpq and the socket hold no whole frame.
-    Drained,
-    /// Nothing may be read now; frames may wait inside libpq.
-    Blocked,
-    /// The turn's share is used up.
-    Unfinished,
 }
 
 /// The loop and all that it owns.
@@ -212,130 +201,6 @@ impl Pump {
                 Read::Blocked | Read::Unfinished => {}
             }
         }
-    }
-
-    /// Reads and handles frames while there is room, and no more of them than one turn may take.
-    fn read(&mut self, now: Instant) -> Result<Read, Error> {
-        for _ in 0..MESSAGES_PER_TURN_MAX {
-            if !self.may_read() {
-                self.session.feedback().not_reading(now);
-                return Ok(Read::Blocked);
-            }
-            match self.feed.receive(now)? {
-                None => return Ok(Read::Drained),
-                Some(Received::Frame(frame)) => self.frame(&frame, now)?,
-                Some(Received::Peeked(peeked)) => self.peeked(&peeked, now)?,
-            }
-        }
-        Ok(Read::Unfinished)
-    }
-
-    fn may_read(&self) -> bool {
-        self.stage == Stage::Reading
-            && !self.session.is_done()
-            && self.asking.is_none()
-            && self.session.has_room()
-            && self.output.has_room()
-    }
-
-    fn frame(&mut self, frame: &[u8], now: Instant) -> Result<(), Error> {
-        self.report.frame(frame);
-        let handled = self.handle(frame, now);
-        // A frame that ends the run by a failure is the one that a recording is wanted for.
-        if let (Some(recorder), Ok(true) | Err(_)) = (&mut self.recorder, &handled) {
-            recorder.copy_data(frame)?;
-        }
-        handled.map(drop)
-    }
-
-    fn peeked(&mut self, peeked: &Peeked, now: Instant) -> Result<(), Error> {
-        match peeked {
-            Peeked::Row(row) => {
-                self.report.message(row.lsn()?, row.message()?);
-                let step = self.session.accept_message(row.lsn()?, row.message()?, now, unix_now_ns())?;
-                self.follow(step, now).map(drop)
-            }
-            Peeked::ReadUpTo(lsn) => {
-                self.session.read_up_to(*lsn);
-                Ok(())
-            }
-        }
-    }
-
-    /// Handles one frame. Says whether it belongs to the job, or lies beyond its end.
-    fn handle(&mut self, frame: &[u8], now: Instant) -> Result<bool, Error> {
-        if let Output::Dump(dump) = &mut self.output {
-            let Dump { dumping, lines } = &mut **dump;
-            return Ok(match dumping.frame(&mut self.session, frame, now, lines.buffer())? {
-                Dumped::Nothing => true,
-                Dumped::Relation(relation) => {
-                    self.ask_catalog(relation)?;
-                    true
-                }
-                Dumped::Beyond => false,
-            });
-        }
-        let step = self.session.accept(frame, now, unix_now_ns())?;
-        self.follow(step, now)
-    }
-
-    /// Does what a step says. Says whether it belongs to the job, or lies beyond its end.
-    fn follow(&mut self, step: Step<'_>, now: Instant) -> Result<bool, Error> {
-        let Output::Records(sink) = &mut self.output else { return Ok(true) };
-        match step {
-            Step::Nothing => {}
-            Step::Relation(message) => self.ask_catalog(Relation::from(&message))?,
-            Step::Change(change, ticket) => {
-                let taken = sink.take(&change, ticket, now)?;
-                self.session.emitted(&change, ticket, taken.records, taken.values)?;
-                if change.position.transaction.is_none() {
-                    let lsn = self.session.ring().position(ticket).unwrap_or(Lsn::INVALID);
-                    sink.seal(Sealed { commit_lsn: lsn, end_lsn: lsn, xid: 0 });
-                }
-            }
-            Step::Sealed(sealed) => {
-                debug!(slot = self.report.slot(), xid = sealed.xid, commit_lsn:% = sealed.commit_lsn,
-                    end_lsn:% = sealed.end_lsn; "transaction read");
-                sink.seal(sealed);
-            }
-            Step::Truncate(lsn, relations) => {
-                for relation in relations.iter() {
-                    let (change, ticket) = self.session.truncation(lsn, relation, unix_now_ns())?;
-                    let taken = sink.take(&change, ticket, now)?;
-                    self.session.emitted(&change, ticket, taken.records, taken.values)?;
-                }
-            }
-            Step::Beyond => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    /// Asks the catalog about a relation that was announced; nothing is read until the answer is there.
-    fn ask_catalog(&mut self, relation: Relation) -> Result<(), Error> {
-        let (slot, schema, table) = (self.report.slot(), relation.namespace.as_str(), relation.name.as_str());
-        debug!(slot, schema, table; "relation announced");
-        self.catalog.ask(relation.oid, relation.columns.iter().map(|column| column.type_oid))?;
-        self.asking = Some(relation);
-        Ok(())
-    }
-
-    /// The catalog's answer, once it is there, makes the relation known to the output.
-    fn heed_catalog(&mut self) -> Result<(), Error> {
-        if self.asking.is_none() {
-            return Ok(());
-        }
-        let Some(answer) = self.catalog.poll()? else { return Ok(()) };
-        let Some(relation) = self.asking.take() else { return Ok(()) };
-        if let Some(recorder) = &mut self.recorder {
-            recorder.catalog_answer(&answer)?;
-        }
-        self.poller.disarm(Wakeup::Catalog);
-        let relations = self.session.relations();
-        let index = relations.learn(relation, answer);
-        let (relation, answer) = (relations.relation(index), relations.answer(index));
-        let prepared = self.output.prepare(index, relation, answer)?;
-        self.report.prepared(relation, &prepared);
-        Ok(())
     }
 
     /// The position that Kafka has, once it is known, is judged like any other that was stored.

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::catalog_facts::CatalogAnswer;
+use crate::change::Position;
+use crate::exit_code::ExitCode;
 use crate::relations::Relation;
 
 const RELATION: u32 = 16_384;

@@ -12,10 +12,12 @@ pub mod checkpoint;
 pub mod context;
 pub mod dead_letters;
 pub mod error;
+mod fence;
 pub mod ffi;
 pub mod inquiry;
 pub mod link;
 pub mod producer;
+mod refusals;
 pub mod transaction;
 pub mod transaction_calls;
 pub mod waiting;
@@ -24,26 +26,24 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use log::warn;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use self::availability::Availability;
-use self::checkpoint::Reader;
 use self::context::Failure;
-use self::dead_letters::{DeadLetters, OnError, Refused, is_passable, short_key};
+use self::dead_letters::{DeadLetters, OnError, Refused};
 pub use self::error::Error;
+use self::fence::find_successor;
 use self::ffi::Header;
 use self::link::{Addresses, Flight, Link, record_size};
 use self::producer::Transactional;
 use self::transaction::Transactions;
-use self::transaction_calls::CallError;
+use self::transaction_calls::{CallError, failure, is_fenced};
 use self::waiting::{Held, Release, Waiting};
 use super::{Settled, Taken};
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, RelationIndex, Ticket};
 use crate::encode::{Encoder, Prepared};
 use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX};
-use crate::lsn::Lsn;
 use crate::relations::Relation;
 use crate::session::Sealed;
 
@@ -72,9 +72,6 @@ pub struct TopicTemplate {
     /// Its configuration.
     pub properties: Vec<(String, String)>,
 }
-
-/// How long another instance's start record is looked for after a fence.
-const FENCE_LOOK: Duration = Duration::from_secs(3);
 
 /// The sink.
 pub struct KafkaSink {
@@ -132,7 +129,7 @@ impl KafkaSink {
     pub fn close(&mut self) -> Result<(), Error> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
         let Err(Error::Fenced { reason }) = transactions.close(&mut self.link) else { return Ok(()) };
-        match settle_fence(&self.link, transactions, reason) {
+        match find_successor(&self.link, transactions, reason) {
             fenced @ Error::FencedBy { .. } => Err(fenced),
             _ => Ok(()),
         }
@@ -300,64 +297,13 @@ impl KafkaSink {
         }
     }
 
-    /// A record was refused; `lsn` is that of its transaction's commit. The policy may pass it.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] where it may not, and what else a failed delivery means.
-    pub fn refuse(&mut self, ticket: Ticket, failure: Failure, lsn: Lsn) -> Result<(), Error> {
-        let refused = Refused { lsn, failure };
-        if self.transactions.is_none() || !self.may_pass(&refused.failure) {
-            return self.pass(ticket, refused);
-        }
-        // Kafka gives up the whole transaction: it is repeated without this record.
-        let reason = format!("a record for topic {} is refused: {}", refused.failure.topic, refused.failure.code);
-        if self.dead_letters.remember(refused) { Err(Error::Aborted { reason }) } else { Err(Error::Passed { reason }) }
-    }
-
-    /// How many refused records were passed.
-    #[must_use]
-    pub fn refused_count(&self) -> u64 {
-        self.dead_letters.count()
-    }
-
-    fn may_pass(&self, failure: &Failure) -> bool {
-        let is_letter = matches!(&self.settings.on_error, OnError::DeadLetter { topic } if *topic == failure.topic);
-        self.settings.on_error != OnError::Stop && is_passable(failure.code) && !is_letter
-    }
-
-    /// Leaves a record out, as the policy says: its ticket settles at once, or with the dead letter.
-    fn pass(&mut self, ticket: Ticket, refused: Refused) -> Result<(), Error> {
-        if !self.may_pass(&refused.failure) {
-            return Err(refusal(&self.link, self.transactions.as_ref(), refused.failure, refused.lsn));
-        }
-        self.dead_letters.count_one();
-        let Refused { lsn, failure } = &refused;
-        warn!(lsn:% = lsn, topic = failure.topic.as_str(), value_bytes = failure.value_bytes,
-            records_refused = self.dead_letters.count(), error:% = failure.code; "a record is refused and left out");
-        let OnError::DeadLetter { topic } = &self.settings.on_error else {
-            // In a transaction it settles with the others.
-            if self.transactions.is_none() {
-                self.skipped.push_back(ticket);
-            }
-            return Ok(());
-        };
-        let (key, value) = (short_key(failure), self.dead_letters.render(&refused));
-        let letters = self.link.open_dead_letters(topic)?;
-        if let Err(code) = letters.produce(key, Some(&value), None, ticket) {
-            let failure = Failure { code, topic: topic.clone(), key: None, value_bytes: value.len() };
-            return Err(refusal(&self.link, self.transactions.as_ref(), failure, *lsn));
-        }
-        self.flight.add(record_size(key, Some(&value)));
-        Ok(())
-    }
-
     fn advance_transactions(&mut self, now: Instant) -> Result<(), Error> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
         let is_outage = self.availability.outage().is_some();
         let result = transactions.advance(&self.link, &mut self.waiting, &mut self.flight, is_outage, now);
         self.dead_letters.forget_before(transactions.stored());
         match result {
-            Err(Error::Fenced { reason }) => Err(settle_fence(&self.link, transactions, reason)),
+            Err(Error::Fenced { reason }) => Err(find_successor(&self.link, transactions, reason)),
             result => result,
         }
     }
@@ -405,10 +351,8 @@ impl KafkaSink {
                 let (code, reason) =
                     ffi::fatal_error(self.link.client()).unwrap_or_else(|| (error.code, error.reason.clone()));
                 match &self.transactions {
-                    Some(transactions) if transaction::is_fenced(code) => {
-                        Err(settle_fence(&self.link, transactions, reason))
-                    }
-                    Some(_) => Err(transaction::failure(&CallError { code, reason })),
+                    Some(transactions) if is_fenced(code) => Err(find_successor(&self.link, transactions, reason)),
+                    Some(_) => Err(failure(&CallError { code, reason })),
                     None => Err(Error::Fatal { code, reason }),
                 }
             }
@@ -458,37 +402,6 @@ impl KafkaSink {
             }
         }
         Ok(())
-    }
-}
-
-/// The error that a refusal ends with. In a transaction only what is wrong with the record itself ends the run.
-fn refusal(link: &Link, transactions: Option<&Transactions>, failure: Failure, lsn: Lsn) -> Error {
-    let fatal = ffi::fatal_error(link.client());
-    match (transactions, fatal) {
-        (Some(transactions), Some((code, reason))) if transaction::is_fenced(code) => {
-            settle_fence(link, transactions, reason)
-        }
-        (Some(transactions), _) if transaction::is_fenced(failure.code) => {
-            settle_fence(link, transactions, failure.code.to_string())
-        }
-        (Some(_), _) if !failure.is_permanent() => {
-            Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }
-        }
-        (None, Some((code, reason))) => Error::Fatal { code, reason },
-        _ => Error::Refused { code: failure.code, topic: failure.topic, has_key: failure.key.is_some(), lsn },
-    }
-}
-
-/// Kafka does not say who took the transactional id, nor whether it gave up our transaction by itself: the newest start
-/// record does.
-fn settle_fence(link: &Link, transactions: &Transactions, reason: String) -> Error {
-    let (brokers, properties) = link.addresses();
-    let topic = transactions.settings().topic();
-    let reader = Reader::new(brokers, properties, &topic, transactions.instance());
-    match reader.and_then(|mut reader| reader.wait_for_other(Instant::now() + FENCE_LOOK)) {
-        Ok(Some(other)) => Error::FencedBy { by: other.to_string() },
-        Ok(None) => Error::Aborted { reason: format!("{reason}; no other instance has started since") },
-        Err(error) => error,
     }
 }
 

@@ -12,13 +12,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
-use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::TopicTemplate;
 use super::checkpoint::{self, Checkpoint, Instance, Reader};
 use super::error::Error;
 use super::link::{Flight, Link};
-use super::transaction_calls::{self as calls, CallError, Progress};
+use super::transaction_calls::{self as calls, Progress, failure, is_fenced};
 use super::waiting::Waiting;
 use crate::change::Ticket;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL};
@@ -438,26 +437,4 @@ impl Transactions {
             _ => Some(now),
         }
     }
-}
-
-/// What a call's failure means.
-pub fn failure(error: &CallError) -> Error {
-    let CallError { code, reason } = error.clone();
-    match code {
-        code if is_fenced(code) => Error::Fenced { reason },
-        Code::TransactionalIdAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TopicAuthorizationFailed
-        | Code::InvalidTransactionTimeout
-        | Code::UnsupportedForMessageFormat
-        | Code::UnsupportedVersion => Error::Transactional { code, reason },
-        _ => Error::Aborted { reason: format!("{reason} ({code})") },
-    }
-}
-
-/// Whether the code says that the transactional id belongs to another producer, or that Kafka has given up a transaction
-/// of ours: it does not tell these apart.
-#[must_use]
-pub fn is_fenced(code: Code) -> bool {
-    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
 }

@@ -8,8 +8,9 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use rdkafka::bindings as rd;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::RDKafkaErrorCode as Code;
 
+use super::error::Error;
 use super::ffi::{Native, text};
 
 /// How far a call has come.
@@ -25,7 +26,7 @@ pub enum Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError {
     /// librdkafka's or the broker's code.
-    pub code: RDKafkaErrorCode,
+    pub code: Code,
     /// Their words.
     pub reason: String,
 }
@@ -84,4 +85,26 @@ fn outcome(error: *mut rd::rd_kafka_error_t) -> Result<Progress, CallError> {
     // SAFETY: destroyed once, and not used afterwards.
     unsafe { rd::rd_kafka_error_destroy(error) };
     if is_retriable { Ok(Progress::Pending) } else { Err(CallError { code: code.into(), reason }) }
+}
+
+/// What a call's failure means.
+pub fn failure(error: &CallError) -> Error {
+    let CallError { code, reason } = error.clone();
+    match code {
+        code if is_fenced(code) => Error::Fenced { reason },
+        Code::TransactionalIdAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TopicAuthorizationFailed
+        | Code::InvalidTransactionTimeout
+        | Code::UnsupportedForMessageFormat
+        | Code::UnsupportedVersion => Error::Transactional { code, reason },
+        _ => Error::Aborted { reason: format!("{reason} ({code})") },
+    }
+}
+
+/// Whether the code says that the transactional id belongs to another producer, or that Kafka has given up a transaction
+/// of ours: it does not tell these apart.
+#[must_use]
+pub fn is_fenced(code: Code) -> bool {
+    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
 }

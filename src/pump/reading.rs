@@ -1,0 +1,151 @@
+//! Reading: frames and peeked messages, through the session, to the output; and the catalog's answers that they wait for.
+
+use std::time::Instant;
+
+use log::debug;
+
+use super::{Dump, Dumped, Error, Output, Pump, Received, Stage};
+use crate::clock::unix_now_ns;
+use crate::limits::MESSAGES_PER_TURN_MAX;
+use crate::lsn::Lsn;
+use crate::pg::peek::Peeked;
+use crate::poller::Wakeup;
+use crate::relations::Relation;
+use crate::session::{Sealed, Step};
+
+/// Why reading paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// libpq and the socket hold no whole frame.
+    Drained,
+    /// Nothing may be read now; frames may wait inside libpq.
+    Blocked,
+    /// The turn's share is used up.
+    Unfinished,
+}
+
+impl Pump {
+    /// Reads and handles frames while there is room, and no more of them than one turn may take.
+    pub(super) fn read(&mut self, now: Instant) -> Result<Read, Error> {
+        for _ in 0..MESSAGES_PER_TURN_MAX {
+            if !self.may_read() {
+                self.session.feedback().not_reading(now);
+                return Ok(Read::Blocked);
+            }
+            match self.feed.receive(now)? {
+                None => return Ok(Read::Drained),
+                Some(Received::Frame(frame)) => self.frame(&frame, now)?,
+                Some(Received::Peeked(peeked)) => self.peeked(&peeked, now)?,
+            }
+        }
+        Ok(Read::Unfinished)
+    }
+
+    pub(super) fn may_read(&self) -> bool {
+        self.stage == Stage::Reading
+            && !self.session.is_done()
+            && self.asking.is_none()
+            && self.session.has_room()
+            && self.output.has_room()
+    }
+
+    fn frame(&mut self, frame: &[u8], now: Instant) -> Result<(), Error> {
+        self.report.frame(frame);
+        let handled = self.handle(frame, now);
+        // A frame that ends the run by a failure is the one that a recording is wanted for.
+        if let (Some(recorder), Ok(true) | Err(_)) = (&mut self.recorder, &handled) {
+            recorder.copy_data(frame)?;
+        }
+        handled.map(drop)
+    }
+
+    fn peeked(&mut self, peeked: &Peeked, now: Instant) -> Result<(), Error> {
+        match peeked {
+            Peeked::Row(row) => {
+                self.report.message(row.lsn()?, row.message()?);
+                let step = self.session.accept_message(row.lsn()?, row.message()?, now, unix_now_ns())?;
+                self.follow(step, now).map(drop)
+            }
+            Peeked::ReadUpTo(lsn) => {
+                self.session.read_up_to(*lsn);
+                Ok(())
+            }
+        }
+    }
+
+    /// Handles one frame. Says whether it belongs to the job, or lies beyond its end.
+    fn handle(&mut self, frame: &[u8], now: Instant) -> Result<bool, Error> {
+        if let Output::Dump(dump) = &mut self.output {
+            let Dump { dumping, lines } = &mut **dump;
+            return Ok(match dumping.frame(&mut self.session, frame, now, lines.buffer())? {
+                Dumped::Nothing => true,
+                Dumped::Relation(relation) => {
+                    self.ask_catalog(relation)?;
+                    true
+                }
+                Dumped::Beyond => false,
+            });
+        }
+        let step = self.session.accept(frame, now, unix_now_ns())?;
+        self.follow(step, now)
+    }
+
+    /// Does what a step says. Says whether it belongs to the job, or lies beyond its end.
+    fn follow(&mut self, step: Step<'_>, now: Instant) -> Result<bool, Error> {
+        let Output::Records(sink) = &mut self.output else { return Ok(true) };
+        match step {
+            Step::Nothing => {}
+            Step::Relation(message) => self.ask_catalog(Relation::from(&message))?,
+            Step::Change(change, ticket) => {
+                let taken = sink.take(&change, ticket, now)?;
+                self.session.emitted(&change, ticket, taken.records, taken.values)?;
+                if change.position.transaction.is_none() {
+                    let lsn = self.session.ring().position(ticket).unwrap_or(Lsn::INVALID);
+                    sink.seal(Sealed { commit_lsn: lsn, end_lsn: lsn, xid: 0 });
+                }
+            }
+            Step::Sealed(sealed) => {
+                debug!(slot = self.report.slot(), xid = sealed.xid, commit_lsn:% = sealed.commit_lsn,
+                    end_lsn:% = sealed.end_lsn; "transaction read");
+                sink.seal(sealed);
+            }
+            Step::Truncate(lsn, relations) => {
+                for relation in relations.iter() {
+                    let (change, ticket) = self.session.truncation(lsn, relation, unix_now_ns())?;
+                    let taken = sink.take(&change, ticket, now)?;
+                    self.session.emitted(&change, ticket, taken.records, taken.values)?;
+                }
+            }
+            Step::Beyond => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Asks the catalog about a relation that was announced; nothing is read until the answer is there.
+    fn ask_catalog(&mut self, relation: Relation) -> Result<(), Error> {
+        let (slot, schema, table) = (self.report.slot(), relation.namespace.as_str(), relation.name.as_str());
+        debug!(slot, schema, table; "relation announced");
+        self.catalog.ask(relation.oid, relation.columns.iter().map(|column| column.type_oid))?;
+        self.asking = Some(relation);
+        Ok(())
+    }
+
+    /// The catalog's answer, once it is there, makes the relation known to the output.
+    pub(super) fn heed_catalog(&mut self) -> Result<(), Error> {
+        if self.asking.is_none() {
+            return Ok(());
+        }
+        let Some(answer) = self.catalog.poll()? else { return Ok(()) };
+        let Some(relation) = self.asking.take() else { return Ok(()) };
+        if let Some(recorder) = &mut self.recorder {
+            recorder.catalog_answer(&answer)?;
+        }
+        self.poller.disarm(Wakeup::Catalog);
+        let relations = self.session.relations();
+        let index = relations.learn(relation, answer);
+        let (relation, answer) = (relations.relation(index), relations.answer(index));
+        let prepared = self.output.prepare(index, relation, answer)?;
+        self.report.prepared(relation, &prepared);
+        Ok(())
+    }
+}

@@ -1,0 +1,272 @@
+//! What each message of the output plugin does to the session.
+
+use super::{EnvelopeClock, Error, IDLE_PREFIX, Open, Phase, Sealed, Session, Step, Truncations};
+use crate::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Ticket, Transaction};
+use crate::clock::PgTimestamp;
+use crate::lsn::Lsn;
+use crate::pgoutput::{self, LogicalMessage, Message, OldTuple};
+
+impl Session {
+    pub(super) fn message<'a>(
+        &mut self,
+        lsn: Lsn,
+        message: Message<'a>,
+        processed_unix_ns: i64,
+    ) -> Result<Step<'a>, Error> {
+        match message {
+            Message::Begin(begin) => {
+                let transaction =
+                    Transaction { xid: begin.xid, commit_lsn: begin.final_lsn, commit_time: begin.commit_time };
+                self.begin(lsn, transaction)
+            }
+            Message::Commit(commit) => self.commit(lsn, &commit),
+            Message::Relation(relation) => Ok(Step::Relation(relation)),
+            Message::Insert(insert) => {
+                let operation = Operation::Insert { new: Row::Wire(insert.new) };
+                self.row(lsn, insert.relation, operation, processed_unix_ns)
+            }
+            Message::Update(update) => {
+                let operation = Operation::Update { old: update.old.map(old_row), new: Row::Wire(update.new) };
+                self.row(lsn, update.relation, operation, processed_unix_ns)
+            }
+            Message::Delete(delete) => {
+                let operation = Operation::Delete { old: old_row(delete.old) };
+                self.row(lsn, delete.relation, operation, processed_unix_ns)
+            }
+            Message::Truncate(truncate) => {
+                if self.is_passing() {
+                    return Ok(Step::Nothing);
+                }
+                self.open(lsn, "Truncate")?;
+                Ok(match self.truncations {
+                    Truncations::Emit => Step::Truncate(lsn, truncate.relations),
+                    Truncations::Skip => Step::Nothing,
+                })
+            }
+            Message::Logical(message) => self.logical(lsn, &message, processed_unix_ns),
+            Message::Origin(_) | Message::Type(_) => Ok(Step::Nothing),
+            _ => Err(order(lsn, "a message of streamed or two-phase transactions, which were not asked for")),
+        }
+    }
+
+    fn begin<'a>(&mut self, lsn: Lsn, transaction: Transaction) -> Result<Step<'a>, Error> {
+        match self.phase {
+            Phase::Transaction(_) | Phase::Passing { .. } => return Err(order(lsn, "Begin inside a transaction")),
+            Phase::Done => return Ok(Step::Beyond),
+            Phase::Between => {}
+        }
+        if self.goal.is_beyond(transaction.commit_lsn) {
+            self.phase = Phase::Done;
+            return Ok(Step::Beyond);
+        }
+        if transaction.commit_lsn < self.delivered_before {
+            self.phase = Phase::Passing { commit_lsn: transaction.commit_lsn };
+            return Ok(Step::Nothing);
+        }
+        self.sequence += 1;
+        let sequence = self.sequence;
+        self.phase = Phase::Transaction(Open { transaction, ticket: None, total_order: 1, message_order: 1, sequence });
+        Ok(Step::Nothing)
+    }
+
+    fn commit<'a>(&mut self, lsn: Lsn, commit: &pgoutput::Commit) -> Result<Step<'a>, Error> {
+        let (begun, open) = match self.phase {
+            Phase::Passing { commit_lsn } => (commit_lsn, None),
+            _ => self.open(lsn, "Commit").map(|open| (open.transaction.commit_lsn, Some(*open)))?,
+        };
+        if begun != commit.commit_lsn {
+            return Err(order(lsn, &format!("Commit at {} of the transaction begun for {begun}", commit.commit_lsn)));
+        }
+        self.feedback.heard_position(commit.end_lsn);
+        self.phase = Phase::Between;
+        self.last_commit_time = commit.commit_time;
+        self.counters.transactions += u64::from(open.is_some());
+        let step = match open.and_then(|open| open.ticket.map(|ticket| (ticket, open.transaction.xid))) {
+            Some((ticket, xid)) => {
+                self.ring.seal(ticket, commit.end_lsn)?;
+                self.advance();
+                Step::Sealed(Sealed { commit_lsn: commit.commit_lsn, end_lsn: commit.end_lsn, xid })
+            }
+            // A transaction without records moves the position, but not past one that is pending (rule 4).
+            None => {
+                self.confirm_after_all(commit.end_lsn);
+                Step::Nothing
+            }
+        };
+        self.reach(commit.end_lsn);
+        Ok(step)
+    }
+
+    fn row<'a>(
+        &mut self,
+        lsn: Lsn,
+        relation: u32,
+        operation: Operation<'a>,
+        processed_unix_ns: i64,
+    ) -> Result<Step<'a>, Error> {
+        if self.is_passing() {
+            return Ok(Step::Nothing);
+        }
+        let index = self.known(lsn, relation)?;
+        let (position, ticket) = self.position(lsn, index, processed_unix_ns)?;
+        self.counters.changes += 1;
+        Ok(Step::Change(Change { relation: Some(index), operation, position }, ticket))
+    }
+
+    /// The change that a Truncate is for one of its relations.
+    ///
+    /// # Errors
+    /// [`Error::Order`] for a relation that was never announced.
+    pub fn truncation(
+        &mut self,
+        lsn: Lsn,
+        relation: u32,
+        processed_unix_ns: i64,
+    ) -> Result<(Change<'static>, Ticket), Error> {
+        let index = self.known(lsn, relation)?;
+        let (position, ticket) = self.position(lsn, index, processed_unix_ns)?;
+        self.counters.changes += 1;
+        Ok((Change { relation: Some(index), operation: Operation::Truncate, position }, ticket))
+    }
+
+    fn logical<'a>(
+        &mut self,
+        lsn: Lsn,
+        message: &LogicalMessage<'a>,
+        processed_unix_ns: i64,
+    ) -> Result<Step<'a>, Error> {
+        let operation = Operation::Message {
+            transactional: message.transactional,
+            prefix: message.prefix,
+            content: message.content,
+        };
+        if matches!(self.phase, Phase::Done) {
+            return Ok(Step::Beyond);
+        }
+        let passed = if message.transactional { self.is_passing() } else { lsn <= self.delivered_before };
+        if passed {
+            return Ok(Step::Nothing);
+        }
+        // One that a polling walcat wrote to have a position at a record's end.
+        if !message.transactional && message.prefix == IDLE_PREFIX {
+            self.confirm_after_all(lsn);
+            self.reach(lsn);
+            return Ok(Step::Nothing);
+        }
+        self.counters.changes += 1;
+        if message.transactional {
+            let open = *self.open(lsn, "a transactional message")?;
+            let ticket = self.ticket(lsn)?;
+            let position = Position {
+                lsn: message.lsn,
+                transaction: Some(open.transaction),
+                commit_time: open.transaction.commit_time,
+                total_order: open.total_order,
+                data_collection_order: open.message_order,
+                processed_unix_ns: self.envelope_clock(open.transaction.commit_time, processed_unix_ns),
+            };
+            return Ok(Step::Change(Change { relation: None, operation, position }, ticket));
+        }
+        if self.goal.is_beyond(lsn) {
+            self.phase = Phase::Done;
+            return Ok(Step::Beyond);
+        }
+        // A unit of confirmation of its own, confirmed by its start: it comes again unless something after it is.
+        let ticket = self.ring.open(lsn).ok_or_else(|| order(lsn, "the ring is full"))?;
+        self.ring.seal(ticket, lsn)?;
+        let position = Position {
+            lsn: message.lsn,
+            transaction: None,
+            commit_time: self.last_commit_time,
+            total_order: 1,
+            data_collection_order: 1,
+            processed_unix_ns: self.envelope_clock(self.last_commit_time, processed_unix_ns),
+        };
+        Ok(Step::Change(Change { relation: None, operation, position }, ticket))
+    }
+
+    /// The sink has taken the change as this many records, of which `values` have a value.
+    ///
+    /// # Errors
+    /// [`Error::Ticket`] when the ticket is not in flight.
+    pub fn emitted(&mut self, change: &Change<'_>, ticket: Ticket, records: u32, values: u64) -> Result<(), Error> {
+        self.ring.add(ticket, records)?;
+        self.counters.records += u64::from(records);
+        if let (Phase::Transaction(open), Some(_)) = (&mut self.phase, change.position.transaction) {
+            open.total_order += values;
+            match change.relation {
+                Some(index) => self.relations.consume_order(index, open.sequence, values),
+                None => open.message_order += values,
+            }
+        }
+        Ok(())
+    }
+
+    fn known(&mut self, lsn: Lsn, relation: u32) -> Result<RelationIndex, Error> {
+        let unknown = || order(lsn, &format!("a row of the relation with OID {relation}, which it has not announced"));
+        self.relations.index_of(relation).ok_or_else(unknown)
+    }
+
+    fn position(
+        &mut self,
+        lsn: Lsn,
+        index: RelationIndex,
+        processed_unix_ns: i64,
+    ) -> Result<(Position, Ticket), Error> {
+        let open = *self.open(lsn, "a row")?;
+        let ticket = self.ticket(lsn)?;
+        let position = Position {
+            lsn,
+            transaction: Some(open.transaction),
+            commit_time: open.transaction.commit_time,
+            total_order: open.total_order,
+            data_collection_order: self.relations.next_order(index, open.sequence),
+            processed_unix_ns: self.envelope_clock(open.transaction.commit_time, processed_unix_ns),
+        };
+        Ok((position, ticket))
+    }
+
+    /// The open transaction's entry, made now when this is its first record.
+    fn ticket(&mut self, lsn: Lsn) -> Result<Ticket, Error> {
+        let Phase::Transaction(open) = &mut self.phase else {
+            return Err(order(lsn, "a change outside a transaction"));
+        };
+        if let Some(ticket) = open.ticket {
+            return Ok(ticket);
+        }
+        let ticket = self.ring.open(open.transaction.commit_lsn).ok_or_else(|| order(lsn, "the ring is full"))?;
+        open.ticket = Some(ticket);
+        Ok(ticket)
+    }
+
+    fn is_passing(&self) -> bool {
+        matches!(self.phase, Phase::Passing { .. })
+    }
+
+    fn open(&mut self, lsn: Lsn, what: &str) -> Result<&mut Open, Error> {
+        match &mut self.phase {
+            Phase::Transaction(open) => Ok(open),
+            Phase::Between | Phase::Passing { .. } | Phase::Done => {
+                Err(order(lsn, &format!("{what} outside a transaction")))
+            }
+        }
+    }
+
+    fn envelope_clock(&self, commit_time: PgTimestamp, processed_unix_ns: i64) -> i64 {
+        match self.clock {
+            EnvelopeClock::Processing => processed_unix_ns,
+            EnvelopeClock::Commit => commit_time.unix_us().saturating_mul(1_000),
+        }
+    }
+}
+
+fn old_row(old: OldTuple<'_>) -> OldRow<'_> {
+    match old {
+        OldTuple::Key(tuple) => OldRow::Key(Row::Wire(tuple)),
+        OldTuple::Full(tuple) => OldRow::Full(Row::Wire(tuple)),
+    }
+}
+
+fn order(lsn: Lsn, reason: &str) -> Error {
+    Error::Order { lsn, reason: reason.to_owned() }
+}
