@@ -269,9 +269,11 @@ impl Pump {
     /// Whether all that was read is delivered, as far as it will be.
     fn is_over(&mut self, now: Instant) -> bool {
         let drained = self.output.is_drained();
+        // A job that has nothing to read is not done before the checkpoint has been compared with the slot.
+        let has_begun = self.output.transactions().is_none_or(|transactions| transactions.has_begun());
         match self.stage {
             Stage::Reading => false,
-            Stage::Draining => drained && self.session.is_settled() && self.session.feedback().is_stored(),
+            Stage::Draining => drained && has_begun && self.session.is_settled() && self.session.feedback().is_stored(),
             Stage::Stopping { deadline } => drained || deadline.is_some_and(|deadline| now >= deadline),
         }
     }

@@ -156,7 +156,9 @@ fn an_instance_that_waited_for_the_slot_under_load_goes_on_when_it_is_free() {
     let later = format!("SELECT pg_current_wal_lsn() > '{before}'::pg_lsn + 100000");
     eventually("the first one is well past where the second one came", 30, || world.sql(&later) == "t");
     confirmed_all(&world, 30);
-    first.terminate().expect_code(0);
+    // 75 where Kafka gave up a transaction and the first one, beginning anew, found the slot taken by the second.
+    let ended = first.terminate();
+    assert!(matches!(ended.code, Some(0 | 75)), "{:?}: {}", ended.code, ended.log);
     second.wait_for_log("checkpoint read");
     writers.stop();
     confirmed_all(&world, 30);

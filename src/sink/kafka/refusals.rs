@@ -1,13 +1,14 @@
 //! What becomes of a record that is refused: the end of the run, or, where the policy says so, a dead letter or nothing.
 
 use log::warn;
+use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::context::Failure;
 use super::dead_letters::{OnError, Refused, is_passable, short_key};
 use super::fence::find_successor;
 use super::link::{Link, record_size};
 use super::transaction::Transactions;
-use super::transaction_calls::is_fenced;
+use super::transaction_calls::{self as calls, is_fenced};
 use super::{Error, KafkaSink, ffi};
 use crate::change::Ticket;
 use crate::lsn::Lsn;
@@ -72,6 +73,14 @@ fn refusal(link: &Link, transactions: Option<&Transactions>, failure: Failure, l
         (Some(transactions), Some((code, reason))) if is_fenced(code) => find_successor(link, transactions, reason),
         (Some(transactions), _) if is_fenced(failure.code) => {
             find_successor(link, transactions, failure.code.to_string())
+        }
+        // The transaction had failed before: that failure is the one to tell.
+        (Some(transactions), _) if failure.code == Code::State => {
+            match calls::failed_already(link.client()).map(|cause| calls::failure(&cause)) {
+                Some(Error::Fenced { reason }) => find_successor(link, transactions, reason),
+                Some(error) => error,
+                None => Error::Aborted { reason: "it takes no more records".to_owned() },
+            }
         }
         (Some(_), _) if !failure.is_permanent() => {
             Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }

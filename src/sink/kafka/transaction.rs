@@ -243,6 +243,12 @@ impl Transactions {
         Some(ticket)
     }
 
+    /// Whether it is known, and judged, what was delivered before.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        !matches!(self.stage, Stage::Initializing | Stage::Announcing { .. } | Stage::Reading(_) | Stage::Found(_))
+    }
+
     /// Whether nothing is left to be committed, but for a PostgreSQL transaction that is not whole.
     #[must_use]
     pub fn is_drained(&self) -> bool {

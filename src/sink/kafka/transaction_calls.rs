@@ -49,6 +49,12 @@ pub fn begin(client: Native) -> Result<(), CallError> {
     outcome(unsafe { rd::rd_kafka_begin_transaction(client.raw()) }).map(drop)
 }
 
+/// Why the open transaction has failed, if it has: librdkafka answers with it to a call that is not valid meanwhile.
+#[must_use]
+pub fn failed_already(client: Native) -> Option<CallError> {
+    begin(client).err()
+}
+
 /// Commits the transaction, of which every record has been delivered.
 ///
 /// # Errors
