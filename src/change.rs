@@ -74,7 +74,7 @@ pub enum Operation<'a> {
 /// The row before the change, as far as the replica identity keeps it.
 #[derive(Clone, Copy, Debug)]
 pub enum OldRow<'a> {
-    /// Only the columns of the replica identity; the others are sent as null without being null (rule 31).
+    /// Only the columns of the replica identity; the others are sent as null without being null.
     Key(Row<'a>),
     /// The whole row (REPLICA IDENTITY FULL).
     Full(Row<'a>),

@@ -82,7 +82,7 @@ pub fn wal_level(level: &str) -> Verdict {
     }
 }
 
-/// The server's encoding: SQL_ASCII promises nothing about the bytes of a text (rule 33).
+/// The server's encoding: SQL_ASCII promises nothing about the bytes of a text.
 #[must_use]
 pub fn server_encoding(encoding: &str) -> Verdict {
     match encoding {
@@ -144,7 +144,7 @@ pub fn table_count(count: usize) -> Verdict {
     Verdict::ok(format!("published tables: {count}"))
 }
 
-/// A published table's replica identity: without one, UPDATE and DELETE fail in the application (rule 27).
+/// A published table's replica identity: without one, UPDATE and DELETE fail in the application.
 #[must_use]
 pub fn replica_identity(
     schema: &str,

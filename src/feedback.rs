@@ -1,7 +1,7 @@
 //! Which LSN may be confirmed to PostgreSQL, and when the next status update is due.
 //!
 //! Deterministic: time comes in as an [`Instant`]. Keeps invariant 1 together with `ring`: the confirmed LSN never goes
-//! back and never passes what was received (rules 1, 6, 7).
+//! back and never passes what was received.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub enum Confirming {
     /// Once it is delivered and in a store, by [`Feedback::confirm`]: store first, confirm second.
     Stored,
     /// A dump or a recording: flush stays 0/0, so the slot does not move; write says what was received, so that a
-    /// server can shut down (rule 39).
+    /// server can shut down.
     Never,
 }
 

@@ -1,8 +1,8 @@
 //! Which position a stream may start from: what the server, the slot and a store say of it, and whether they agree.
 //!
 //! Pure: facts in, a verdict out. A position is always stored before it is confirmed, so a slot ahead of the store was
-//! moved by somebody else (rule 8); a store ahead of the server's WAL knows of changes that this server does not have
-//! (rule 7).
+//! moved by somebody else; a store ahead of the server's WAL knows of changes that this server does not have
+//!.
 
 use serde::{Deserialize, Serialize};
 

@@ -83,7 +83,7 @@ impl CollectionCount {
 #[derive(Debug, Default)]
 pub struct Relations {
     known: Vec<Known>,
-    /// Counts connections: only what the present one has announced is known to the stream (rule 24).
+    /// Counts connections: only what the present one has announced is known to the stream.
     connection: u32,
     by_oid: HashMap<u32, RelationIndex>,
     /// Rows come in runs of one table: the last look-up answers most of them.

@@ -136,7 +136,7 @@ pub struct OutputOptions {
     record: Option<String>,
     /// What becomes of a TRUNCATE: emit or skip [default: emit]
     ///
-    /// Its record has no key, so a compacted topic refuses it: skip it there.
+    /// Its record has no key, so for a compacted topic it is left out, with one warning.
     #[arg(long, value_name = "POLICY")]
     truncate: Option<String>,
     /// A record that Kafka refuses for good: stop, skip or dead-letter [default: stop]

@@ -1,6 +1,6 @@
 //! Dates and times: PostgreSQL's ISO text to ISO 8601, as far as that goes.
 //!
-//! The session pins DateStyle and TimeZone (rule 30). What has no place in ISO 8601 (`infinity`, BC, years past 9999,
+//! The session pins DateStyle and TimeZone. What has no place in ISO 8601 (`infinity`, BC, years past 9999,
 //! offsets with seconds, 24:00:00 with an offset) stays PostgreSQL's own text, which reads back to the same value.
 
 /// Appends a timestamp: `2024-03-01 10:34:56.789` as `2024-03-01T10:34:56.789`; `text` is ASCII or left as it is.

@@ -57,7 +57,7 @@ impl fmt::Display for Place {
 /// Why a change cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// The server sent bytes that are no text: a database in SQL_ASCII does (rule 33).
+    /// The server sent bytes that are no text: a database in SQL_ASCII does.
     #[error("cannot encode {0}: the value is not valid UTF-8")]
     NotUtf8(Box<Place>),
     /// A key column came without a value.

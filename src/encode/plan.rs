@@ -96,7 +96,7 @@ impl Plan {
     /// Appends a row as a JSON object and notes where the key's values are.
     ///
     /// A TOASTed value that was not sent is taken from `old` where it is there: under FULL it is, and a null in its
-    /// place is none (rule 31). An error comes with the column that it is about.
+    /// place is none. An error comes with the column that it is about.
     pub(super) fn push_row(
         &self,
         out: &mut Vec<u8>,

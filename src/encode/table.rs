@@ -3,7 +3,7 @@
 //! | operation | records |
 //! |---|---|
 //! | insert | c |
-//! | update | u; when the key changed d, tombstone, c, each naming the other key in a header (rule 25) |
+//! | update | u; when the key changed d, tombstone, c, each naming the other key in a header |
 //! | delete | d, and a tombstone where the table has a key |
 //! | truncate | t |
 

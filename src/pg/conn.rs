@@ -1,6 +1,6 @@
 //! A connection: how it is made, which settings it pins, and commands on it while the caller decides how to wait.
 //!
-//! A replication connection takes the simple protocol only (rule 19), so commands are text; the callers quote what
+//! A replication connection takes the simple protocol only, so commands are text; the callers quote what
 //! goes into them with [`quote_literal`].
 
 use std::ffi::CString;
@@ -35,7 +35,7 @@ pub enum Direction {
 /// user asked to stop.
 pub type Wait<'w> = dyn FnMut(RawFd, Direction) -> Result<(), Error> + 'w;
 
-/// The settings that pin what the server sends (rule 30), and that keep it from ending the session (rule 16). Sent as
+/// The settings that pin what the server sends, and that keep it from ending the session. Sent as
 /// SET commands, not as startup options: those would replace options that the user's own conninfo or service file has.
 const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET \"DateStyle\" = 'ISO'; \
      SET \"IntervalStyle\" = 'postgres'; SET \"TimeZone\" = 'UTC'; SET extra_float_digits = 3; \
@@ -46,7 +46,7 @@ const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET \"DateStyle\" 
 /// What came with PostgreSQL 14: an older server is refused later, in words of ours.
 const SESSION_SETTINGS_14: &str = "SET idle_session_timeout = 0";
 
-/// What libpq is told unless the conninfo says otherwise: find a dead peer within some 30 s (rule 14).
+/// What libpq is told unless the conninfo says otherwise: find a dead peer within some 30 s.
 const SOCKET_DEFAULTS: [(&str, &str); 5] = [
     ("fallback_application_name", "walcat"),
     ("keepalives_idle", "15"),

@@ -193,7 +193,7 @@ impl Handle {
     }
 
     /// Sends a query with text parameters (PQsendQueryParams). Not for a replication connection, which takes only the
-    /// simple protocol (rule 19).
+    /// simple protocol.
     pub fn send_query_params(&mut self, command: &CStr, parameters: &[&CStr]) -> bool {
         let values: Vec<*const c_char> = parameters.iter().map(|value| value.as_ptr()).collect();
         let count = c_int::try_from(values.len()).unwrap_or(c_int::MAX);

@@ -2,7 +2,7 @@
 //!
 //! A round is a transaction of its own (so that a pooler in transaction mode may lie between): what is flushed, then the
 //! peek, in single-row mode and binary format. When all of it is delivered, `pg_replication_slot_advance` moves the slot
-//! to the last row's LSN, which for a commit is its end LSN (rule 37). The `get` variant would move the slot before
+//! to the last row's LSN, which for a commit is its end LSN. The `get` variant would move the slot before
 //! anything is delivered. Nothing else moves the slot but a message of walcat's own, so that it never stands inside a
 //! record: the server takes any LSN verbatim, and would skip a transaction whose commit record straddles it.
 //!
@@ -23,7 +23,7 @@ use crate::session::IDLE_PREFIX;
 const PEEK: &str = "pg_logical_slot_peek_binary_changes";
 const ADVANCE: &str = "pg_replication_slot_advance";
 
-/// The settings that pin what the server sends (rule 30) and that keep it from ending the round (rule 16), for one
+/// The settings that pin what the server sends and that keep it from ending the round, for one
 /// transaction: a pooler refuses startup options, and hands the session to others. Then what is flushed.
 const BEGIN: &str = "BEGIN; SET LOCAL client_encoding = 'UTF8'; SET LOCAL \"DateStyle\" = 'ISO'; \
      SET LOCAL \"IntervalStyle\" = 'postgres'; SET LOCAL \"TimeZone\" = 'UTC'; SET LOCAL extra_float_digits = 3; \

@@ -47,7 +47,7 @@ pub struct ServerFacts {
     pub role_may_replicate: bool,
     /// Whether this is a standby.
     pub is_standby: bool,
-    /// The WAL position: written on a primary, replayed on a standby (rule 23).
+    /// The WAL position: written on a primary, replayed on a standby.
     pub wal_lsn: Option<String>,
     /// `wal_sender_timeout` in milliseconds.
     pub wal_sender_timeout_ms: i64,

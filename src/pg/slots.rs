@@ -58,7 +58,7 @@ impl Slot {
         self.restart_lsn.unwrap_or(Lsn::INVALID)
     }
 
-    /// Why the slot can never be read again, if so (rule 21).
+    /// Why the slot can never be read again, if so.
     #[must_use]
     pub fn lost(&self) -> Option<String> {
         match (&self.invalidation_reason, self.wal_status.as_deref()) {
@@ -119,7 +119,7 @@ pub fn terminate(connection: &mut Connection, pid: i32, wait: &mut Wait<'_>) -> 
     Ok(result.value(0, 0) == Some("t"))
 }
 
-/// The transactions that a new slot has to wait for (rule 17): pid, state and age of each, without their queries.
+/// The transactions that a new slot has to wait for: pid, state and age of each, without their queries.
 ///
 /// # Errors
 /// Those of [`Connection::command`].

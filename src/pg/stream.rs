@@ -51,7 +51,7 @@ impl Stream {
     /// # Errors
     /// [`Error::Lost`], or the server's error when it ended the stream with one.
     pub fn receive(&mut self) -> Result<Option<CopyData>, Error> {
-        // Bytes inside OpenSSL raise no readiness: one more round after the first that yields nothing (rule 15).
+        // Bytes inside OpenSSL raise no readiness: one more round after the first that yields nothing.
         for _ in 0..3 {
             match self.connection.handle.copy_data() {
                 CopyPoll::Data(data) => return Ok(Some(data)),
@@ -89,7 +89,7 @@ impl Stream {
     }
 
     /// Ends the copy: CopyDone, then reads until the server has ended it too, so that the last status update is known
-    /// to be processed and a late error is not lost (rule 11).
+    /// to be processed and a late error is not lost.
     ///
     /// # Errors
     /// The server's error, [`Error::Lost`], and what `wait` returns.

@@ -47,7 +47,7 @@ pub enum DecodeError {
         /// Its value.
         value: i32,
     },
-    /// A name is not valid UTF-8, though the connection asked for it (rule 30).
+    /// A name is not valid UTF-8, though the connection asked for it.
     #[error("{reading} is not valid UTF-8: at byte {offset}")]
     NotUtf8 {
         /// The field that was being read.

@@ -56,7 +56,7 @@ pub struct Commit {
     pub flags: u8,
     /// The LSN of the commit record.
     pub commit_lsn: Lsn,
-    /// The LSN just past the commit record: the one to confirm (rule 2).
+    /// The LSN just past the commit record: the one to confirm.
     pub end_lsn: Lsn,
     /// When it was committed.
     pub commit_time: PgTimestamp,
@@ -201,7 +201,7 @@ pub struct LogicalMessage<'a> {
     /// The flags as they came; bits other than the first are not in use so far.
     pub flags: u8,
     /// Whether it is part of a transaction; if not, it stands alone, perhaps before the Begin of a transaction with a
-    /// lower LSN (rule 6).
+    /// lower LSN.
     pub transactional: bool,
     /// Where the message is in the WAL.
     pub lsn: Lsn,

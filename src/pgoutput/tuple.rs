@@ -17,7 +17,7 @@ use super::reader::Reader;
 pub enum Cell<'a> {
     /// SQL NULL; in an old key tuple also every column outside the key.
     Null,
-    /// A TOASTed value that the change did not touch and the server did not send (rule 31).
+    /// A TOASTed value that the change did not touch and the server did not send.
     UnchangedToast,
     /// The type's text output.
     Text(&'a [u8]),
@@ -76,7 +76,7 @@ impl<'a> Tuple<'a> {
 /// The row before the change, as far as the replica identity keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OldTuple<'a> {
-    /// `K`: the columns of the replica identity; all others are null without being so (rule 31).
+    /// `K`: the columns of the replica identity; all others are null without being so.
     Key(Tuple<'a>),
     /// `O`: the whole row (REPLICA IDENTITY FULL).
     Full(Tuple<'a>),

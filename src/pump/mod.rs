@@ -344,7 +344,7 @@ impl Pump {
         others.into_iter().flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
 
-    /// Ends the stream in order: a last status update, CopyDone, and the server's own end (rule 11).
+    /// Ends the stream in order: a last status update, CopyDone, and the server's own end.
     fn finish(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         self.store(now)?;

@@ -69,7 +69,7 @@ impl Pump {
             store: "what was read before the connection was lost".to_owned(),
         });
         let source = Source {
-            // A slot that is missing now was dropped: a new one would be a gap (rule 21).
+            // A slot that is missing now was dropped: a new one would be a gap.
             slot_mode: SlotMode::Existing,
             startpos: None,
             connect_for: Some(Duration::ZERO),

@@ -1,6 +1,6 @@
 //! Which slot is read, and what is done when it is not there or another process holds it.
 //!
-//! A slot is never made anew by itself: one that is missing was dropped, and what was between is a gap (rule 21).
+//! A slot is never made anew by itself: one that is missing was dropped, and what was between is a gap.
 
 use std::time::{Duration, Instant};
 
@@ -164,7 +164,7 @@ fn create(
     Ok((source.slot.clone(), lsn))
 }
 
-/// Creates a slot, and says what it waits for while it does (rule 17).
+/// Creates a slot, and says what it waits for while it does.
 ///
 /// # Errors
 /// [`Error::Setup`] when wal_level is not logical, and [`Error::Postgres`].
@@ -197,7 +197,7 @@ pub fn create_slot(
     Ok(lsn)
 }
 
-/// The server can have standbys keep a copy of the slot, where that is asked for (rule 22).
+/// The server can have standbys keep a copy of the slot, where that is asked for.
 fn check_failover(options: SlotOptions, server_version: i32) -> Result<(), Error> {
     if !options.failover || server_version >= FAILOVER_SINCE {
         return Ok(());

@@ -1,7 +1,7 @@
 //! From a connection string to a running stream: connect, look before anything is started, and START_REPLICATION.
 //!
 //! Looks first, because the server reports some mistakes late or never: a publication that is missing when the WAL is
-//! decoded stops the stream for ever (rule 20), and a start position below the slot's is moved in silence (rule 8).
+//! decoded stops the stream for ever, and a start position below the slot's is moved in silence.
 
 use std::time::{Duration, Instant};
 
@@ -233,7 +233,7 @@ fn connect(source: &Source, waiter: &mut Waiter<'_>) -> Result<Connection, Error
     }
 }
 
-/// The publications exist (rule 20).
+/// The publications exist.
 ///
 /// # Errors
 /// [`Error::Setup`] for the first that does not.

@@ -16,7 +16,7 @@ pub const FAILOVER_SINCE: i32 = 170_000;
 pub struct SlotOptions {
     /// It ends with the session.
     pub temporary: bool,
-    /// Standbys keep a copy of it (rule 22). Left out before version 17, which does not know it, and for a temporary
+    /// Standbys keep a copy of it. Left out before version 17, which does not know it, and for a temporary
     /// slot, which cannot have it.
     pub failover: bool,
 }
@@ -58,7 +58,7 @@ pub fn drop_replication_slot(name: &str) -> String {
     format!("DROP_REPLICATION_SLOT {}", quote_identifier(name))
 }
 
-/// `START_REPLICATION` with pgoutput's protocol version 1: transactions come whole, after their commit (rule 35).
+/// `START_REPLICATION` with pgoutput's protocol version 1: transactions come whole, after their commit.
 #[must_use]
 pub fn start_replication(start: &StartReplication<'_>) -> String {
     let StartReplication { slot, lsn, publications } = start;

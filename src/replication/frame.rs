@@ -5,7 +5,7 @@
 //! keepalive = 'k' Int64 wal_end, Int64 sent_at, Byte reply_requested
 //! ```
 //!
-//! Payload bytes are not WAL bytes: `start` plus the payload's length is no position (rule 1).
+//! Payload bytes are not WAL bytes: `start` plus the payload's length is no position.
 
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
@@ -26,7 +26,7 @@ pub enum Frame<'a> {
     },
     /// A sign of life.
     Keepalive {
-        /// The last sent position: with nothing in flight all before it is done with (rule 9).
+        /// The last sent position: with nothing in flight all before it is done with.
         wal_end: Lsn,
         /// The server's clock when it was sent.
         sent_at: PgTimestamp,

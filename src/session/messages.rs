@@ -87,7 +87,7 @@ impl Session {
                 self.advance();
                 Step::Sealed(Sealed { commit_lsn: commit.commit_lsn, end_lsn: commit.end_lsn, xid })
             }
-            // A transaction without records moves the position, but not past one that is pending (rule 4).
+            // A transaction without records moves the position, but not past one that is pending.
             None => {
                 self.confirm_after_all(commit.end_lsn);
                 Step::Nothing

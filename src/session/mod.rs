@@ -178,7 +178,7 @@ impl Session {
                     self.feedback.reply_requested();
                 }
                 if matches!(self.phase, Phase::Between) {
-                    // The last sent position holds no change that is not in the ring (rule 9).
+                    // The last sent position holds no change that is not in the ring.
                     self.confirm_after_all(wal_end);
                     self.reach(wal_end);
                 }

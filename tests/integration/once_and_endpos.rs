@@ -1,4 +1,4 @@
-//! Where a stream ends and begins again: `--once`, `--endpos`, `--startpos`, and the losses of rule 1.
+//! Where a stream ends and begins again: `--once`, `--endpos`, `--startpos`, and commits that stand side by side.
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ fn once_on_a_busy_server_brings_all_that_was_committed_before_it_began_and_ends(
         }
     });
     once(&world);
-    assert_eq!(once(&world), [] as [i64; 0], "a clean end leaves nothing to repeat (rule 2)");
+    assert_eq!(once(&world), [] as [i64; 0], "a clean end leaves nothing to repeat");
 }
 
 #[test]

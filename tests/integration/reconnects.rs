@@ -105,7 +105,7 @@ fn the_state_file_spares_the_repeats_of_a_server_that_forgot_what_was_confirmed(
     assert!(std::fs::read_to_string(&state).expect("state").contains(&confirmed), "stored before confirmed");
     pg.stop("immediate");
     pg.restart();
-    assert_ne!(world.confirmed(), confirmed, "the server was to forget (rule 10)");
+    assert_ne!(world.confirmed(), confirmed, "the server was to forget");
     world.sql("INSERT INTO t VALUES (5001)");
     world.stream_to_kafka().with(&["--config", &config, "--once"]).run().expect_code(0);
     assert_eq!(kafka::read(&world.kafka.brokers, &world.topic("t")).len(), 5_001);

@@ -211,7 +211,7 @@ impl Drop for Queue {
 pub struct Wake(File);
 
 impl Wake {
-    /// A descriptor that does not block (rule 18).
+    /// A descriptor that does not block.
     ///
     /// # Errors
     /// When the operating system has no descriptor left.
