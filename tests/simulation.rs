@@ -143,7 +143,7 @@ fn logical(lsn: u64) -> Vec<u8> {
     message
 }
 
-/// What a walsender sends to a client that starts at `confirmed` (rule 1: it skips what is committed before).
+/// What a walsender sends to a client that starts at `confirmed` (it skips what is committed before).
 fn stream(log: &[Unit], confirmed: u64, random: &mut Random) -> VecDeque<Vec<u8>> {
     let mut frames = VecDeque::from([keepalive(confirmed, false), xlogdata(0, &relation())]);
     for unit in log {

@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
+use super::kafka;
 use super::slot::{Commands, print, slot_verdict};
-use super::stream::kafka_properties;
 use crate::checks::{self, Severity, StandbyFacts, TopicFacts, Verdict};
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
@@ -110,7 +110,7 @@ fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Vec<Publis
 
 fn kafka(settings: &StreamSettings, tables: &[PublishedTable], report: &mut Report) -> Result<(), Error> {
     let brokers = settings.brokers.as_deref().unwrap_or_default();
-    let inquiry = Inquiry::new(&kafka_properties(&settings.kafka), brokers).map_err(sink::Error::from)?;
+    let inquiry = Inquiry::new(&kafka::properties(&settings.kafka), brokers).map_err(sink::Error::from)?;
     let failure = inquiry.cluster().err().map(|error| error.message);
     report.line(&checks::brokers(brokers, failure.as_deref()))?;
     if failure.is_some() {

@@ -2,5 +2,6 @@
 
 pub mod check;
 pub mod decode;
+mod kafka;
 pub mod slot;
 pub mod stream;

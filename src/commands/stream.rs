@@ -5,17 +5,16 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
+use super::kafka;
 use crate::backoff::Policy;
 use crate::config::{self, StreamSettings};
 use crate::encode::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::error::Error;
 use crate::feedback::{Confirming, Timing};
 use crate::limits::RING_ENTRIES_MAX;
-use crate::lsn::Lsn;
 use crate::pg::catalog::Catalog;
 use crate::pg::peek;
 use crate::poller::Poller;
-use crate::positions::Stored;
 use crate::pump::recorder::Recorder;
 use crate::pump::slot::SlotMode;
 use crate::pump::start::{self, Engine, Source, Started};
@@ -25,9 +24,7 @@ use crate::pump::{self, Dump, Dumping, Output, Parts, Pump, Times};
 use crate::recording::Header;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 use crate::signal::StopSignals;
-use crate::sink::kafka::dead_letters::OnError;
 use crate::sink::kafka::link::Addresses;
-use crate::sink::kafka::{self, TopicTemplate};
 use crate::sink::stdout::{self, Lines, StdoutSink};
 use crate::sink::{self, KafkaSink, Sink};
 use crate::state_file::StateFile;
@@ -217,65 +214,11 @@ fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Res
         config::Sink::Kafka => {
             let addresses = Addresses {
                 brokers: settings.brokers.clone().unwrap_or_default(),
-                properties: kafka_properties(&settings.kafka),
+                properties: [kafka::socket_timeout(settings), kafka::properties(&settings.kafka)].concat(),
             };
-            let sink = KafkaSink::new(addresses, kafka_settings(settings, started)?, encoder, Instant::now());
+            let sink = KafkaSink::new(addresses, kafka::sink_settings(settings, started)?, encoder, Instant::now());
             Sink::Kafka(Box::new(sink.map_err(sink::Error::from)?))
         }
     };
     Ok(Output::Records(sink))
-}
-
-/// librdkafka's own properties, with the secrets that it needs.
-pub(super) fn kafka_properties(properties: &[(String, config::Secret)]) -> Vec<(String, String)> {
-    properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
-}
-
-fn kafka_settings(settings: &StreamSettings, started: &Started) -> Result<kafka::Settings, Error> {
-    let topics = &settings.topics;
-    Ok(kafka::Settings {
-        memory_bytes_max: usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX),
-        create_topics: topics.create.then(|| TopicTemplate {
-            partitions: topics.partitions,
-            replication_factor: topics.replication_factor,
-            properties: topics.properties.clone(),
-        }),
-        broker_for: settings.retry.broker_for.limit(),
-        on_error: match settings.on_error {
-            config::OnError::Stop => OnError::Stop,
-            config::OnError::Skip => OnError::Skip,
-            config::OnError::DeadLetter => {
-                OnError::DeadLetter { topic: settings.dead_letter_topic.clone().unwrap_or_default() }
-            }
-        },
-        transactions: match settings.delivery {
-            config::Delivery::AtLeastOnce => None,
-            config::Delivery::ExactlyOnce => Some(transactions(settings, started)?),
-        },
-    })
-}
-
-fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::transaction::Settings, Error> {
-    const TIMEOUT_DEFAULT_MS: u64 = 60_000;
-    let given = settings.kafka.iter().rev().find(|(name, _)| name == "transaction.timeout.ms");
-    let timeout_ms = match given.map(|(_, text)| text.expose().parse()) {
-        None => TIMEOUT_DEFAULT_MS,
-        Some(Ok(timeout_ms)) => timeout_ms,
-        Some(Err(_)) => {
-            let reason = "transaction.timeout.ms is not a number".to_owned();
-            return Err(sink::Error::from(kafka::Error::Producer { reason }).into());
-        }
-    };
-    Ok(kafka::transaction::Settings {
-        interval: settings.transaction.interval,
-        records_max: u64::from(settings.transaction.records_max),
-        timeout: Duration::from_millis(timeout_ms),
-        identity: Stored {
-            system_identifier: started.system.identifier.clone(),
-            timeline: started.system.timeline,
-            slot: settings.slot.clone(),
-            end_lsn: Lsn::INVALID,
-        },
-        database: started.system.database.clone(),
-    })
 }

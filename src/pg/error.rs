@@ -17,6 +17,9 @@ pub enum Error {
     /// The server refused a command.
     #[error("{command} failed: {message} (SQLSTATE {sqlstate})")]
     Command { command: &'static str, sqlstate: String, message: String },
+    /// Another process has moved the slot beyond what this one has delivered.
+    #[error("another process has moved the slot: {message}")]
+    SlotMoved { message: String },
     /// The server answered in a way that the protocol or its documentation does not allow.
     #[error("{command}: the server's answer is not understood: {reason}")]
     Answer { command: &'static str, reason: String },
@@ -64,7 +67,7 @@ impl Error {
             Error::Conninfo { .. } => ExitCode::Setup,
             Error::Connect { needs_password: true, .. } => ExitCode::Permission,
             Error::Connect { sqlstate, .. } => sqlstate.as_deref().map_or(ExitCode::Unavailable, exit_code_of_sqlstate),
-            Error::Lost { .. } => ExitCode::Unavailable,
+            Error::Lost { .. } | Error::SlotMoved { .. } => ExitCode::Unavailable,
             Error::Command { sqlstate, .. } => exit_code_of_sqlstate(sqlstate),
             Error::Answer { .. } => ExitCode::Protocol,
             Error::Interrupted => ExitCode::TryAgain,
@@ -97,6 +100,7 @@ impl Error {
                  the slot still holds the change"
             }
             (Error::Connect { .. }, None) => "check host and port, and that the server is running",
+            (Error::SlotMoved { .. }, _) => "run one instance per slot",
             (Error::Lost { .. }, _) => "start walcat again when the server is back: nothing is lost",
             _ => return None,
         };

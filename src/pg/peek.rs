@@ -250,6 +250,13 @@ impl Peek {
         match (&mut self.state, result.as_ref()) {
             // A standby takes no message; its slot moves with the next transaction.
             (State::Emitting, Some(_)) => {}
+            (State::Advancing { .. }, Some(result)) if failed.is_some() => {
+                return Err(match self.connection.command_error(ADVANCE, result) {
+                    // The slot does not go back.
+                    Error::Command { sqlstate, message, .. } if sqlstate == "55000" => Error::SlotMoved { message },
+                    error => error,
+                });
+            }
             (_, Some(result)) if failed.is_some() => return Err(self.connection.command_error(PEEK, result)),
             (State::Beginning(round), Some(result)) => {
                 if let Some(lsn) = result.value(0, 0).and_then(|text| text.parse().ok()) {

@@ -46,6 +46,14 @@ impl Output {
         }
     }
 
+    /// Fails when another instance has taken over the Kafka transactions.
+    pub(super) fn check_successor(&mut self) -> Result<(), sink::Error> {
+        match self {
+            Output::Records(Sink::Kafka(kafka)) => Ok(kafka.check_successor()?),
+            _ => Ok(()),
+        }
+    }
+
     /// How many records were refused and left out.
     pub(super) fn refused_count(&self) -> u64 {
         match self {

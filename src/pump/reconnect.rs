@@ -27,6 +27,10 @@ impl Pump {
         if matches!(self.stage, Stage::Stopping { .. }) {
             return Err(self.unacknowledged());
         }
+        if matches!(error, Error::Postgres(pg::Error::SlotMoved { .. })) {
+            // To go on would fence the one that has moved it.
+            self.output.check_successor()?;
+        }
         let received = self.session.feedback().received();
         if received > self.received_at_loss {
             self.backoff.succeeded();

@@ -57,6 +57,11 @@ impl Failure {
     }
 }
 
+/// The code of a record that librdkafka reports as delivered without an offset: it concludes so when a later request for the
+/// partition has succeeded ("implicitly acked"). A broker that knows nothing of the producer yet takes any first
+/// sequence, so after a change of the leader the record may not be there at all.
+pub const UNPROVEN: RDKafkaErrorCode = RDKafkaErrorCode::Inconsistent;
+
 /// An error that belongs to no record.
 #[derive(Debug)]
 pub struct ClientError {
@@ -121,14 +126,17 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        let (message, failure) = match result {
+        let (message, code) = match result {
+            Ok(message) if message.offset() < 0 => (message, Some(UNPROVEN)),
             Ok(message) => (message, None),
-            Err((error, message)) => {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                let (topic, key) = (message.topic().to_owned(), message.key().map(<[u8]>::to_vec));
-                (message, Some(Failure { code, topic, key, value_bytes: message.payload_len() }))
-            }
+            Err((error, message)) => (message, Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown))),
         };
+        let failure = code.map(|code| Failure {
+            code,
+            topic: message.topic().to_owned(),
+            key: message.key().map(<[u8]>::to_vec),
+            value_bytes: message.payload_len(),
+        });
         let size = message.key_len() + message.payload_len();
         // The channel is as long as what can be in flight, so there is room.
         let sent = self.reports.try_send(Report { ticket: Ticket(opaque as u64), size, failure });

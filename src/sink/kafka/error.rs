@@ -23,6 +23,9 @@ pub enum Error {
     /// The idempotent producer cannot go on; a new one can.
     #[error("the Kafka producer failed and must be started anew: {reason} ({code})")]
     Fatal { code: Code, reason: String },
+    /// A record was reported as delivered, and no broker said where.
+    #[error("a record for topic {topic} from the transaction at {lsn} may be missing: no broker told its offset")]
+    Unproven { topic: String, lsn: Lsn },
     /// The Kafka transaction is given up: the stream is to begin again from the checkpoint.
     #[error("the Kafka transaction failed: {reason}")]
     Aborted { reason: String },
@@ -70,9 +73,11 @@ impl Error {
             Error::Transactional { .. } => ExitCode::Permission,
             Error::Os(_) => ExitCode::Os,
             Error::Authentication { .. } => ExitCode::Permission,
-            Error::Fatal { .. } | Error::Unreachable { .. } | Error::Aborted { .. } | Error::Fenced { .. } => {
-                ExitCode::Unavailable
-            }
+            Error::Fatal { .. }
+            | Error::Unproven { .. }
+            | Error::Unreachable { .. }
+            | Error::Aborted { .. }
+            | Error::Fenced { .. } => ExitCode::Unavailable,
             Error::CreateTopic { code, .. } | Error::Refused { code, .. } => exit_code_of(*code),
         }
     }
@@ -97,6 +102,9 @@ impl Error {
             Error::Refused { .. } => "mend the cause, then start walcat again: the slot still holds the change",
             Error::Authentication { .. } => "check security.protocol, sasl.* and ssl.* in [kafka] or -X",
             Error::Fatal { .. } | Error::Aborted { .. } | Error::Fenced { .. } => "start walcat again: nothing is lost",
+            Error::Unproven { .. } => {
+                "start walcat again: the slot still holds the change; leave max.in.flight.requests.per.connection at 1"
+            }
             Error::FencedBy { .. } => {
                 "run one instance per slot; started again, this one would fence the other in turn"
             }

@@ -128,8 +128,19 @@ impl KafkaSink {
     /// [`Error::FencedBy`]; a fence of Kafka's own, after its time-out, needs nothing more.
     pub fn close(&mut self) -> Result<(), Error> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
-        let Err(Error::Fenced { reason }) = transactions.close(&mut self.link) else { return Ok(()) };
-        match find_successor(&self.link, transactions, reason) {
+        match transactions.close(&mut self.link) {
+            Err(Error::Fenced { .. }) => self.check_successor(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks, for a few seconds at most, whether another instance has taken over the transactions.
+    ///
+    /// # Errors
+    /// [`Error::FencedBy`].
+    pub fn check_successor(&self) -> Result<(), Error> {
+        let Some(transactions) = &self.transactions else { return Ok(()) };
+        match find_successor(&self.link, transactions, String::new()) {
             fenced @ Error::FencedBy { .. } => Err(fenced),
             _ => Ok(()),
         }

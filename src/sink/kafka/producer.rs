@@ -21,6 +21,11 @@ const CHOSEN: [(&str, &str); 5] = [
     ("socket.keepalive.enable", "true"),
 ];
 
+/// More than one request under way to a broker would be faster where brokers are far, but librdkafka takes a later
+/// request's success for that of an earlier one, and a broker that has never seen the producer takes the later one first:
+/// when the leader changes then, records are lost or out of order. A Kafka transaction is given up when that happens.
+const IN_FLIGHT: (&str, &str) = ("max.in.flight.requests.per.connection", "1");
+
 /// What the promise and the memory bound rest on; the configuration refuses these from the user.
 const PINNED: [(&str, &str); 4] = [
     ("acks", "all"),
@@ -55,6 +60,9 @@ pub fn create(
     for (name, value) in CHOSEN {
         config.set(name, value);
     }
+    if transactional.is_none() {
+        config.set(IN_FLIGHT.0, IN_FLIGHT.1);
+    }
     for (name, value) in properties {
         config.set(name, value);
     }
@@ -86,4 +94,52 @@ fn reason(error: &rdkafka::error::KafkaError, properties: &[(String, String)]) -
     };
     let long_values = properties.iter().map(|(_, value)| value).filter(|value| value.len() > 3);
     long_values.fold(words, |words, value| words.replace(value.as_str(), "***"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseRecord, Producer as _};
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::sink::kafka::context::{Report, UNPROVEN};
+
+    /// What is reported of ten records, in ten requests, of which the first is refused as by a broker that does not lead
+    /// the partition yet.
+    fn reports(properties: &[(&str, &str)]) -> Vec<Report> {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let own = [("batch.num.messages", "1"), ("linger.ms", "0"), ("retry.backoff.ms", "300")];
+        let properties = own.iter().chain(properties).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let (context, inbox) = Context::new(100);
+        let properties: Vec<_> = properties.collect();
+        let producer = create(&cluster.bootstrap_servers(), &properties, None, context).unwrap();
+        let send = |value: &str| {
+            let record = BaseRecord::<(), str, usize>::with_opaque_to("t", 7).payload(value).partition(0);
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        };
+        cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
+        (0..10).for_each(|number| send(&number.to_string()));
+        let mut reports = Vec::new();
+        for _ in 0..300 {
+            producer.poll(Duration::from_millis(100));
+            reports.extend(inbox.reports.try_iter());
+            if reports.len() == 10 {
+                break;
+            }
+        }
+        assert_eq!(producer.in_flight_count(), 0);
+        reports
+    }
+
+    #[test]
+    fn a_record_whose_delivery_is_only_concluded_counts_as_failed_and_does_not_come_about_by_itself() {
+        let concluded = reports(&[(IN_FLIGHT.0, "5")]);
+        let failed = concluded.iter().filter_map(|report| report.failure.as_ref()).collect::<Vec<_>>();
+        assert!(failed.iter().any(|failure| failure.code == UNPROVEN), "{concluded:?}");
+        let proven = reports(&[]);
+        assert_eq!(proven.len(), 10);
+        assert!(proven.iter().all(|report| report.failure.is_none()), "{proven:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use log::warn;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::context::Failure;
+use super::context::{Failure, UNPROVEN};
 use super::dead_letters::{OnError, Refused, is_passable, short_key};
 use super::fence::find_successor;
 use super::link::{Link, record_size};
@@ -86,6 +86,7 @@ fn refusal(link: &Link, transactions: Option<&Transactions>, failure: Failure, l
             Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }
         }
         (None, Some((code, reason))) => Error::Fatal { code, reason },
+        (None, None) if failure.code == UNPROVEN => Error::Unproven { topic: failure.topic, lsn },
         _ => Error::Refused { code: failure.code, topic: failure.topic, has_key: failure.key.is_some(), lsn },
     }
 }

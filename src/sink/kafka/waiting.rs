@@ -288,5 +288,8 @@ fn is_transient(code: Code) -> bool {
             | Code::NotController
             | Code::CoordinatorLoadInProgress
             | Code::BrokerNotAvailable
+            | Code::DestroyBroker
+            | Code::NetworkException
+            | Code::ThrottlingQuotaExceeded
     )
 }

@@ -1,0 +1,85 @@
+//! From settings to what the Kafka sink is told.
+
+use std::time::Duration;
+
+use crate::config::{self, StreamSettings};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::positions::Stored;
+use crate::pump::start::Started;
+use crate::sink;
+use crate::sink::kafka::dead_letters::OnError;
+use crate::sink::kafka::{self, TopicTemplate};
+
+/// librdkafka's property, and what walcat sets where the user does not.
+const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
+const TRANSACTION_TIMEOUT_MS_DEFAULT: u64 = 60_000;
+
+/// librdkafka's own bound.
+const SOCKET_TIMEOUT_MS_MAX: u128 = 300_000;
+
+pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Result<kafka::Settings, Error> {
+    let topics = &settings.topics;
+    Ok(kafka::Settings {
+        memory_bytes_max: usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX),
+        create_topics: topics.create.then(|| TopicTemplate {
+            partitions: topics.partitions,
+            replication_factor: topics.replication_factor,
+            properties: topics.properties.clone(),
+        }),
+        broker_for: settings.retry.broker_for.limit(),
+        on_error: match settings.on_error {
+            config::OnError::Stop => OnError::Stop,
+            config::OnError::Skip => OnError::Skip,
+            config::OnError::DeadLetter => {
+                OnError::DeadLetter { topic: settings.dead_letter_topic.clone().unwrap_or_default() }
+            }
+        },
+        transactions: match settings.delivery {
+            config::Delivery::AtLeastOnce => None,
+            config::Delivery::ExactlyOnce => Some(transactions(settings, started)?),
+        },
+    })
+}
+
+fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::transaction::Settings, Error> {
+    let given = settings.kafka.iter().rev().find(|(name, _)| name == TRANSACTION_TIMEOUT);
+    let timeout_ms = match given.map(|(_, text)| text.expose().parse()) {
+        None => TRANSACTION_TIMEOUT_MS_DEFAULT,
+        Some(Ok(timeout_ms)) => timeout_ms,
+        Some(Err(_)) => {
+            let reason = "transaction.timeout.ms is not a number".to_owned();
+            return Err(sink::Error::from(kafka::Error::Producer { reason }).into());
+        }
+    };
+    Ok(kafka::transaction::Settings {
+        interval: settings.transaction.interval,
+        records_max: u64::from(settings.transaction.records_max),
+        timeout: Duration::from_millis(timeout_ms),
+        identity: Stored {
+            system_identifier: started.system.identifier.clone(),
+            timeline: started.system.timeline,
+            slot: settings.slot.clone(),
+            end_lsn: Lsn::INVALID,
+        },
+        database: started.system.database.clone(),
+    })
+}
+
+/// A broker that is silent is given up as PostgreSQL is, unless the user's own `socket.timeout.ms`, which comes after this
+/// one, says otherwise. librdkafka wants it below the time-out of a transaction.
+pub(super) fn socket_timeout(settings: &StreamSettings) -> Vec<(String, String)> {
+    let Some(stall_timeout) = settings.stall_timeout else { return Vec::new() };
+    let mut timeout_ms = stall_timeout.as_millis().min(SOCKET_TIMEOUT_MS_MAX);
+    if settings.delivery == config::Delivery::ExactlyOnce {
+        let given = settings.kafka.iter().rev().find(|(name, _)| name == TRANSACTION_TIMEOUT);
+        let limit_ms = given.and_then(|(_, text)| text.expose().parse().ok()).unwrap_or(TRANSACTION_TIMEOUT_MS_DEFAULT);
+        timeout_ms = timeout_ms.min(u128::from(limit_ms));
+    }
+    vec![("socket.timeout.ms".to_owned(), timeout_ms.to_string())]
+}
+
+/// librdkafka's own properties, with the secrets that it needs.
+pub(super) fn properties(properties: &[(String, config::Secret)]) -> Vec<(String, String)> {
+    properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+}
