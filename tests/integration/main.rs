@@ -4,6 +4,9 @@
 //! failure. No test ends by a sleep: it ends at an LSN, or when a condition holds within a deadline.
 
 mod kafka;
+#[allow(dead_code, reason = "scripts/torture uses more of it")]
+#[path = "../torture/proxy.rs"]
+mod proxy;
 mod servers;
 mod walcat;
 
@@ -13,6 +16,7 @@ mod dead_letters;
 mod exactly_once;
 mod exit_codes;
 mod failover;
+mod half_open;
 mod idle;
 mod memory;
 mod once_and_endpos;

@@ -26,6 +26,10 @@ pub enum Weather {
 #[derive(Default)]
 struct Shared {
     weather: Weather,
+    /// How many connections there were so far.
+    accepted: u64,
+    /// The first connections, up to this number, carry nothing any more.
+    lost: u64,
     connections: Vec<TcpStream>,
 }
 
@@ -66,6 +70,12 @@ impl Proxy {
         self.port
     }
 
+    /// What is connected now carries nothing any more, and nobody is told; new connections work.
+    #[allow(dead_code, reason = "the integration tests' own")]
+    pub fn lose(&self) {
+        with(&self.state, |state| state.lost = state.accepted);
+    }
+
     pub fn set(&self, weather: Weather) {
         with(&self.state, |state| {
             state.weather = weather;
@@ -89,23 +99,26 @@ fn accept(client: TcpStream, target: u16, state: &State) {
     else {
         return;
     };
-    with(state, |state| {
+    let number = with(state, |state| {
         // Those that have ended are forgotten now and then.
         if state.connections.len() > 64 {
             state.connections.retain(|connection| connection.peer_addr().is_ok());
         }
         state.connections.extend([client3, server3]);
+        state.accepted += 1;
+        state.accepted
     });
     let (state1, state2) = (Arc::clone(state), Arc::clone(state));
-    std::thread::spawn(move || carry(client, server, Way::ToServer, &state1));
-    std::thread::spawn(move || carry(server2, client2, Way::ToClient, &state2));
+    std::thread::spawn(move || carry(client, server, Way::ToServer, number, &state1));
+    std::thread::spawn(move || carry(server2, client2, Way::ToClient, number, &state2));
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, way: Way, state: &State) {
+fn carry(mut from: TcpStream, mut to: TcpStream, way: Way, number: u64, state: &State) {
     let mut buffer = vec![0; 8 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         loop {
-            match (with(state, |state| state.weather), way) {
+            let weather = |state: &mut Shared| if number <= state.lost { Weather::Stalled } else { state.weather };
+            match (with(state, weather), way) {
                 (Weather::Fair | Weather::Cut, _) | (Weather::AnswersStalled, Way::ToServer) => break,
                 (Weather::Slow(delay), _) => {
                     std::thread::sleep(delay);
