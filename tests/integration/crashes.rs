@@ -121,6 +121,14 @@ pub fn check(world: &World) -> usize {
     repeats
 }
 
+/// What decides when something is killed; printed, and taken again from the environment.
+pub fn seed() -> u64 {
+    let seed = std::env::var("WALCAT_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) * 2 + 1);
+    println!("seed {seed}: WALCAT_SEED={seed} repeats it");
+    seed
+}
+
 /// xorshift64*, for kills that can be repeated.
 pub fn random(state: &mut u64) -> u64 {
     *state ^= *state >> 12;
@@ -131,12 +139,9 @@ pub fn random(state: &mut u64) -> u64 {
 
 #[test]
 fn fifty_sigkills_under_load_lose_nothing_and_repeat_only_whole_transactions() {
-    let seed = std::env::var("WALCAT_SEED").ok().and_then(|text| text.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()) * 2 + 1);
-    println!("seed {seed}: WALCAT_SEED={seed} repeats it");
+    let mut state = seed();
     let world = World::new(TABLES);
     let writers = Writers::start(&world);
-    let mut state = seed;
     for _ in 0..50 {
         let running = world.stream_to_kafka().spawn();
         // 10 ms to 2 s, more short than long.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::crashes::{TABLES, Writers, place, random, transactions};
+use crate::crashes::{TABLES, Writers, place, random, seed, transactions};
 use crate::kafka::{self, Record};
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
@@ -43,23 +43,11 @@ pub fn check_exactly_once(world: &World) {
     println!("{} transactions, {} journal rows", orders.len(), seen.len());
 }
 
-fn confirmed_all(world: &World, seconds: u64) {
-    let end = world.wal_lsn();
-    eventually("all is confirmed", seconds, || {
-        world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
-    });
-}
-
 #[test]
 fn twenty_sigkills_under_load_show_a_committed_reader_each_transaction_once_and_whole() {
-    let seed: u64 = std::env::var("WALCAT_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| u64::from(std::process::id()) * 2 + 1);
-    println!("seed {seed}: WALCAT_SEED={seed} repeats it");
+    let mut state = seed();
     let world = World::new(TABLES);
     let writers = Writers::start(&world);
-    let mut state = seed;
     for _ in 0..20 {
         let running = stream(&world).spawn();
         std::thread::sleep(Duration::from_millis(100 + random(&mut state) % 1_900));
@@ -89,7 +77,7 @@ fn servers_and_brokers_that_crash_are_gone_on_from_by_the_same_process() {
         eventually("the checkpoint is read", 60, || running.log().matches("checkpoint read").count() > 2 * round - 1);
 
         let writers = Writers::start(&world);
-        confirmed_all(&world, 30);
+        world.wait_confirmed(30);
         kafka.stop();
         // Longer than a Kafka transaction may be: what is under way has to be given up.
         running.wait_for_log("no Kafka broker is reachable");
@@ -97,7 +85,7 @@ fn servers_and_brokers_that_crash_are_gone_on_from_by_the_same_process() {
         kafka.restart();
         eventually("the checkpoint is read", 60, || running.log().matches("checkpoint read").count() > 2 * round);
         writers.stop();
-        confirmed_all(&world, 90);
+        world.wait_confirmed(90);
     }
     assert!(!running.has_ended());
     running.terminate().expect_code(0).expect_log(&["the Kafka transaction failed"]);
@@ -111,18 +99,18 @@ fn an_instance_that_was_thought_dead_is_fenced_and_names_the_one_that_took_over(
     let mut first = stream(&world).with(&["--config", &config]).deadline(120).spawn();
     first.wait_for_log("checkpoint read");
     let writers = Writers::start(&world);
-    confirmed_all(&world, 30);
+    world.wait_confirmed(30);
     first.signal(libc::SIGSTOP);
     let held = format!("FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
     world.sql(&format!("SELECT pg_terminate_backend(active_pid) {held}"));
     let mut second = stream(&world).deadline(120).spawn();
     second.wait_for_log("checkpoint read");
-    confirmed_all(&world, 30);
+    world.wait_confirmed(30);
     first.signal(libc::SIGCONT);
     let second_pid = format!("another instance of walcat has taken over: pid {} on ", second.pid());
     first.wait().expect_code(79).expect_log(&[&second_pid, "hint: run one instance per slot"]);
     writers.stop();
-    confirmed_all(&world, 30);
+    world.wait_confirmed(30);
     second.terminate().expect_code(0);
     check_exactly_once(&world);
 }
@@ -138,7 +126,7 @@ fn a_second_instance_waits_for_the_slot_and_leaves_the_healthy_one_alone() {
     for _ in 0..5 {
         world.sql(&transactions(1));
     }
-    confirmed_all(&world, 30);
+    world.wait_confirmed(30);
     assert!(!first.has_ended());
     first.terminate().expect_code(0);
     check_exactly_once(&world);
@@ -155,13 +143,13 @@ fn an_instance_that_waited_for_the_slot_under_load_goes_on_when_it_is_free() {
     let before = world.wal_lsn();
     let later = format!("SELECT pg_current_wal_lsn() > '{before}'::pg_lsn + 100000");
     eventually("the first one is well past where the second one came", 30, || world.sql(&later) == "t");
-    confirmed_all(&world, 30);
+    world.wait_confirmed(30);
     // 75 where Kafka gave up a transaction and the first one, beginning anew, found the slot taken by the second.
     let ended = first.terminate();
     assert!(matches!(ended.code, Some(0 | 75)), "{:?}: {}", ended.code, ended.log);
     second.wait_for_log("checkpoint read");
     writers.stop();
-    confirmed_all(&world, 30);
+    world.wait_confirmed(30);
     second.terminate().expect_code(0);
     check_exactly_once(&world);
 }

@@ -91,8 +91,11 @@ fn a_promotion_under_load_loses_nothing_and_walcat_goes_on_by_itself() {
     running.wait_for_log("the stream goes on");
     assert!(running.log().contains("timeline=2"), "{}", running.log());
     let promoted = pair.promoted();
+    let written = promoted.sql("SELECT count(*) FROM journal");
     let writers = Writers::start(&promoted);
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    eventually("the writers have written", 60, || {
+        promoted.sql(&format!("SELECT count(*) > {written} + 300 FROM journal")) == "t"
+    });
     writers.stop();
     promoted.sql(&transactions(1));
     let end = promoted.wal_lsn();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::proxy::Proxy;
-use crate::servers::{Kafka, Postgres, World, eventually};
+use crate::servers::{Kafka, Postgres, World};
 use crate::walcat::Walcat;
 
 const STALL_TIMEOUT: &str = "3s";
@@ -20,13 +20,6 @@ fn stream(world: &World, dsn: &str, brokers: &str) -> Walcat {
         .deadline(120)
 }
 
-fn delivered(world: &World, seconds: u64) {
-    let end = world.wal_lsn();
-    eventually("all is confirmed", seconds, || {
-        world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
-    });
-}
-
 #[test]
 fn a_connection_to_postgresql_that_is_lost_in_silence_is_made_again() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
@@ -36,13 +29,13 @@ fn a_connection_to_postgresql_that_is_lost_in_silence_is_made_again() {
     let mut running = stream(&world, &dsn, &world.kafka.brokers).with(&["--takeover"]).spawn();
     running.wait_for_log("streaming started");
     world.sql("INSERT INTO t VALUES (1)");
-    delivered(&world, 30);
+    world.wait_confirmed(30);
     proxy.lose();
     let begun = Instant::now();
     world.sql("INSERT INTO t VALUES (2)");
     running.wait_for_log("the server has sent nothing for 3 s");
     running.wait_for_log("the stream goes on");
-    delivered(&world, 30);
+    world.wait_confirmed(30);
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);
 }
@@ -55,11 +48,11 @@ fn a_connection_to_kafka_that_is_lost_in_silence_is_made_again() {
     let mut running = stream(&world, &world.pg.dsn(&world.database), &brokers).spawn();
     running.wait_for_log("streaming started");
     world.sql("INSERT INTO t VALUES (1)");
-    delivered(&world, 30);
+    world.wait_confirmed(30);
     proxy.lose();
     let begun = Instant::now();
     world.sql("INSERT INTO t VALUES (2)");
-    delivered(&world, 30);
+    world.wait_confirmed(30);
     // librdkafka's own limit is a minute.
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::crashes::{TABLES, Writers, check, random, transactions};
+use crate::crashes::{TABLES, Writers, check, random, seed, transactions};
 use crate::exactly_once::check_exactly_once;
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
@@ -15,14 +15,6 @@ fn polling(world: &World) -> Walcat {
 }
 
 /// Waits for a transaction behind all that is in the WAL now: without one the slot stays at the last commit's end.
-fn confirmed_all(world: &World, seconds: u64) {
-    let end = world.wal_lsn();
-    world.sql(&transactions(1));
-    eventually("all is confirmed", seconds, || {
-        world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
-    });
-}
-
 /// A record's line without the processing times of the envelope.
 fn without_clock(line: &str) -> String {
     let mut record: serde_json::Value = serde_json::from_str(line).expect("JSON");
@@ -80,12 +72,12 @@ fn kills_under_load_lose_nothing() {
     let world = World::new(TABLES);
     let config = file("poll.toml", "[poll]\nmax_changes = 500\ninterval = \"20ms\"\n");
     let writers = Writers::start(&world);
-    let mut state = u64::from(std::process::id()) * 2 + 1;
+    let mut state = seed();
     for _ in 0..15 {
         let running = polling(&world).with(&["--config", &config]).spawn();
         std::thread::sleep(Duration::from_millis(50 + random(&mut state) % 1_500));
         running.signal(libc::SIGKILL);
-        running.wait();
+        assert_eq!(running.wait().code, None, "it ended before it was killed");
     }
     writers.stop();
     polling(&world).with(&["--once"]).run().expect_code(0);
@@ -97,12 +89,12 @@ fn exactly_once_holds_for_polling_too() {
     let world = World::new(TABLES);
     let config = file("poll.toml", "[poll]\nmax_changes = 500\ninterval = \"20ms\"\n");
     let writers = Writers::start(&world);
-    let mut state = u64::from(std::process::id()) * 2 + 1;
+    let mut state = seed();
     for _ in 0..10 {
         let running = polling(&world).with(&["--config", &config, "--delivery", "exactly-once"]).spawn();
         std::thread::sleep(Duration::from_millis(500 + random(&mut state) % 2_000));
         running.signal(libc::SIGKILL);
-        running.wait();
+        assert_eq!(running.wait().code, None, "it ended before it was killed");
     }
     writers.stop();
     polling(&world).with(&["--delivery", "exactly-once", "--once"]).run().expect_code(0);
@@ -159,10 +151,15 @@ fn a_pooler_in_transaction_mode_may_lie_between() {
         world.sql(&transactions(1));
     }
     let writers = Writers::start(&world);
-    std::thread::sleep(Duration::from_secs(2));
+    eventually("the writers have written", 60, || world.sql("SELECT count(*) > 500 FROM journal") == "t");
     writers.stop();
     assert!(!running.has_ended(), "{}", running.log());
-    confirmed_all(&world, 60);
+    let end = world.wal_lsn();
+    // Polling moves the slot to commits alone.
+    world.sql(&transactions(1));
+    eventually("all is confirmed", 60, || {
+        world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
+    });
     running.terminate().expect_code(0);
     check(&world);
 }

@@ -7,13 +7,6 @@ use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 
 /// Waits until the slot has confirmed all that is in the WAL now.
-fn drained(world: &World) {
-    let end = world.wal_lsn();
-    eventually("all is confirmed", 60, || {
-        world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
-    });
-}
-
 #[test]
 fn a_server_that_crashes_three_times_is_found_again_and_nothing_is_lost() {
     let pg = Postgres::start("again", 15, &[]);
@@ -29,7 +22,7 @@ fn a_server_that_crashes_three_times_is_found_again_and_nothing_is_lost() {
         pg.restart();
         eventually("the stream goes on", 30, || running.log().matches("the stream goes on").count() == crash);
     }
-    drained(&world);
+    world.wait_confirmed(60);
     assert!(!running.has_ended());
     let finished = running.terminate().expect_code(0);
     finished.expect_log(&["the stream is interrupted: connecting again", "retry_in_ms="]);
@@ -50,7 +43,7 @@ fn a_walsender_that_is_ended_is_asked_for_again_and_a_broken_setup_is_not() {
     for _ in 0..5 {
         world.sql(&transactions(1));
     }
-    drained(&world);
+    world.wait_confirmed(60);
 
     world.sql(&format!("DROP PUBLICATION {}", world.publication));
     eventually("the walsender is there", 10, || world.sql(&end) == "t");
@@ -88,7 +81,7 @@ fn a_frozen_walsender_is_found_within_the_stall_timeout_and_replaced() {
     assert_eq!(unsafe { libc::kill(pid, libc::SIGCONT) }, 0);
     running.wait_for_log("the stream goes on");
     world.sql(&transactions(1));
-    drained(&world);
+    world.wait_confirmed(60);
     running.terminate().expect_code(0);
 }
 

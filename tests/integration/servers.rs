@@ -232,6 +232,14 @@ impl World {
         self.sql(&format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'", self.slot))
     }
 
+    /// Waits until the slot has passed all that was committed by now.
+    pub fn wait_confirmed(&self, seconds: u64) {
+        let end = self.wal_lsn();
+        eventually("all is confirmed", seconds, || {
+            self.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", self.confirmed())) == "t"
+        });
+    }
+
     /// The end of the WAL now.
     pub fn wal_lsn(&self) -> String {
         self.sql("SELECT pg_current_wal_lsn()")
