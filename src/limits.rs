@@ -1,4 +1,4 @@
-//! Every bound that is not a setting, by name.
+//! Bounds that more than one module keeps, or that a reader looks for, by name; a wait of one module alone stands there.
 
 use std::time::Duration;
 

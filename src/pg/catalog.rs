@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use super::conn::{Direction, Kind, connect_error, connect_start, connect_timed_out};
+use super::conn::{Direction, Kind, command_error, connect_error, connect_start, connect_timed_out};
 use super::error::{Error, split_connect_message};
 use super::ffi::{Handle, Outcome, Polling};
 use crate::catalog_facts::CatalogAnswer;
@@ -196,11 +196,7 @@ fn read_answer(handle: &mut Handle) -> Result<CatalogAnswer, Error> {
     // The command is complete: getting its results does not wait.
     while let Some(result) = handle.result() {
         if result.outcome() == Outcome::Failed {
-            let fields = result.error();
-            if fields.sqlstate.is_empty() || fields.sqlstate.starts_with("57P") {
-                return Err(Error::Lost { message: fields.message });
-            }
-            return Err(Error::Command { command: NAME, sqlstate: fields.sqlstate, message: fields.message });
+            return Err(command_error(NAME, &result));
         }
         answer = result.value(0, 0).map(serde_json::from_str::<CatalogAnswer>);
     }

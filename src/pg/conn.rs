@@ -35,13 +35,28 @@ pub enum Direction {
 /// user asked to stop.
 pub type Wait<'w> = dyn FnMut(RawFd, Direction) -> Result<(), Error> + 'w;
 
-/// The settings that pin what the server sends, and that keep it from ending the session. Sent as
-/// SET commands, not as startup options: those would replace options that the user's own conninfo or service file has.
-const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET \"DateStyle\" = 'ISO'; \
-     SET \"IntervalStyle\" = 'postgres'; SET \"TimeZone\" = 'UTC'; SET extra_float_digits = 3; \
-     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmloption = 'content'; SET search_path = pg_catalog; \
-     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-     SET standard_conforming_strings = on";
+/// The settings that pin what the server sends, and that keep it from ending the session. Sent as SET commands, not as
+/// startup options: those would replace options that the user's own conninfo or service file has.
+const SESSION_SETTINGS: [(&str, &str); 13] = [
+    ("client_encoding", "'UTF8'"),
+    ("\"DateStyle\"", "'ISO'"),
+    ("\"IntervalStyle\"", "'postgres'"),
+    ("\"TimeZone\"", "'UTC'"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "'hex'"),
+    ("lc_monetary", "'C'"),
+    ("xmloption", "'content'"),
+    ("search_path", "pg_catalog"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("standard_conforming_strings", "on"),
+];
+
+/// [`SESSION_SETTINGS`] as commands: SET for the session, SET LOCAL for a transaction.
+pub(super) fn session_settings(set: &str) -> String {
+    SESSION_SETTINGS.iter().map(|(name, value)| format!("{set} {name} = {value}; ")).collect()
+}
 
 /// What came with PostgreSQL 14: an older server is refused later, in words of ours.
 const SESSION_SETTINGS_14: &str = "SET idle_session_timeout = 0";
@@ -89,7 +104,7 @@ impl Connection {
         if kind == Kind::Pooled {
             return Ok(connection);
         }
-        connection.command("SET", SESSION_SETTINGS, wait)?;
+        connection.command("SET", &session_settings("SET"), wait)?;
         if connection.server_version() >= 140_000 {
             connection.command("SET", SESSION_SETTINGS_14, wait)?;
         }
@@ -113,7 +128,7 @@ impl Connection {
             self.wait_for_result(wait)?;
             let Some(result) = self.handle.result() else { break };
             match result.outcome() {
-                Outcome::Failed => return Err(self.command_error(name, &result)),
+                Outcome::Failed => return Err(command_error(name, &result)),
                 Outcome::CopyBoth => return Ok(result),
                 Outcome::Command | Outcome::Rows => last = Some(result),
             }
@@ -153,22 +168,22 @@ impl Connection {
         }
     }
 
-    /// The failure that a result carries; when the session is gone with it, [`Error::Lost`].
-    pub(super) fn command_error(&self, name: &'static str, result: &QueryResult) -> Error {
-        let fields = result.error();
-        if fields.sqlstate.is_empty() || fields.sqlstate.starts_with("57P") {
-            return Error::Lost { message: one_line(&fields.message) };
-        }
-        let message = match fields.detail {
-            Some(detail) => format!("{}: {detail}", fields.message),
-            None => fields.message,
-        };
-        Error::Command { command: name, sqlstate: fields.sqlstate, message: one_line(&message) }
-    }
-
     pub(super) fn lost(&self) -> Error {
         Error::Lost { message: one_line(&self.handle.error_message()) }
     }
+}
+
+/// The failure that a result carries; when the session is gone with it, [`Error::Lost`].
+pub(super) fn command_error(name: &'static str, result: &QueryResult) -> Error {
+    let fields = result.error();
+    if fields.sqlstate.is_empty() || fields.sqlstate.starts_with("57P") {
+        return Error::Lost { message: one_line(&fields.message) };
+    }
+    let message = match fields.detail {
+        Some(detail) => format!("{}: {detail}", fields.message),
+        None => fields.message,
+    };
+    Error::Command { command: name, sqlstate: fields.sqlstate, message: one_line(&message) }
 }
 
 /// Begins to connect, without waiting but for the resolution of host names.

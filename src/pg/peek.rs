@@ -13,7 +13,7 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use super::conn::{Connection, Wait};
+use super::conn::{Connection, Wait, command_error, session_settings};
 use super::error::Error;
 use super::ffi::{Outcome, QueryResult};
 use crate::lsn::Lsn;
@@ -23,14 +23,9 @@ use crate::session::IDLE_PREFIX;
 const PEEK: &str = "pg_logical_slot_peek_binary_changes";
 const ADVANCE: &str = "pg_replication_slot_advance";
 
-/// The settings that pin what the server sends and that keep it from ending the round, for one
-/// transaction: a pooler refuses startup options, and hands the session to others. Then what is flushed.
-const BEGIN: &str = "BEGIN; SET LOCAL client_encoding = 'UTF8'; SET LOCAL \"DateStyle\" = 'ISO'; \
-     SET LOCAL \"IntervalStyle\" = 'postgres'; SET LOCAL \"TimeZone\" = 'UTC'; SET LOCAL extra_float_digits = 3; \
-     SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'; SET LOCAL xmloption = 'content'; \
-     SET LOCAL search_path = pg_catalog; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
-     SET LOCAL idle_in_transaction_session_timeout = 0; SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
-     THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END";
+/// What is flushed: the last answer of the commands that begin a round.
+const FLUSHED: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+     ELSE pg_catalog.pg_current_wal_flush_lsn() END";
 
 /// How it polls.
 #[derive(Clone, Debug)]
@@ -158,7 +153,7 @@ impl Peek {
         loop {
             match self.state {
                 State::Waiting { until } if now >= until => {
-                    self.send(BEGIN)?;
+                    self.send(&self.begin_command())?;
                     self.state = State::Beginning(Round::default());
                 }
                 State::Waiting { .. } => return Ok(None),
@@ -251,13 +246,13 @@ impl Peek {
             // A standby takes no message; its slot moves with the next transaction.
             (State::Emitting, Some(_)) => {}
             (State::Advancing { .. }, Some(result)) if failed.is_some() => {
-                return Err(match self.connection.command_error(ADVANCE, result) {
+                return Err(match command_error(ADVANCE, result) {
                     // The slot does not go back.
                     Error::Command { sqlstate, message, .. } if sqlstate == "55000" => Error::SlotMoved { message },
                     error => error,
                 });
             }
-            (_, Some(result)) if failed.is_some() => return Err(self.connection.command_error(PEEK, result)),
+            (_, Some(result)) if failed.is_some() => return Err(command_error(PEEK, result)),
             (State::Beginning(round), Some(result)) => {
                 if let Some(lsn) = result.value(0, 0).and_then(|text| text.parse().ok()) {
                     round.flushed = lsn;
@@ -324,6 +319,11 @@ impl Peek {
 
     fn ended_early(&self, round: Round) -> bool {
         round.rows >= self.settings.changes_max
+    }
+
+    /// Settings are for one transaction: a pooler refuses startup options, and hands the session to others.
+    fn begin_command(&self) -> String {
+        format!("BEGIN; {}{FLUSHED}", session_settings("SET LOCAL"))
     }
 
     fn advance_command(&self, to: Lsn) -> String {

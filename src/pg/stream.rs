@@ -5,7 +5,7 @@
 
 use std::os::fd::RawFd;
 
-use super::conn::{Connection, Direction, Wait};
+use super::conn::{Connection, Direction, Wait, command_error};
 use super::error::Error;
 use super::ffi::{CopyData, CopyPoll, Outcome};
 
@@ -126,7 +126,7 @@ impl Stream {
             self.connection.wait_for_result(wait)?;
             match self.connection.handle.result() {
                 Some(result) if result.outcome() == Outcome::Failed => {
-                    return Err(self.connection.command_error(START_REPLICATION, &result));
+                    return Err(command_error(START_REPLICATION, &result));
                 }
                 Some(_) => {}
                 None => return Ok(()),
@@ -140,9 +140,7 @@ impl Stream {
             return self.connection.lost();
         }
         match self.connection.handle.result() {
-            Some(result) if result.outcome() == Outcome::Failed => {
-                self.connection.command_error(START_REPLICATION, &result)
-            }
+            Some(result) if result.outcome() == Outcome::Failed => command_error(START_REPLICATION, &result),
             Some(_) => Error::Lost { message: "the server ended the stream: it is shutting down".to_owned() },
             None => self.connection.lost(),
         }

@@ -85,7 +85,7 @@ pub struct Pump {
     /// The last checkpoint was past the WAL's end, and the server has been asked again since.
     was_overtaken: bool,
     backoff: Backoff,
-    /// The same for Kafka transactions that fail.
+    /// The same for Kafka transactions that fail, without end: Kafka is waited for as long as `broker_for` says.
     restarts: Backoff,
     /// What had been received when the connection was lost last.
     received_at_loss: Lsn,
