@@ -9,8 +9,8 @@ use log::{info, warn};
 
 use super::error::{Error, Remedy};
 use super::output::Output;
-use super::slot::SlotMode;
-use super::start::{self, Known, Source, Started};
+use super::source::{SlotMode, Source};
+use super::start::{self, Known, Started};
 use super::waiting::Waiter;
 use super::{Pump, Stage};
 use crate::pg;

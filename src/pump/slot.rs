@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::error::Error;
-use super::start::{ATTEMPT_INTERVAL, Engine, Source};
+use super::source::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
 use super::waiting::Waiter;
 use crate::lsn::Lsn;
 use crate::pg::server;
@@ -17,19 +17,6 @@ use crate::replication::command::{FAILOVER_SINCE, SlotOptions};
 
 /// Creating a slot says what it waits for after this time, and again each time it has passed.
 const SLOT_NOTICE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Which slot is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotMode {
-    /// One that exists.
-    Existing,
-    /// One that exists, or a new one.
-    Create,
-    /// A new one that ends with the session.
-    Temporary,
-    /// One that exists, or, when another process reads it, a temporary copy of it: for a look without confirming.
-    ExistingOrCopy,
-}
 
 /// The slot that is to be read.
 pub(super) enum Choice {

@@ -3,52 +3,23 @@
 //! Looks first, because the server reports some mistakes late or never: a publication that is missing when the WAL is
 //! decoded stops the stream for ever, and a start position below the slot's is moved in silence.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{info, warn};
 
 use super::error::Error;
 use super::feed::Feed;
-use super::slot::{self, SlotMode};
+use super::slot;
+use super::source::{ATTEMPT_INTERVAL, Engine, Source};
 use super::waiting::Waiter;
 use crate::lsn::Lsn;
-use crate::pg::peek::{self, Peek};
+use crate::pg::peek::Peek;
 use crate::pg::publications;
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::stream::Stream;
-use crate::pg::{self, Connection, Kind};
+use crate::pg::{self, Connection};
 use crate::positions::{self, Facts, Stored, Switch};
 use crate::replication::command::{self, StartReplication};
-
-/// The time between two attempts to connect or to get the slot.
-pub(super) const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
-
-/// What to read, and how to get at it.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// The connection string; none for libpq's own variables and files.
-    pub dsn: Option<String>,
-    /// The slot.
-    pub slot: String,
-    /// The publications.
-    pub publications: Vec<String>,
-    /// How the slot is read.
-    pub engine: Engine,
-    /// What to do about the slot when it is not there.
-    pub slot_mode: SlotMode,
-    /// Whether standbys keep a copy of a slot that is made.
-    pub failover: bool,
-    /// Where to start; none for the slot's confirmed position.
-    pub startpos: Option<Lsn>,
-    /// How long to keep trying to connect at the start; none for ever.
-    pub connect_for: Option<Duration>,
-    /// How long to wait for a slot that another process holds; none for ever.
-    pub slot_for: Option<Duration>,
-    /// End the process that holds the slot.
-    pub takeover: bool,
-    /// Go on from the slot's position where the stored one disagrees.
-    pub accept_gap: bool,
-}
 
 /// A position that was delivered, and what messages call the place where it is kept.
 #[derive(Clone, Debug)]
@@ -57,26 +28,6 @@ pub struct Known {
     pub stored: Stored,
     /// As in "the state file /var/lib/walcat/shop.json".
     pub store: String,
-}
-
-/// How the slot is read.
-#[derive(Clone, Debug)]
-pub enum Engine {
-    /// By a walsender, on a replication connection.
-    Streaming,
-    /// By one peek after another, on an ordinary connection.
-    Polling(peek::Settings),
-}
-
-impl Engine {
-    /// The connection that it needs.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        match self {
-            Engine::Streaming => Kind::Replication,
-            Engine::Polling(_) => Kind::Pooled,
-        }
-    }
 }
 
 /// A running stream and what is known about it.

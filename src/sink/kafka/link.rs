@@ -11,11 +11,13 @@ use super::context::{Context, Inbox};
 use super::error::Error;
 use super::ffi::{Native, Queue, Topic, Wake};
 use super::producer::{self, Transactional};
-use super::transaction::OWN;
 use super::waiting::ADMIN_TIMEOUT;
-use crate::change::RelationIndex;
+use crate::change::{RelationIndex, Ticket};
 use crate::encode::Destination;
 use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CHANGE_MAX};
+
+/// The ticket of walcat's own records, which belong to no entry.
+pub const OWN: Ticket = Ticket(u64::MAX);
 
 /// Where the brokers are, and librdkafka's properties.
 #[derive(Clone)]

@@ -25,9 +25,6 @@ use crate::lsn::Lsn;
 use crate::positions::Stored;
 use crate::session::Sealed;
 
-/// The ticket of walcat's own records, which belong to no entry.
-pub const OWN: Ticket = Ticket(u64::MAX);
-
 /// How long one call into librdkafka may take, so that keepalives are answered meanwhile. It returns as soon as it is
 /// done; with slices of 1 ms on a busy machine the first step of a commit timed out, from which librdkafka cannot resume.
 const SLICE: Duration = Duration::from_millis(20);
