@@ -63,6 +63,12 @@ pub enum Disagreement {
         confirmed.bytes_since(*stored)
     )]
     Gap { store: String, slot: String, confirmed: Lsn, stored: Lsn },
+    /// The position was reached on a timeline that is none of this server's.
+    #[error(
+        "{store} says that all up to {stored} is delivered from timeline {timeline}, and that is no part of the history of \
+         this server's timeline {server}: another server, or a history that cannot be read"
+    )]
+    OtherTimeline { store: String, stored: Lsn, timeline: u32, server: u32 },
     /// The server has never written what was delivered.
     #[error(
         "{store} says that all up to {stored} is delivered, and this server's WAL on its timeline {timeline} ends at or \
@@ -83,6 +89,11 @@ impl Disagreement {
             Disagreement::Gap { .. } => {
                 "find out who moved the slot; copy the tables anew, or go on from the slot's position without the changes \
                  between: --accept-gap"
+            }
+            Disagreement::OtherTimeline { .. } => {
+                "connect to the server that walcat followed last; if this is the right one, compare its rows with what \
+                 consumers hold, then go on from the slot's position: --accept-gap. With engine = \"polling\" the role needs \
+                 pg_read_server_files to read the history"
             }
             Disagreement::StoreAhead { .. } => {
                 "consumers hold changes that this server does not have: mend them, then go on from the slot's position: \
@@ -106,6 +117,12 @@ pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Lsn,
     }
     if stored.slot != facts.slot {
         return Err(Disagreement::OtherSlot { store, stored: stored.slot.clone(), slot: facts.slot.clone() });
+    }
+    let is_ours =
+        |timeline: u32| timeline == facts.timeline || facts.switches.iter().any(|switch| switch.timeline == timeline);
+    if !is_ours(stored.timeline) {
+        let (timeline, server) = (stored.timeline, facts.timeline);
+        return Err(Disagreement::OtherTimeline { store, stored: stored.end_lsn, timeline, server });
     }
     // What the old timeline had after the fork is not part of the present one.
     let forked_at = facts.switches.iter().filter(|switch| switch.timeline >= stored.timeline).map(|switch| switch.lsn);
@@ -175,6 +192,8 @@ mod tests {
             ),
             ("a failover", Some(stored(1, 150)), facts(2, 900, 100, &failover), Ok(150)),
             ("a failover that lost changes", Some(stored(1, 151)), facts(2, 900, 100, &failover), Err("0/96, 1 bytes")),
+            ("an old primary", Some(stored(2, 150)), facts(1, 900, 100, &[]), Err("is no part of the history")),
+            ("a sibling", Some(stored(2, 150)), facts(3, 900, 100, &failover), Err("is no part of the history")),
             ("stored after the failover", Some(stored(2, 800)), facts(2, 900, 100, &failover), Ok(800)),
         ] {
             match (judge(stored.as_ref(), "the state file", &facts), expected) {

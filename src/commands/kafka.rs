@@ -15,6 +15,9 @@ use crate::sink::kafka::{self, TopicTemplate};
 const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
 const TRANSACTION_TIMEOUT_MS_DEFAULT: u64 = 60_000;
 
+/// What librdkafka puts into one batch at most, where the user does not say.
+const BATCH_BYTES_DEFAULT: usize = 1_000_000;
+
 /// librdkafka's own bound.
 const SOCKET_TIMEOUT_MS_MAX: u128 = 300_000;
 
@@ -28,6 +31,7 @@ pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Res
             properties: topics.properties.clone(),
         }),
         broker_for: settings.retry.broker_for.limit(),
+        batch_bytes: property(settings, "batch.size").unwrap_or(BATCH_BYTES_DEFAULT),
         on_error: match settings.on_error {
             config::OnError::Stop => OnError::Stop,
             config::OnError::Skip => OnError::Skip,
@@ -52,6 +56,10 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::t
             return Err(sink::Error::from(kafka::Error::Producer { reason }).into());
         }
     };
+    if settings.transaction.interval.as_millis() * 2 > u128::from(timeout_ms) {
+        let reason = format!("[transaction] interval is to be at most half of transaction.timeout.ms, {timeout_ms} ms");
+        return Err(sink::Error::from(kafka::Error::Producer { reason }).into());
+    }
     Ok(kafka::transaction::Settings {
         interval: settings.transaction.interval,
         records_max: u64::from(settings.transaction.records_max),
@@ -72,8 +80,7 @@ pub(super) fn socket_timeout(settings: &StreamSettings) -> Vec<(String, String)>
     let Some(stall_timeout) = settings.stall_timeout else { return Vec::new() };
     let mut timeout_ms = stall_timeout.as_millis().min(SOCKET_TIMEOUT_MS_MAX);
     if settings.delivery == config::Delivery::ExactlyOnce {
-        let given = settings.kafka.iter().rev().find(|(name, _)| name == TRANSACTION_TIMEOUT);
-        let limit_ms = given.and_then(|(_, text)| text.expose().parse().ok()).unwrap_or(TRANSACTION_TIMEOUT_MS_DEFAULT);
+        let limit_ms = property(settings, TRANSACTION_TIMEOUT).unwrap_or(TRANSACTION_TIMEOUT_MS_DEFAULT);
         timeout_ms = timeout_ms.min(u128::from(limit_ms));
     }
     vec![("socket.timeout.ms".to_owned(), timeout_ms.to_string())]
@@ -82,4 +89,10 @@ pub(super) fn socket_timeout(settings: &StreamSettings) -> Vec<(String, String)>
 /// librdkafka's own properties, with the secrets that it needs.
 pub(super) fn properties(properties: &[(String, config::Secret)]) -> Vec<(String, String)> {
     properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+}
+
+/// A property that the user gives, where it is a number.
+fn property<T: std::str::FromStr>(settings: &StreamSettings, name: &str) -> Option<T> {
+    let given = settings.kafka.iter().rev().find(|(given, _)| given == name);
+    given.and_then(|(_, text)| text.expose().parse().ok())
 }

@@ -204,6 +204,7 @@ impl Peek {
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { until } => Some(until),
+            State::Delivering(round) if self.confirmed >= round.last => Some(Instant::now()),
             _ => None,
         }
     }
@@ -327,7 +328,8 @@ impl Peek {
     }
 
     fn advance_command(&self, to: Lsn) -> String {
-        format!("SELECT pg_catalog.{ADVANCE}({}, '{to}')", quote_literal(&self.slot))
+        let settings = session_settings("SET LOCAL");
+        format!("BEGIN; {settings}SELECT pg_catalog.{ADVANCE}({}, '{to}'); COMMIT", quote_literal(&self.slot))
     }
 
     fn send(&mut self, command: &str) -> Result<(), Error> {

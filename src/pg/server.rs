@@ -109,18 +109,27 @@ fn identify_system_by_sql(connection: &mut Connection, wait: &mut Wait<'_>) -> R
     json_row(&result, NAME)?.ok_or_else(|| Error::Answer { command: NAME, reason: "no row".to_owned() })
 }
 
-/// TIMELINE_HISTORY: the timelines before this one; none for the first, which has no history, and on a connection that
-/// is none for replication, which is not told.
+/// TIMELINE_HISTORY: the timelines before this one; none for the first, which has no history. A connection that is none
+/// for replication reads the file that it comes from, where the role may; else none.
 ///
 /// # Errors
-/// Those of [`Connection::command`].
+/// Those of [`Connection::command`], and [`Error::Answer`] for what is no history.
 pub fn timeline_history(connection: &mut Connection, timeline: u32, wait: &mut Wait<'_>) -> Result<Vec<Switch>, Error> {
-    if timeline <= 1 || connection.kind() != Kind::Replication {
+    const NAME: &str = "TIMELINE_HISTORY";
+    const NOT_PERMITTED: &str = "42501";
+    if timeline <= 1 {
         return Ok(Vec::new());
     }
-    const NAME: &str = "TIMELINE_HISTORY";
-    let result = connection.command(NAME, &format!("TIMELINE_HISTORY {timeline}"), wait)?;
-    let switches = parse_timeline_history(result.value(0, 1).unwrap_or_default());
+    let (command, column) = if connection.kind() == Kind::Replication {
+        (format!("TIMELINE_HISTORY {timeline}"), 1)
+    } else {
+        (format!("SELECT pg_catalog.pg_read_file('pg_wal/{timeline:08X}.history')"), 0)
+    };
+    let result = match connection.command(NAME, &command, wait) {
+        Err(Error::Command { sqlstate, .. }) if sqlstate == NOT_PERMITTED => return Ok(Vec::new()),
+        result => result?,
+    };
+    let switches = parse_timeline_history(result.value(0, column).unwrap_or_default());
     switches.ok_or_else(|| Error::Answer { command: NAME, reason: "it is no history of timelines".to_owned() })
 }
 

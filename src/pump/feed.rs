@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::waiting::Waiter;
 use crate::clock::PgTimestamp;
 use crate::feedback::Update;
+use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::ffi::CopyData;
 use crate::pg::peek::{Peek, Peeked};
@@ -51,6 +52,13 @@ impl Feed {
                 Ok(())
             }
             Feed::Closed => Ok(()),
+        }
+    }
+
+    /// What may be confirmed: a peek goes on with it at once, where a stream waits for the next status update.
+    pub(super) fn confirm(&mut self, lsn: Lsn) {
+        if let Feed::Polling(peek) = self {
+            peek.confirm(lsn);
         }
     }
 

@@ -89,6 +89,8 @@ pub struct Pump {
     backoff: Backoff,
     /// The same for Kafka transactions that fail, without end: Kafka is waited for as long as `broker_for` says.
     restarts: Backoff,
+    /// When the present connection began to stream.
+    connected_at: Instant,
     /// What had been received when the connection was lost last.
     received_at_loss: Lsn,
 }
@@ -150,9 +152,11 @@ impl Pump {
             store: parts.store,
             identity,
             facts: parts.started.facts,
-            was_overtaken: false,
+            // Where nothing is connected again, what was asked first has to do.
+            was_overtaken: parts.retry.budget == Some(Duration::ZERO),
             backoff: Backoff::new(parts.retry),
             restarts: Backoff::new(Policy { budget: None, ..parts.retry }),
+            connected_at: now,
             received_at_loss: Lsn::INVALID,
         })
     }
@@ -199,7 +203,7 @@ impl Pump {
             // What the output has just made room for may wait inside libpq, where no readiness tells of it.
             match read {
                 Read::Drained => self.sleep(now)?,
-                Read::Blocked if !self.may_read() => self.sleep(now)?,
+                Read::Blocked if !self.may_read(now) => self.sleep(now)?,
                 Read::Blocked | Read::Unfinished => {}
             }
         }
@@ -300,13 +304,16 @@ impl Pump {
     fn send_status_update(&mut self, now: Instant) -> Result<(), Error> {
         match self.session.feedback().update_due(now) {
             Some(update) => Ok(self.feed.update(update)?),
-            None => Ok(self.feed.flush()?),
+            None => {
+                self.feed.confirm(self.session.feedback().confirmed());
+                Ok(self.feed.flush()?)
+            }
         }
     }
 
     fn sleep(&mut self, now: Instant) -> Result<(), Error> {
         // While nothing may be read its readiness would only spin the loop.
-        match (self.feed.socket()?, self.may_read()) {
+        match (self.feed.socket()?, self.may_read(now)) {
             (Some((socket, true)), true) => {
                 self.poller.arm(Wakeup::Postgres, socket, Interest::READABLE | Interest::WRITABLE)?;
             }
@@ -341,7 +348,7 @@ impl Pump {
         };
         let catalog = self.asking.as_ref().map(|_| now + CONNECT_TIMEOUT);
         let store = self.store.deadline(self.session.feedback().delivered(), now);
-        let feed = if self.may_read() { self.feed.deadline() } else { None };
+        let feed = if self.may_read(now) { self.feed.deadline() } else { None };
         let others = [feed, self.output.deadline(now), stopping, catalog, store, self.report.deadline()];
         others.into_iter().flatten().fold(self.session.feedback().deadline(), Instant::min)
     }

@@ -71,9 +71,9 @@ impl Output {
     }
 
     /// Whether another frame can be taken.
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self, now: Instant) -> bool {
         match self {
-            Output::Records(sink) => sink.has_room(),
+            Output::Records(sink) => sink.has_room(now),
             Output::Dump(dump) => dump.lines.pending() < STDOUT_BUFFER_BYTES,
         }
     }

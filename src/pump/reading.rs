@@ -28,7 +28,7 @@ impl Pump {
     /// Reads and handles frames while there is room, and no more of them than one turn may take.
     pub(super) fn read(&mut self, now: Instant) -> Result<Read, Error> {
         for _ in 0..MESSAGES_PER_TURN_MAX {
-            if !self.may_read() {
+            if !self.may_read(now) {
                 self.session.feedback().not_reading(now);
                 return Ok(Read::Blocked);
             }
@@ -41,12 +41,12 @@ impl Pump {
         Ok(Read::Unfinished)
     }
 
-    pub(super) fn may_read(&self) -> bool {
+    pub(super) fn may_read(&self, now: Instant) -> bool {
         self.stage == Stage::Reading
             && !self.session.is_done()
             && self.asking.is_none()
             && self.session.has_room()
-            && self.output.has_room()
+            && self.output.has_room(now)
     }
 
     fn frame(&mut self, frame: &[u8], now: Instant) -> Result<(), Error> {

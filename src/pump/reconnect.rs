@@ -17,6 +17,9 @@ use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::poller::Wakeup;
 
+/// A connection that lasted for so long was one that worked.
+const CONNECTION_HAS_HELD: Duration = Duration::from_secs(30);
+
 impl Pump {
     /// Makes the connection again if `error` is one that this mends; otherwise, or when the budget is spent, the error
     /// that ends the run.
@@ -32,7 +35,9 @@ impl Pump {
             self.output.check_successor()?;
         }
         let received = self.session.feedback().received();
-        if received > self.received_at_loss {
+        // A quiet server sends nothing for hours: a connection that has held is a success too.
+        let has_held = self.connected_at.elapsed() >= CONNECTION_HAS_HELD;
+        if received > self.received_at_loss || has_held {
             self.backoff.succeeded();
             self.restarts.succeeded();
         }
@@ -106,6 +111,7 @@ impl Pump {
         self.identity.timeline = started.system.timeline;
         self.facts = started.facts;
         let now = Instant::now();
+        self.connected_at = now;
         if self.output.renew(now)? {
             self.session.restarted(now);
             self.stage = Stage::Reading;

@@ -81,7 +81,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
             switches,
         };
         let start = match source.startpos {
-            Some(startpos) => check_startpos(source, startpos, confirmed)?,
+            Some(startpos) => check_startpos(source, startpos, &facts, known.as_ref())?,
             None => check_stored(known.as_ref(), &facts, source.accept_gap)?,
         };
         match begin(source, &name, start, confirmed, connection, waiter) {
@@ -209,7 +209,20 @@ pub fn check_publications(
     })
 }
 
-fn check_startpos(source: &Source, startpos: Lsn, confirmed: Lsn) -> Result<Lsn, Error> {
+/// A position that was asked for is one that the server has, and leaves out nothing but what lies before it.
+fn check_startpos(source: &Source, startpos: Lsn, facts: &Facts, known: Option<&Known>) -> Result<Lsn, Error> {
+    check_stored(known, facts, source.accept_gap)?;
+    let confirmed = facts.confirmed;
+    if startpos > facts.wal_end {
+        return Err(Error::Setup {
+            message: format!(
+                "startpos {startpos} is past the end of the server's WAL, {}: all that is committed before it would be \
+                 confirmed without being delivered",
+                facts.wal_end
+            ),
+            hint: "leave --startpos away to start at the confirmed position".to_owned(),
+        });
+    }
     if startpos >= confirmed {
         return Ok(startpos);
     }

@@ -107,9 +107,9 @@ impl Sink {
 
     /// Whether another change can be taken.
     #[must_use]
-    pub fn has_room(&self) -> bool {
+    pub fn has_room(&self, now: Instant) -> bool {
         match self {
-            Sink::Kafka(sink) => sink.has_room(),
+            Sink::Kafka(sink) => sink.has_room(now),
             Sink::Stdout(sink) => sink.has_room(),
         }
     }

@@ -108,6 +108,15 @@ fn a_row_whose_text_is_longer_than_its_wal_moves_no_position_too_far() {
 }
 
 #[test]
+fn a_start_past_the_end_of_the_wal_is_refused_and_confirms_nothing() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
+    let before = world.confirmed();
+    let run = world.stream().with(&["--sink", "stdout", "--once", "--startpos", "F/0"]).run();
+    run.expect_code(78).expect_log(&["startpos F/0 is past the end of the server's WAL"]);
+    assert_eq!(world.confirmed(), before);
+}
+
+#[test]
 fn a_start_below_the_confirmed_position_is_refused_with_both_positions() {
     let world = World::new(TABLE);
     let below = world.confirmed();

@@ -126,6 +126,8 @@ pub struct Reader {
     instance: Instance,
     /// Whether it has been read.
     pub has_seen_start: bool,
+    /// Nothing is left to read for now.
+    is_at_end: bool,
     /// The instance that started last.
     pub newest_start: Option<Instance>,
     /// The last checkpoint.
@@ -155,6 +157,7 @@ impl Reader {
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false")
+            .set("enable.partition.eof", "true")
             .set_log_level(RDKafkaLogLevel::Info);
         let refused = |error: KafkaError| Error::Producer { reason: error.to_string() };
         let consumer: BaseConsumer<ReaderContext> = config.create_with_context(ReaderContext).map_err(refused)?;
@@ -166,6 +169,7 @@ impl Reader {
             topic: topic.to_owned(),
             instance: instance.clone(),
             has_seen_start: false,
+            is_at_end: false,
             newest_start: None,
             checkpoint: None,
         })
@@ -178,6 +182,7 @@ impl Reader {
     /// [`Error::Checkpoint`] for a record that is not walcat's.
     pub fn advance(&mut self) -> Result<(), Error> {
         while let Some(message) = self.consumer.poll(Duration::ZERO) {
+            self.is_at_end = matches!(message, Err(KafkaError::PartitionEOF(_)));
             let Ok(message) = message else { continue };
             let malformed = |reason: String| Error::Checkpoint { topic: self.topic.clone(), reason };
             let value = message.payload().ok_or_else(|| malformed("a record without a value".to_owned()))?;
@@ -192,7 +197,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Waits until the newest start record is another process's; none when it is not by the deadline.
+    /// Waits until the topic ends with another process's start record; none when it does not by the deadline. Only what the
+    /// whole topic says last counts, so it is read to its end first.
     ///
     /// # Errors
     /// Those of [`Reader::advance`].
@@ -200,14 +206,9 @@ impl Reader {
         const LOOK_INTERVAL: Duration = Duration::from_millis(20);
         loop {
             self.advance()?;
-            if let Some(other) = self.newest_start.as_ref().filter(|other| !other.is_same_process(&self.instance)) {
-                // It may be one of before us: only what the whole topic says last counts.
-                let newest = other.clone();
-                std::thread::sleep(10 * LOOK_INTERVAL);
-                self.advance()?;
-                if self.newest_start.as_ref() == Some(&newest) {
-                    return Ok(Some(newest));
-                }
+            let other = self.newest_start.as_ref().filter(|other| !other.is_same_process(&self.instance));
+            if let (Some(other), true) = (other, self.is_at_end) {
+                return Ok(Some(other.clone()));
             }
             if Instant::now() >= deadline {
                 return Ok(None);

@@ -56,6 +56,8 @@ pub struct Settings {
     pub create_topics: Option<TopicTemplate>,
     /// How long the brokers may be unreachable; none for ever.
     pub broker_for: Option<Duration>,
+    /// What librdkafka puts into one batch at most; a larger record travels alone.
+    pub batch_bytes: usize,
     /// What becomes of a record that is refused for good.
     pub on_error: OnError,
     /// Exactly-once delivery, in Kafka transactions; none for at-least-once.
@@ -182,11 +184,11 @@ impl KafkaSink {
 
     /// Whether another change can be taken.
     #[must_use]
-    pub fn has_room(&self) -> bool {
+    pub fn has_room(&self, now: Instant) -> bool {
         self.waiting.is_empty()
             && self.flight.bytes < self.settings.memory_bytes_max
             && self.flight.records < RECORDS_IN_FLIGHT_MAX as usize
-            && self.transactions.as_ref().is_none_or(Transactions::has_room)
+            && self.transactions.as_ref().is_none_or(|transactions| transactions.has_room(now))
     }
 
     /// Encodes a change and queues its records. Call it only while [`KafkaSink::has_room`].

@@ -36,7 +36,11 @@ impl KafkaSink {
 
     fn may_pass(&self, failure: &Failure) -> bool {
         let is_letter = matches!(&self.settings.on_error, OnError::DeadLetter { topic } if *topic == failure.topic);
-        self.settings.on_error != OnError::Stop && is_passable(failure.code) && !is_letter
+        // A broker refuses a batch as too large as a whole, with all the small records in it.
+        let key_bytes = failure.key.as_ref().map_or(0, Vec::len);
+        let is_alone = key_bytes + failure.value_bytes >= self.settings.batch_bytes;
+        let is_its_own = failure.code != Code::MessageSizeTooLarge || is_alone;
+        self.settings.on_error != OnError::Stop && is_passable(failure.code) && is_its_own && !is_letter
     }
 
     /// Leaves a record out, as the policy says: its ticket settles at once, or with the dead letter.

@@ -20,10 +20,13 @@ use super::link::{Flight, Link};
 use super::transaction_calls::{self as calls, Progress, failure, is_fenced};
 use super::waiting::Waiting;
 use crate::change::Ticket;
-use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL};
+use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, RING_ENTRIES_MAX};
 use crate::lsn::Lsn;
 use crate::positions::Stored;
 use crate::session::Sealed;
+
+/// Units of confirmation in one Kafka transaction at most: half of what the ring holds.
+const UNITS_MAX: usize = RING_ENTRIES_MAX / 2;
 
 /// How long one call into librdkafka may take, so that keepalives are answered meanwhile. It returns as soon as it is
 /// done; with slices of 1 ms on a busy machine the first step of a commit timed out, from which librdkafka cannot resume.
@@ -36,7 +39,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(3);
 const OUTAGE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How long giving up a transaction may take when walcat ends.
-const ABORT_LIMIT: Duration = Duration::from_secs(1);
+const ABORT_LIMIT: Duration = Duration::from_secs(3);
 
 /// What a transaction is made of.
 #[derive(Clone, Debug)]
@@ -112,6 +115,8 @@ pub struct Transactions {
     idle: Lsn,
     /// Do not wait for the interval: the run ends.
     hurry: bool,
+    /// The stored position that a transaction was begun at which had to be given up for its age.
+    expired_at: Option<Lsn>,
 }
 
 impl Transactions {
@@ -130,6 +135,7 @@ impl Transactions {
             stored_at: None,
             idle: Lsn::INVALID,
             hurry: false,
+            expired_at: None,
         }
     }
 
@@ -165,11 +171,17 @@ impl Transactions {
 
     /// Whether changes can be taken now.
     #[must_use]
-    pub fn has_room(&self) -> bool {
+    pub fn has_room(&self, now: Instant) -> bool {
         match self.stage {
             Stage::Idle => true,
-            // A transaction that is due is not kept open by more of them.
-            Stage::Open { records, .. } => self.inside || records < self.settings.records_max,
+            // One that is due is not kept open by more of them; and what is under way must not fill the ring, or the end
+            // of the PostgreSQL transaction that is half taken could not be read.
+            Stage::Open { since, records } => {
+                let is_due = records >= self.settings.records_max
+                    || self.taken.len() >= UNITS_MAX
+                    || now >= since + self.settings.interval;
+                self.inside || !is_due
+            }
             _ => false,
         }
     }
@@ -307,13 +319,12 @@ impl Transactions {
                 self.sealed = Some(Sealed { commit_lsn: self.idle, end_lsn: self.idle, xid: 0 });
                 self.finish(link, flight)
             }
-            Stage::Open { since, records } => {
-                let (since, records) = (*since, *records);
+            Stage::Open { since, .. } => {
+                let since = *since;
                 if self.inside {
                     return self.check_length(since, is_outage, now);
                 }
-                let is_due =
-                    self.hurry || records >= self.settings.records_max || now >= since + self.settings.interval;
+                let is_due = self.hurry || !self.has_room(now);
                 if is_due && waiting.is_empty() { self.finish(link, flight) } else { Ok(()) }
             }
             Stage::Committing { checkpoint, call } if flight.is_empty() => {
@@ -420,13 +431,14 @@ impl Transactions {
     }
 
     /// Kafka gives up a transaction that is open for too long, and one PostgreSQL transaction cannot be parted.
-    fn check_length(&self, since: Instant, is_outage: bool, now: Instant) -> Result<(), Error> {
+    fn check_length(&mut self, since: Instant, is_outage: bool, now: Instant) -> Result<(), Error> {
         if now < since + self.longest() {
             return Ok(());
         }
         let seconds = now.saturating_duration_since(since).as_secs();
-        if is_outage {
-            return Err(Error::Aborted { reason: format!("no broker has answered, and {seconds} s have passed") });
+        // A pause of either side may be why: only one that is too long again is too long.
+        if is_outage || self.expired_at.replace(self.stored) != Some(self.stored) {
+            return Err(Error::Aborted { reason: format!("it is open for {seconds} s, and Kafka would soon end it") });
         }
         Err(Error::TransactionTooLong { seconds, timeout_ms: self.settings.timeout.as_millis() })
     }
