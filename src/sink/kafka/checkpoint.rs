@@ -126,8 +126,6 @@ pub struct Reader {
     instance: Instance,
     /// Whether it has been read.
     pub has_seen_start: bool,
-    /// Nothing is left to read for now.
-    is_at_end: bool,
     /// The instance that started last.
     pub newest_start: Option<Instance>,
     /// The last checkpoint.
@@ -157,7 +155,6 @@ impl Reader {
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false")
-            .set("enable.partition.eof", "true")
             .set_log_level(RDKafkaLogLevel::Info);
         let refused = |error: KafkaError| Error::Producer { reason: error.to_string() };
         let consumer: BaseConsumer<ReaderContext> = config.create_with_context(ReaderContext).map_err(refused)?;
@@ -169,7 +166,6 @@ impl Reader {
             topic: topic.to_owned(),
             instance: instance.clone(),
             has_seen_start: false,
-            is_at_end: false,
             newest_start: None,
             checkpoint: None,
         })
@@ -182,7 +178,6 @@ impl Reader {
     /// [`Error::Checkpoint`] for a record that is not walcat's.
     pub fn advance(&mut self) -> Result<(), Error> {
         while let Some(message) = self.consumer.poll(Duration::ZERO) {
-            self.is_at_end = matches!(message, Err(KafkaError::PartitionEOF(_)));
             let Ok(message) = message else { continue };
             let malformed = |reason: String| Error::Checkpoint { topic: self.topic.clone(), reason };
             let value = message.payload().ok_or_else(|| malformed("a record without a value".to_owned()))?;
@@ -197,8 +192,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Waits until the topic ends with another process's start record; none when it does not by the deadline. Only what the
-    /// whole topic says last counts, so it is read to its end first.
+    /// Waits for another process's start record after our own; none when there is none by the deadline. One before ours, and
+    /// what it left, is of the past.
     ///
     /// # Errors
     /// Those of [`Reader::advance`].
@@ -207,7 +202,7 @@ impl Reader {
         loop {
             self.advance()?;
             let other = self.newest_start.as_ref().filter(|other| !other.is_same_process(&self.instance));
-            if let (Some(other), true) = (other, self.is_at_end) {
+            if let (Some(other), true) = (other, self.has_seen_start) {
                 return Ok(Some(other.clone()));
             }
             if Instant::now() >= deadline {
