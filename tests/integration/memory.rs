@@ -30,7 +30,10 @@ fn a_transaction_of_two_million_rows_streams_through_in_48_mib_also_with_a_broke
     // The length of the freeze is what is tested.
     std::thread::sleep(Duration::from_secs(20));
     kafka.signal(libc::SIGCONT);
-    eventually("everything has arrived", 180, || count(&consumer, &topic) == ROWS);
+    eventually("everything has arrived", 180, || {
+        assert!(!running.has_ended(), "{}", running.log());
+        count(&consumer, &topic) == ROWS
+    });
     let end = world.wal_lsn();
     eventually("everything is confirmed", 30, || {
         world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"

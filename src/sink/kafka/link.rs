@@ -58,7 +58,7 @@ impl Link {
         let main_queue = Queue::main(client).ok_or_else(gone)?;
         main_queue.wake_by(&wake);
         let admin = Admin::new(client, &wake, ADMIN_TIMEOUT).ok_or_else(gone)?;
-        admin.describe_cluster();
+        admin.probe();
         let checkpoint_topic = transactional.map(|own| open(client, &own.checkpoint_topic)).transpose()?;
         Ok(Link {
             topics: Vec::new(),

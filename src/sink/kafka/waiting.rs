@@ -164,7 +164,7 @@ impl Waiting {
     /// Asks whether the cluster is there, unless a request is under way.
     pub fn probe(&mut self, admin: &Admin, now: Instant) {
         if self.is_free(now) {
-            admin.describe_cluster();
+            admin.probe();
             self.request = Request::Probe { sent_at: now };
         }
     }
@@ -176,8 +176,10 @@ impl Waiting {
     pub fn heed(&mut self, answer: Answer, availability: &mut Availability, now: Instant) -> Result<(), Error> {
         let request = std::mem::replace(&mut self.request, Request::None);
         match (answer, request) {
-            (Answer::Cluster(Ok(())), _) => availability.answered(now),
-            (Answer::Cluster(Err(error)), Request::Probe { .. }) => self.ask_later(&error, availability, now),
+            (Answer::CleanupPolicy(Err(error)), Request::Probe { .. }) if !error.is_an_answer() => {
+                self.ask_later(&error, availability, now);
+            }
+            (Answer::CleanupPolicy(_), Request::Probe { .. }) => availability.answered(now),
             (Answer::TopicCreated(result), Request::Create { topic, .. }) => {
                 self.created(topic, result, availability, now)?;
             }
