@@ -95,14 +95,16 @@ impl Running {
 
     /// Waits for a text in the log.
     pub fn wait_for_log(&mut self, text: &str) {
-        while !self.log().contains(text) {
+        self.wait_for_log_times(text, 1);
+    }
+
+    /// Waits until a text is in the log so many times.
+    pub fn wait_for_log_times(&mut self, text: &str, times: usize) {
+        let is_there = |running: &Running| running.log().matches(text).count() >= times;
+        while !is_there(self) {
             let ended = self.child.try_wait().expect("walcat");
-            assert!(
-                ended.is_none() || self.log().contains(text),
-                "ended by {ended:?} without {text:?}:\n{}",
-                self.log()
-            );
-            assert!(Instant::now() < self.deadline, "never logged {text:?}:\n{}", self.log());
+            assert!(ended.is_none() || is_there(self), "ended by {ended:?} without {text:?}, {times} times");
+            assert!(Instant::now() < self.deadline, "not logged {times} times: {text:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -127,7 +129,7 @@ impl Running {
             }
             if Instant::now() >= self.deadline {
                 let _ = self.child.kill();
-                panic!("walcat did not end in time:\n{}", self.log());
+                panic!("walcat did not end in time");
             }
             std::thread::sleep(Duration::from_millis(5));
         };
@@ -145,6 +147,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the log of walcat, pid {}:\n{}", self.pid(), self.log());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
