@@ -20,7 +20,7 @@ pub const CONFIRMED_BYTES_BEFORE_UPDATE: u64 = 256 * 1024;
 /// The least time between two early status updates: at most 20 a second.
 pub const STATUS_UPDATE_SPACING: Duration = Duration::from_millis(50);
 
-/// How long one attempt to connect to PostgreSQL may take, and one question to its catalog.
+/// How long a host of PostgreSQL gets to take a connection, unless the conninfo says, and one question to the catalog.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Records that one change can become: a key change is a delete, a tombstone and a create.

@@ -6,9 +6,10 @@ use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use super::conn::{Direction, Kind, command_error, connect_error, connect_start, connect_timed_out};
+use super::conn::{Direction, Kind, command_error};
+use super::connecting::Connecting;
 use super::error::{Error, split_connect_message};
-use super::ffi::{Handle, Outcome, Polling};
+use super::ffi::{Handle, Outcome};
 use crate::catalog_facts::CatalogAnswer;
 use crate::limits::CONNECT_TIMEOUT;
 
@@ -67,7 +68,7 @@ enum State {
     /// No connection.
     Closed,
     /// Connecting, to ask afterwards.
-    Connecting { handle: Handle, direction: Direction, deadline: Instant, question: Question },
+    Connecting { connecting: Connecting, question: Question },
     /// Waiting for the answer.
     Asking { handle: Handle, sent: bool, deadline: Instant },
     /// Nothing to do.
@@ -120,22 +121,14 @@ impl Catalog {
     pub fn poll(&mut self) -> Result<Option<CatalogAnswer>, Error> {
         loop {
             match std::mem::replace(&mut self.state, State::Closed) {
-                State::Connecting { mut handle, deadline, question, .. } => {
-                    let direction = match handle.connect_poll() {
-                        Polling::Done => {
-                            handle.set_nonblocking();
-                            self.state = send(handle, &question)?;
-                            continue;
-                        }
-                        Polling::Failed => return Err(connect_error(&handle)),
-                        Polling::Reading => Direction::Read,
-                        Polling::Writing => Direction::Write,
-                    };
-                    if Instant::now() >= deadline {
-                        return Err(connect_timed_out());
+                State::Connecting { mut connecting, question } => {
+                    if !connecting.poll(Instant::now())? {
+                        self.state = State::Connecting { connecting, question };
+                        return Ok(None);
                     }
-                    self.state = State::Connecting { handle, direction, deadline, question };
-                    return Ok(None);
+                    let mut handle = connecting.into_handle();
+                    handle.set_nonblocking();
+                    self.state = send(handle, &question)?;
                 }
                 State::Asking { mut handle, deadline, .. } => {
                     let sent = handle.flush().map_err(|_| lost(&handle))?;
@@ -166,7 +159,7 @@ impl Catalog {
     #[must_use]
     pub fn socket(&self) -> Option<(RawFd, Direction)> {
         match &self.state {
-            State::Connecting { handle, direction, .. } => Some((handle.socket()?, *direction)),
+            State::Connecting { connecting, .. } => connecting.socket(),
             State::Asking { handle, sent, .. } => {
                 Some((handle.socket()?, if *sent { Direction::Read } else { Direction::Write }))
             }
@@ -175,12 +168,7 @@ impl Catalog {
     }
 
     fn connect(&self, question: Question) -> Result<State, Error> {
-        let handle = connect_start(self.dsn.as_deref(), Kind::Ordinary)?;
-        if handle.is_bad() {
-            return Err(connect_error(&handle));
-        }
-        let deadline = Instant::now() + CONNECT_TIMEOUT;
-        Ok(State::Connecting { handle, direction: Direction::Write, deadline, question })
+        Ok(State::Connecting { connecting: Connecting::start(self.dsn.as_deref(), Kind::Ordinary)?, question })
     }
 }
 

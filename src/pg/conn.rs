@@ -1,4 +1,4 @@
-//! A connection: how it is made, which settings it pins, and commands on it while the caller decides how to wait.
+//! A connection: which settings it pins, and commands on it while the caller decides how to wait.
 //!
 //! A replication connection takes the simple protocol only, so commands are text; the callers quote what
 //! goes into them with [`quote_literal`].
@@ -7,9 +7,9 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use super::error::{Error, split_connect_message};
-use super::ffi::{self, Handle, Outcome, Polling, QueryResult};
-use crate::limits::CONNECT_TIMEOUT;
+use super::connecting::Connecting;
+use super::error::Error;
+use super::ffi::{Handle, Outcome, QueryResult};
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,15 +61,6 @@ pub(super) fn session_settings(set: &str) -> String {
 /// What came with PostgreSQL 14: an older server is refused later, in words of ours.
 const SESSION_SETTINGS_14: &str = "SET idle_session_timeout = 0";
 
-/// What libpq is told unless the conninfo says otherwise: find a dead peer within some 30 s.
-const SOCKET_DEFAULTS: [(&str, &str); 5] = [
-    ("fallback_application_name", "walcat"),
-    ("keepalives_idle", "15"),
-    ("keepalives_interval", "5"),
-    ("keepalives_count", "3"),
-    ("tcp_user_timeout", "30000"),
-];
-
 /// An open connection whose session settings are pinned.
 #[derive(Debug)]
 pub struct Connection {
@@ -81,24 +72,17 @@ impl Connection {
     /// Connects and pins the session's settings. Without a `dsn` libpq's own variables and files apply.
     ///
     /// # Errors
-    /// [`Error::Conninfo`], [`Error::Connect`] after at most [`CONNECT_TIMEOUT`] a host, and what `wait` returns.
+    /// [`Error::Conninfo`], [`Error::Connect`], and what `wait` returns.
     pub fn connect(dsn: Option<&str>, kind: Kind, wait: &mut Wait<'_>) -> Result<Self, Error> {
-        let mut handle = connect_start(dsn, kind)?;
-        let deadline = Instant::now() + CONNECT_TIMEOUT;
-        let mut direction = Direction::Write;
-        loop {
-            let Some(socket) = handle.socket() else { return Err(connect_error(&handle)) };
-            wait(socket, direction)?;
-            direction = match handle.connect_poll() {
-                Polling::Reading => Direction::Read,
-                Polling::Writing => Direction::Write,
-                Polling::Done => break,
-                Polling::Failed => return Err(connect_error(&handle)),
-            };
-            if Instant::now() >= deadline {
-                return Err(connect_timed_out());
+        let mut connecting = Connecting::start(dsn, kind)?;
+        let mut handle = loop {
+            if connecting.poll(Instant::now())? {
+                break connecting.into_handle();
             }
-        }
+            if let Some((socket, direction)) = connecting.socket() {
+                wait(socket, direction)?;
+            }
+        };
         handle.set_nonblocking();
         let mut connection = Connection { handle, kind };
         if kind == Kind::Pooled {
@@ -186,96 +170,9 @@ pub(super) fn command_error(name: &'static str, result: &QueryResult) -> Error {
     Error::Command { command: name, sqlstate: fields.sqlstate, message: one_line(&message) }
 }
 
-/// Begins to connect, without waiting but for the resolution of host names.
-pub(super) fn connect_start(dsn: Option<&str>, kind: Kind) -> Result<Handle, Error> {
-    let conninfo = |message: String| Error::Conninfo { message };
-    let text = |text: &str| CString::new(text).map_err(|_| conninfo("it holds a NUL byte".to_owned()));
-    let mut parameters = Vec::new();
-    for (key, value) in SOCKET_DEFAULTS {
-        parameters.push((text(key)?, text(value)?));
-    }
-    if let Some(dsn) = dsn {
-        let dsn_text = text(dsn)?;
-        if is_conninfo(dsn) {
-            let options = ffi::parse_conninfo(&dsn_text).map_err(|_| conninfo(conninfo_complaint(dsn)))?;
-            check_port(&options)?;
-        }
-        parameters.push((text("dbname")?, dsn_text));
-    }
-    if kind == Kind::Replication {
-        parameters.push((text("replication")?, text("database")?));
-    }
-    let handle = Handle::connect_start(&parameters).map_err(|error| Error::Connect {
-        sqlstate: None,
-        needs_password: false,
-        message: error.to_string(),
-    })?;
-    // Failed before it could begin: either the host has no address, or the parameters are wrong in themselves.
-    if handle.is_bad() && ffi::refuses_parameters(&parameters) {
-        return Err(conninfo(one_line(&handle.error_message())));
-    }
-    Ok(handle)
-}
-
-pub(super) fn connect_error(handle: &Handle) -> Error {
-    let (sqlstate, message) = split_connect_message(&handle.error_message());
-    Error::Connect { sqlstate, needs_password: handle.needs_password(), message }
-}
-
-pub(super) fn connect_timed_out() -> Error {
-    let message = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
-    Error::Connect { sqlstate: None, needs_password: false, message }
-}
-
-/// libpq itself looks at a port only when it is about to connect, and then as at a server that is not there.
-fn check_port(options: &[(String, String)]) -> Result<(), Error> {
-    let Some((_, ports)) = options.iter().find(|(key, _)| key == "port") else { return Ok(()) };
-    // A list has one port for each host; an empty one stands for the default.
-    match ports.split(',').find(|port| !port.is_empty() && !port.trim().parse().is_ok_and(|port: u16| port > 0)) {
-        Some(port) => Err(Error::Conninfo { message: format!("the port {port} is not a number from 1 to 65535") }),
-        None => Ok(()),
-    }
-}
-
-/// What libpq takes as a connection string; anything else is a bare database name.
-fn is_conninfo(dsn: &str) -> bool {
-    dsn.contains('=') || dsn.starts_with("postgres://") || dsn.starts_with("postgresql://")
-}
-
-/// libpq's own message may quote a part of the conninfo, a password among it: name what is known without it.
-fn conninfo_complaint(dsn: &str) -> String {
-    let form = if dsn.contains("://") { "a connection URI" } else { "a list of key=value pairs" };
-    format!("libpq does not take it as {form} (the text itself is not shown, it may hold a password)")
-}
-
 /// libpq's messages have several lines.
-fn one_line(message: &str) -> String {
+pub(super) fn one_line(message: &str) -> String {
     let lines = message.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("LOCATION:"));
     let line = lines.collect::<Vec<_>>().join("; ");
     if line.is_empty() { "the server closed the connection".to_owned() } else { line }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_conninfo_that_libpq_refuses_is_not_quoted_in_the_error() {
-        let error = connect_start(Some("host=localhost password=hunter2 bogus"), Kind::Ordinary).unwrap_err();
-        assert!(matches!(error, Error::Conninfo { .. }), "{error}");
-        assert!(!error.to_string().contains("hunter2"), "{error}");
-    }
-
-    #[test]
-    fn parameters_that_are_wrong_in_themselves_are_told_from_a_server_that_is_not_there() {
-        for dsn in ["port=notaport", "host=a,b port=1,2,3", "sslmode=bogus host=localhost", "target_session_attrs=zz"] {
-            let error = connect_start(Some(dsn), Kind::Ordinary).unwrap_err();
-            assert!(matches!(error, Error::Conninfo { .. }), "{dsn}: {error}");
-        }
-        let handle = connect_start(Some("host=127.0.0.1 port=1"), Kind::Ordinary);
-        assert!(handle.is_ok(), "whether a server is there shows later");
-    }
-
-    #[test]
-    fn a_literal_is_quoted_for_sql() {}
 }

@@ -70,6 +70,11 @@ pub fn parse_conninfo(conninfo: &CStr) -> Result<Vec<(String, String)>, String> 
         unsafe { pq::PQfreemem(message.cast()) };
         return Err(text);
     }
+    Ok(take_options(options))
+}
+
+/// The options of an array that have a value; frees the array.
+fn take_options(options: *mut pq::PQconninfoOption) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut option = options;
     loop {
@@ -85,9 +90,9 @@ pub fn parse_conninfo(conninfo: &CStr) -> Result<Vec<(String, String)>, String> 
         // SAFETY: the entry was not the last one, so the next one is inside the array.
         option = unsafe { option.add(1) };
     }
-    // SAFETY: frees the array that PQconninfoParse returned, once, and nothing borrowed from it is left.
+    // SAFETY: frees the array that libpq made for the caller, once, and nothing borrowed from it is left.
     unsafe { pq::PQconninfoFree(options) };
-    Ok(found)
+    found
 }
 
 /// Whether libpq refuses the parameters themselves, such as a port that is no number (PQpingParams:
@@ -143,6 +148,38 @@ impl Handle {
         // SAFETY: the handle is open.
         let socket = unsafe { pq::PQsocket(self.raw()) };
         (socket >= 0).then_some(socket)
+    }
+
+    /// Whether the socket can be written without waiting: for a connection that is being made, whether it is made or
+    /// has failed.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        let Some(socket) = self.socket() else { return true };
+        let mut descriptor = libc::pollfd { fd: socket, events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one valid pollfd; a time-out of 0 does not wait.
+        unsafe { libc::poll(&raw mut descriptor, 1, 0) != 0 }
+    }
+
+    /// The host that is tried, or connected to (PQhost).
+    #[must_use]
+    pub fn host(&self) -> String {
+        // SAFETY: the handle is open; the string is copied at once.
+        owned_text(unsafe { pq::PQhost(self.raw()) })
+    }
+
+    /// Its port (PQport).
+    #[must_use]
+    pub fn port(&self) -> String {
+        // SAFETY: the handle is open; the string is copied at once.
+        owned_text(unsafe { pq::PQport(self.raw()) })
+    }
+
+    /// The options in use, those of libpq's own variables and files among them (PQconninfo). Holds the password.
+    #[must_use]
+    pub fn options(&self) -> Vec<(String, String)> {
+        // SAFETY: the handle is open.
+        let options = unsafe { pq::PQconninfo(self.raw()) };
+        if options.is_null() { Vec::new() } else { take_options(options) }
     }
 
     /// Whether a failed connection wanted a password that nobody gave (PQconnectionNeedsPassword).

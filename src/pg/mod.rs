@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod conn;
+mod connecting;
 pub mod error;
 pub mod ffi;
 pub mod peek;

@@ -2,7 +2,8 @@
 //! made again.
 
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,41 @@ fn a_connection_to_kafka_that_is_lost_in_silence_is_made_again() {
     // librdkafka's own limit is a minute.
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);
+}
+
+/// A machine that is dead refuses nobody: it must not hide the standby that comes after it in the conninfo.
+#[test]
+fn a_host_that_swallows_everything_is_left_for_the_next_one() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let dead = listener.local_addr().expect("a port");
+    let dsn = format!(
+        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname={} connect_timeout=2",
+        dead.port(),
+        world.pg.port,
+        world.database
+    );
+    let status = || {
+        let status = Walcat::new(&["slot", "status", "--dsn", &dsn, "--slot", &world.slot]).run();
+        status.expect_code(0).expect_log(&["PostgreSQL does not answer: trying the next host", "timeout_s=2"])
+    };
+    // The connection is made, and nobody reads what is sent on it.
+    status();
+    let _queue = fill_queue(&listener, dead);
+    // No connection is made.
+    let begun = Instant::now();
+    status();
+    assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+}
+
+/// Fills a listener's queue, so that the system answers nobody else.
+fn fill_queue(listener: &TcpListener, address: SocketAddr) -> Vec<TcpStream> {
+    // SAFETY: a socket that listens already; to call it again changes the length of its queue.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(300));
+    let queue = std::iter::from_fn(|| connect().ok()).take(10).collect::<Vec<_>>();
+    assert!(queue.len() < 10, "the queue does not fill");
+    queue
 }
 
 /// A broker with a second listener, which tells its clients to come by way of the proxy.

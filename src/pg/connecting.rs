@@ -1,0 +1,248 @@
+//! Making a connection without waiting: one host of the conninfo after another, each within its time.
+//!
+//! libpq keeps `connect_timeout` only where it waits itself, and goes on to the next host only when one has refused: a host
+//! that swallows everything, as a dead machine does, would hide the standby that comes after it.
+//!
+//! Source: PostgreSQL documentation, "34.1 Database Connection Control Functions".
+
+use std::ffi::CString;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use log::warn;
+
+use super::conn::{Direction, Kind, one_line};
+use super::error::{Error, split_connect_message};
+use super::ffi::{self, Handle, Polling};
+use crate::limits::CONNECT_TIMEOUT;
+
+/// What libpq is told unless the conninfo says otherwise: find a dead peer within some 30 s.
+const SOCKET_DEFAULTS: [(&str, &str); 5] = [
+    ("fallback_application_name", "walcat"),
+    ("keepalives_idle", "15"),
+    ("keepalives_interval", "5"),
+    ("keepalives_count", "3"),
+    ("tcp_user_timeout", "30000"),
+];
+
+/// libpq's default for an empty port.
+const DEFAULT_PORT: &str = "5432";
+
+/// A connection that is being made.
+#[derive(Debug)]
+pub(super) struct Connecting {
+    parameters: Vec<(CString, CString)>,
+    handle: Handle,
+    direction: Direction,
+    /// The host that is tried, and its port.
+    host: (String, String),
+    /// What each host gets.
+    timeout: Duration,
+    deadline: Instant,
+}
+
+impl Connecting {
+    /// Begins, without waiting but for the resolution of host names. Without a `dsn` libpq's own variables and files
+    /// apply.
+    ///
+    /// # Errors
+    /// [`Error::Conninfo`] for parameters that are wrong in themselves, [`Error::Connect`].
+    pub fn start(dsn: Option<&str>, kind: Kind) -> Result<Self, Error> {
+        let mut parameters = Vec::new();
+        for (key, value) in SOCKET_DEFAULTS {
+            parameters.push((text(key)?, text(value)?));
+        }
+        if let Some(dsn) = dsn {
+            let dsn_text = text(dsn)?;
+            if is_conninfo(dsn) {
+                let options = ffi::parse_conninfo(&dsn_text).map_err(|_| conninfo_error(conninfo_complaint(dsn)))?;
+                check_port(&options)?;
+            }
+            parameters.push((text("dbname")?, dsn_text));
+        }
+        if kind == Kind::Replication {
+            parameters.push((text("replication")?, text("database")?));
+        }
+        let handle = start(&parameters)?;
+        if handle.is_bad() {
+            // Failed before it could begin: the parameters are wrong in themselves, or the host has no address.
+            let is_refused = ffi::refuses_parameters(&parameters);
+            return Err(if is_refused { conninfo_error(one_line(&handle.error_message())) } else { failed(&handle) });
+        }
+        let timeout = timeout(&handle.options());
+        let (host, deadline) = ((handle.host(), handle.port()), Instant::now() + timeout);
+        Ok(Connecting { parameters, handle, direction: Direction::Write, host, timeout, deadline })
+    }
+
+    /// Goes on as far as it can without waiting; says whether the connection is made.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when no host is left.
+    pub fn poll(&mut self, now: Instant) -> Result<bool, Error> {
+        // libpq takes a socket that it is asked to look at for one that is connected.
+        if self.direction == Direction::Write && !self.handle.is_writable() {
+            return self.skip_host_if_late(now);
+        }
+        self.direction = match self.handle.connect_poll() {
+            Polling::Reading => Direction::Read,
+            Polling::Writing => Direction::Write,
+            Polling::Done => return Ok(true),
+            Polling::Failed => return Err(failed(&self.handle)),
+        };
+        let host = (self.handle.host(), self.handle.port());
+        if host != self.host {
+            self.host = host;
+            self.deadline = now + self.timeout;
+        }
+        self.skip_host_if_late(now)
+    }
+
+    /// The socket to wait for before the next [`Connecting::poll`].
+    pub fn socket(&self) -> Option<(RawFd, Direction)> {
+        Some((self.handle.socket()?, self.direction))
+    }
+
+    /// The connection, once it is made.
+    pub fn into_handle(self) -> Handle {
+        self.handle
+    }
+
+    /// Begins anew without the host that has had its time.
+    fn skip_host_if_late(&mut self, now: Instant) -> Result<bool, Error> {
+        if now < self.deadline {
+            return Ok(false);
+        }
+        let (host, port) = &self.host;
+        let message = format!("{host}, port {port}: no answer within {} s", self.timeout.as_secs());
+        let Some(left) = without_host(&self.handle.options(), host, port) else {
+            return Err(Error::Connect { sqlstate: None, needs_password: false, message });
+        };
+        warn!(host = host.as_str(), port = port.as_str(), timeout_s = self.timeout.as_secs();
+            "PostgreSQL does not answer: trying the next host");
+        for (key, value) in left {
+            self.parameters.push((text(&key)?, text(&value)?));
+        }
+        self.handle = start(&self.parameters)?;
+        if self.handle.is_bad() {
+            return Err(failed(&self.handle));
+        }
+        self.direction = Direction::Write;
+        self.host = (self.handle.host(), self.handle.port());
+        self.deadline = now + self.timeout;
+        Ok(false)
+    }
+}
+
+fn start(parameters: &[(CString, CString)]) -> Result<Handle, Error> {
+    let failed = |message: String| Error::Connect { sqlstate: None, needs_password: false, message };
+    Handle::connect_start(parameters).map_err(|error| failed(error.to_string()))
+}
+
+fn failed(handle: &Handle) -> Error {
+    let (sqlstate, message) = split_connect_message(&handle.error_message());
+    Error::Connect { sqlstate, needs_password: handle.needs_password(), message }
+}
+
+fn text(text: &str) -> Result<CString, Error> {
+    CString::new(text).map_err(|_| conninfo_error("it holds a NUL byte".to_owned()))
+}
+
+fn conninfo_error(message: String) -> Error {
+    Error::Conninfo { message }
+}
+
+/// `connect_timeout` as psql takes it, of which less than 2 s counts as 2 s; [`CONNECT_TIMEOUT`] where there is none.
+fn timeout(options: &[(String, String)]) -> Duration {
+    let given = options.iter().find(|(key, _)| key == "connect_timeout");
+    match given.and_then(|(_, value)| value.trim().parse::<u64>().ok()) {
+        None | Some(0) => CONNECT_TIMEOUT,
+        Some(seconds) => Duration::from_secs(seconds.max(2)),
+    }
+}
+
+/// The lists of hosts, addresses and ports without the one that was tried; none when it is the only one.
+fn without_host(options: &[(String, String)], host: &str, port: &str) -> Option<Vec<(String, String)>> {
+    let list = |wanted: &str| {
+        let found = options.iter().find(|(key, _)| key == wanted);
+        found.map(|(_, value)| value.split(',').collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+    let count = hosts.len().max(addresses.len());
+    let item = |list: &[&str], place: usize| list.get(place).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let is_tried = |place: &usize| {
+        let (name, address) = (item(&hosts, *place), item(&addresses, *place));
+        let own_port = item(&ports, if ports.len() == 1 { 0 } else { *place });
+        let own_port = if own_port.is_empty() { DEFAULT_PORT } else { &own_port };
+        (if name.is_empty() { address } else { name }) == host && own_port == port
+    };
+    let tried = (0..count).find(is_tried).filter(|_| count > 1)?;
+    let mut left = Vec::new();
+    for (key, mut list) in [("host", hosts), ("hostaddr", addresses), ("port", ports)] {
+        if list.len() == count {
+            list.remove(tried);
+        }
+        if !list.is_empty() {
+            left.push((key.to_owned(), list.join(",")));
+        }
+    }
+    Some(left)
+}
+
+/// libpq itself looks at a port only when it is about to connect, and then as at a server that is not there.
+fn check_port(options: &[(String, String)]) -> Result<(), Error> {
+    let Some((_, ports)) = options.iter().find(|(key, _)| key == "port") else { return Ok(()) };
+    // A list has one port for each host; an empty one stands for the default.
+    match ports.split(',').find(|port| !port.is_empty() && !port.trim().parse().is_ok_and(|port: u16| port > 0)) {
+        Some(port) => Err(conninfo_error(format!("the port {port} is not a number from 1 to 65535"))),
+        None => Ok(()),
+    }
+}
+
+/// What libpq takes as a connection string; anything else is a bare database name.
+fn is_conninfo(dsn: &str) -> bool {
+    dsn.contains('=') || dsn.starts_with("postgres://") || dsn.starts_with("postgresql://")
+}
+
+/// libpq's own message may quote a part of the conninfo, a password among it: name what is known without it.
+fn conninfo_complaint(dsn: &str) -> String {
+    let form = if dsn.contains("://") { "a connection URI" } else { "a list of key=value pairs" };
+    format!("libpq does not take it as {form} (the text itself is not shown, it may hold a password)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conninfo_that_libpq_refuses_is_not_quoted_in_the_error() {
+        let error = Connecting::start(Some("host=localhost password=hunter2 bogus"), Kind::Ordinary).unwrap_err();
+        assert!(matches!(error, Error::Conninfo { .. }), "{error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn parameters_that_are_wrong_in_themselves_are_told_from_a_server_that_is_not_there() {
+        for dsn in ["port=notaport", "host=a,b port=1,2,3", "sslmode=bogus host=localhost", "target_session_attrs=zz"] {
+            let error = Connecting::start(Some(dsn), Kind::Ordinary).unwrap_err();
+            assert!(matches!(error, Error::Conninfo { .. }), "{dsn}: {error}");
+        }
+        let handle = Connecting::start(Some("host=127.0.0.1 port=1"), Kind::Ordinary);
+        assert!(handle.is_ok(), "whether a server is there shows later");
+    }
+    #[test]
+    fn a_host_that_does_not_answer_is_left_out_with_its_port_and_address() {
+        let options = |list: &[(&str, &str)]| {
+            list.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+        };
+        let left = |list: &[(&str, &str)], host, port| without_host(&options(list), host, port);
+        let three = [("host", "a,b,a"), ("port", "1,2,3"), ("user", "u")];
+        assert_eq!(left(&three, "a", "3"), Some(options(&[("host", "a,b"), ("port", "1,2")])));
+        assert_eq!(left(&three, "a", "2"), None, "it is none of them");
+        let one_port = [("host", "a,b"), ("port", "7")];
+        assert_eq!(left(&one_port, "a", "7"), Some(options(&[("host", "b"), ("port", "7")])));
+        let addresses = [("host", "a,"), ("hostaddr", "127.0.0.1,127.0.0.2"), ("port", ",")];
+        let second = options(&[("host", "a"), ("hostaddr", "127.0.0.1"), ("port", "")]);
+        assert_eq!(left(&addresses, "127.0.0.2", "5432"), Some(second));
+        assert_eq!(left(&[("host", "a"), ("port", "1")], "a", "1"), None, "there is no other");
+    }
+}
