@@ -74,16 +74,27 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::t
     })
 }
 
-/// A broker that is silent is given up as PostgreSQL is, unless the user's own `socket.timeout.ms`, which comes after this
-/// one, says otherwise. librdkafka wants it below the time-out of a transaction.
-pub(super) fn socket_timeout(settings: &StreamSettings) -> Vec<(String, String)> {
-    let Some(stall_timeout) = settings.stall_timeout else { return Vec::new() };
-    let mut timeout_ms = stall_timeout.as_millis().min(SOCKET_TIMEOUT_MS_MAX);
-    if settings.delivery == config::Delivery::ExactlyOnce {
-        let limit_ms = property(settings, TRANSACTION_TIMEOUT).unwrap_or(TRANSACTION_TIMEOUT_MS_DEFAULT);
-        timeout_ms = timeout_ms.min(u128::from(limit_ms));
+/// What the settings mean for librdkafka, unless the user's own properties, which come after these, say otherwise.
+pub(super) fn derived_properties(settings: &StreamSettings) -> Vec<(String, String)> {
+    let mut derived = Vec::new();
+    if let Some(timeout_ms) = socket_timeout_ms(settings) {
+        derived.push(("socket.timeout.ms".to_owned(), timeout_ms.to_string()));
     }
-    vec![("socket.timeout.ms".to_owned(), timeout_ms.to_string())]
+    if settings.topics.create {
+        // A broker that makes what it is asked for would be faster, and make it in a way of its own.
+        derived.push(("allow.auto.create.topics".to_owned(), "false".to_owned()));
+    }
+    derived
+}
+
+/// A broker that is silent is given up as PostgreSQL is. librdkafka wants it below the time-out of a transaction.
+fn socket_timeout_ms(settings: &StreamSettings) -> Option<u128> {
+    let timeout_ms = settings.stall_timeout?.as_millis().min(SOCKET_TIMEOUT_MS_MAX);
+    if settings.delivery == config::Delivery::AtLeastOnce {
+        return Some(timeout_ms);
+    }
+    let limit_ms = property(settings, TRANSACTION_TIMEOUT).unwrap_or(TRANSACTION_TIMEOUT_MS_DEFAULT);
+    Some(timeout_ms.min(u128::from(limit_ms)))
 }
 
 /// librdkafka's own properties, with the secrets that it needs.

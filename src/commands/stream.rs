@@ -214,7 +214,7 @@ fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Res
         config::Sink::Kafka => {
             let addresses = Addresses {
                 brokers: settings.brokers.clone().unwrap_or_default(),
-                properties: [kafka::socket_timeout(settings), kafka::properties(&settings.kafka)].concat(),
+                properties: [kafka::derived_properties(settings), kafka::properties(&settings.kafka)].concat(),
             };
             let sink = KafkaSink::new(addresses, kafka::sink_settings(settings, started)?, encoder, Instant::now());
             Sink::Kafka(Box::new(sink.map_err(sink::Error::from)?))

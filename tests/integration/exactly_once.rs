@@ -155,6 +155,45 @@ fn an_instance_that_waited_for_the_slot_under_load_goes_on_when_it_is_free() {
     check_exactly_once(&world);
 }
 
+/// A broker that makes topics by itself would give it as many partitions as any, and delete checkpoints in time.
+#[test]
+fn the_checkpoint_topic_is_compacted_and_one_that_is_not_is_refused() {
+    let world = World::new(TABLES);
+    world.sql(&transactions(1));
+    stream(&world).with(&["--once"]).run().expect_code(0);
+    let described = world.kafka.describe_topic(&checkpoint_topic(&world));
+    for text in ["PartitionCount: 1", "cleanup.policy=compact", "segment.bytes="] {
+        assert!(described.contains(text), "{described}");
+    }
+
+    let world = World::new(TABLES);
+    let topic = checkpoint_topic(&world);
+    world.kafka.create_topic(&topic, &["--partitions", "3"]);
+    world.sql(&transactions(1));
+    let before = world.confirmed();
+    let run = stream(&world).with(&["--once"]).run().expect_code(78);
+    run.expect_log(&[&topic, "cleanup.policy=delete", "hint: kafka-configs.sh --alter", "cleanup.policy=compact"]);
+    assert_eq!(world.confirmed(), before);
+}
+
+/// More partitions than one do no harm: what is stored is found again.
+#[test]
+fn a_checkpoint_topic_of_several_partitions_is_read_where_it_is_written() {
+    let world = World::new(TABLES);
+    let several = ["--partitions", "5", "--config", "cleanup.policy=compact"];
+    world.kafka.create_topic(&checkpoint_topic(&world), &several);
+    world.sql(&transactions(1));
+    stream(&world).with(&["--once"]).run().expect_code(0);
+    let stored = world.confirmed();
+    let run = stream(&world).with(&["--once"]).run().expect_code(0);
+    run.expect_log(&[&format!("stored={stored}")]);
+}
+
+fn checkpoint_topic(world: &World) -> String {
+    let system = world.sql("SELECT system_identifier FROM pg_control_system()");
+    format!("__walcat.{system}.{}.{}", world.database, world.slot)
+}
+
 #[test]
 fn a_transaction_longer_than_kafkas_limit_is_an_error_that_names_the_setting() {
     let kafka = Kafka::start("long", &[]);

@@ -153,12 +153,19 @@ impl Kafka {
 
     /// Creates a topic.
     pub fn create_topic(&self, topic: &str, arguments: &[&str]) {
-        let output = Command::new(root().join("scripts/kafka-topics"))
-            .args(["--name", &self.name, "--create", "--topic", topic])
-            .args(arguments)
-            .output()
-            .expect("kafka-topics");
+        self.topics(&[&["--create", "--topic", topic], arguments].concat());
+    }
+
+    /// How many partitions a topic has, and what was set for it alone, as Kafka's own tool says it.
+    pub fn describe_topic(&self, topic: &str) -> String {
+        self.topics(&["--describe", "--topic", topic])
+    }
+
+    fn topics(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(root().join("scripts/kafka-topics"));
+        let output = command.args(["--name", &self.name]).args(arguments).output().expect("kafka-topics");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
     }
 
     /// Sends a signal to the broker.

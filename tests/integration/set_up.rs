@@ -88,6 +88,17 @@ fn a_topic_that_nobody_creates_is_named_and_walcat_creates_it_when_told_to() {
     assert_eq!(partitions, [0, 1, 2]);
 }
 
+#[test]
+fn topics_are_made_as_configured_also_where_the_broker_would_make_them_in_its_own_way() {
+    let world = World::new(TABLE);
+    world.sql("INSERT INTO t VALUES (1, 'x')");
+    let text = "[topics]\ncreate = true\npartitions = 3\nproperties = { \"retention.ms\" = \"1234567\" }\n";
+    let config = file("topics.toml", text);
+    world.stream_to_kafka().with(&["--once", "--config", &config]).run().expect_code(0);
+    let described = world.kafka.describe_topic(&world.topic("t"));
+    assert!(described.contains("PartitionCount: 3") && described.contains("retention.ms=1234567"), "{described}");
+}
+
 fn check(world: &World) -> Walcat {
     Walcat::new(&["check", "--dsn", &world.dsn(), "--slot", &world.slot, "--publication", &world.publication]).with(&[
         "--topic-prefix",

@@ -47,6 +47,9 @@ pub enum Error {
     /// The checkpoint topic holds something else.
     #[error("the checkpoint topic {topic} cannot be read: {reason}")]
     Checkpoint { topic: String, reason: String },
+    /// The checkpoint topic was made by somebody else.
+    #[error("the checkpoint topic {topic} has cleanup.policy={policy}: Kafka would delete the stored position in time")]
+    CheckpointPolicy { topic: String, policy: String },
     /// No broker for longer than `[retry] broker_for`.
     #[error("no Kafka broker has been reachable for {seconds} s: {reason}")]
     Unreachable { seconds: u64, reason: String },
@@ -66,7 +69,8 @@ impl Error {
             Error::Producer { .. }
             | Error::Topic { .. }
             | Error::TransactionTooLong { .. }
-            | Error::Checkpoint { .. } => ExitCode::Setup,
+            | Error::Checkpoint { .. }
+            | Error::CheckpointPolicy { .. } => ExitCode::Setup,
             Error::FencedBy { .. } => ExitCode::Fenced,
             Error::Passed { .. } => ExitCode::Data,
             Error::Transactional { code: Code::InvalidTransactionTimeout, .. } => ExitCode::Setup,
@@ -119,6 +123,11 @@ impl Error {
                  again: nothing is lost"
             }
             Error::Checkpoint { .. } => "nobody but walcat may write to it; see walcat(1), exactly-once delivery",
+            Error::CheckpointPolicy { topic, .. } => {
+                return Some(format!(
+                    "kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact"
+                ));
+            }
             Error::Unreachable { .. } => {
                 "check brokers and the network; [retry] broker_for says how long to wait; nothing is lost"
             }

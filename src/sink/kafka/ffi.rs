@@ -82,12 +82,26 @@ impl Topic {
         ticket: Ticket,
     ) -> Result<(), RDKafkaErrorCode> {
         match header {
-            None => self.produce_plain(key, value, ticket),
+            None => self.produce_plain(PARTITION_UNASSIGNED, key, value, ticket),
             Some(header) => self.produce_with_header(key, value, header, ticket),
         }
     }
 
-    fn produce_plain(&self, key: Option<&[u8]>, value: Option<&[u8]>, ticket: Ticket) -> Result<(), RDKafkaErrorCode> {
+    /// The same for the first partition, whatever the key.
+    ///
+    /// # Errors
+    /// Those of [`Topic::produce`].
+    pub fn produce_first(&self, key: &[u8], value: &[u8], ticket: Ticket) -> Result<(), RDKafkaErrorCode> {
+        self.produce_plain(0, Some(key), Some(value), ticket)
+    }
+
+    fn produce_plain(
+        &self,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        ticket: Ticket,
+    ) -> Result<(), RDKafkaErrorCode> {
         let (key, key_size) = parts(key);
         let (value, value_size) = parts(value);
         // SAFETY: the handle is live; with RD_KAFKA_MSG_F_COPY "the payload data will be copied" and so is the key,
@@ -95,7 +109,7 @@ impl Topic {
         let result = unsafe {
             rd::rd_kafka_produce(
                 self.handle.as_ptr(),
-                PARTITION_UNASSIGNED,
+                partition,
                 rd::RD_KAFKA_MSG_F_COPY,
                 value.cast_mut(),
                 value_size,

@@ -59,11 +59,10 @@ impl Link {
         main_queue.wake_by(&wake);
         let admin = Admin::new(client, &wake, ADMIN_TIMEOUT).ok_or_else(gone)?;
         admin.probe();
-        let checkpoint_topic = transactional.map(|own| open(client, &own.checkpoint_topic)).transpose()?;
         Ok(Link {
             topics: Vec::new(),
             message_topic: None,
-            checkpoint_topic,
+            checkpoint_topic: None,
             dead_letter_topic: None,
             admin,
             main_queue,
@@ -151,6 +150,17 @@ impl Link {
         Ok(self.dead_letter_topic.insert(topic))
     }
 
+    /// Opens the checkpoint topic, unless it is open.
+    ///
+    /// # Errors
+    /// [`Error::Topic`].
+    pub(super) fn open_checkpoints(&mut self, name: &str) -> Result<(), Error> {
+        if self.checkpoint_topic.is_none() {
+            self.checkpoint_topic = Some(open(self.client, name)?);
+        }
+        Ok(())
+    }
+
     /// The topic of a destination and its name; none before it was opened.
     pub(super) fn topic(&self, destination: Destination) -> Option<&(Topic, String)> {
         match destination {
@@ -166,7 +176,7 @@ impl Link {
     pub(super) fn produce_own(&self, key: &[u8], value: &[u8]) -> Result<usize, Error> {
         let refused = |reason: String| Error::Aborted { reason: format!("the checkpoint is refused: {reason}") };
         let topic = self.checkpoint_topic.as_ref().ok_or_else(|| refused("there is no topic".to_owned()))?;
-        topic.produce(Some(key), Some(value), None, OWN).map_err(|code| refused(code.to_string()))?;
+        topic.produce_first(key, value, OWN).map_err(|code| refused(code.to_string()))?;
         Ok(record_size(Some(key), Some(value)))
     }
 }

@@ -313,7 +313,7 @@ impl KafkaSink {
     fn advance_transactions(&mut self, now: Instant) -> Result<(), Error> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
         let is_outage = self.availability.outage().is_some();
-        let result = transactions.advance(&self.link, &mut self.waiting, &mut self.flight, is_outage, now);
+        let result = transactions.advance(&mut self.link, &mut self.waiting, &mut self.flight, is_outage, now);
         self.dead_letters.forget_before(transactions.stored());
         match result {
             Err(Error::Fenced { reason }) => Err(find_successor(&self.link, transactions, reason)),
@@ -421,5 +421,5 @@ impl KafkaSink {
 /// What the producer needs for transactions.
 fn transactional(settings: &Settings) -> Option<Transactional> {
     let own = settings.transactions.as_ref()?;
-    Some(Transactional { id: own.transactional_id(), timeout: own.timeout, checkpoint_topic: own.topic() })
+    Some(Transactional { id: own.transactional_id(), timeout: own.timeout })
 }

@@ -42,8 +42,6 @@ pub struct Transactional {
     pub id: String,
     /// Kafka's limit for a transaction; a record may not wait longer, or librdkafka refuses the set-up.
     pub timeout: Duration,
-    /// The slot's own topic.
-    pub checkpoint_topic: String,
 }
 
 /// Creates the idempotent producer. Its records never time out, but for those of a transaction.
@@ -70,7 +68,7 @@ pub fn create(
         config.set(name, value);
     }
     match transactional {
-        Some(Transactional { id, timeout, .. }) => {
+        Some(Transactional { id, timeout }) => {
             let timeout_ms = timeout.as_millis().to_string();
             config.set("transactional.id", id);
             config.set("transaction.timeout.ms", &timeout_ms).set("message.timeout.ms", &timeout_ms);

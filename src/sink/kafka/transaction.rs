@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
-use super::TopicTemplate;
 use super::checkpoint::{self, Checkpoint, Instance, Reader};
 use super::error::Error;
 use super::link::{Flight, Link};
@@ -286,7 +285,7 @@ impl Transactions {
     /// [`Error::Aborted`] and [`Error::FencedBy`] end this producer's transactions, the others the run.
     pub fn advance(
         &mut self,
-        link: &Link,
+        link: &mut Link,
         waiting: &mut Waiting,
         flight: &mut Flight,
         is_outage: bool,
@@ -387,19 +386,17 @@ impl Transactions {
 
     fn initialize(
         &mut self,
-        link: &Link,
+        link: &mut Link,
         waiting: &mut Waiting,
         flight: &mut Flight,
         now: Instant,
     ) -> Result<(), Error> {
-        let template = TopicTemplate {
-            partitions: 1,
-            replication_factor: -1,
-            properties: vec![("cleanup.policy".to_owned(), "compact".to_owned())],
-        };
-        if !waiting.ensure(link.admin(), &self.settings.topic(), &template, now)? {
+        let topic = self.settings.topic();
+        if !waiting.ensure_checkpoints(link.admin(), &topic, now)? {
             return Ok(());
         }
+        // Not before: to open it asks the broker, which may make it in a way of its own.
+        link.open_checkpoints(&topic)?;
         if calls::init(link.client(), SLICE).map_err(|error| failure(&error))? == Progress::Done {
             calls::begin(link.client()).map_err(|error| failure(&error))?;
             flight.add(link.produce_own(checkpoint::START_KEY, &checkpoint::render_start(&self.instance))?);

@@ -21,6 +21,13 @@ pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time between two probes of a cluster that does not answer.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The words of `cleanup.policy`.
+const COMPACT: &str = "compact";
+const DELETE: &str = "delete";
+
+/// The segment that is being written is never compacted, and all of it is read at each start.
+const CHECKPOINT_SEGMENT_BYTES: u64 = 10 * 1024 * 1024;
+
 /// A record that waits, with bytes of its own.
 #[derive(Debug)]
 pub struct Held {
@@ -68,8 +75,8 @@ pub struct Waiting {
     request: Request,
     /// Topics that were made, or found when they were to be made.
     existing: HashSet<String>,
-    /// Whether a topic is compacted, as far as it was asked.
-    compacted: HashMap<String, bool>,
+    /// The topics' `cleanup.policy`, as far as it was asked; none where it is not known.
+    policies: HashMap<String, Option<String>>,
     held: VecDeque<Held>,
 }
 
@@ -81,7 +88,7 @@ impl Waiting {
             template,
             request: Request::Probe { sent_at: now },
             existing: HashSet::new(),
-            compacted: HashMap::new(),
+            policies: HashMap::new(),
             held: VecDeque::new(),
         }
     }
@@ -118,26 +125,19 @@ impl Waiting {
             return Ok(None);
         }
         if held.truncation {
-            match self.compacted.get(&held.topic) {
-                None => {
-                    if self.is_free(now) {
-                        let topic = held.topic.clone();
-                        admin.describe_topic(&topic);
-                        self.request = Request::Policy { topic, sent_at: now };
-                    }
-                    return Ok(None);
-                }
-                Some(true) => return Ok(self.held.pop_front().map(|held| Release::Skip(held.ticket))),
-                Some(false) => {}
+            let topic = held.topic.clone();
+            let Some(policy) = self.policy(admin, &topic, now) else { return Ok(None) };
+            if has_word(policy.as_deref(), COMPACT) {
+                return Ok(self.held.pop_front().map(|held| Release::Skip(held.ticket)));
             }
         }
         Ok(self.held.pop_front().map(Release::Send))
     }
 
-    /// Whether a topic of walcat's own is there; asks for it to be made as long as it is not.
+    /// Whether a topic is there; asks for it to be made as long as it is not.
     ///
     /// # Errors
-    /// [`Error::CreateTopic`] when librdkafka refuses to ask.
+    /// [`Error::CreateTopic`].
     pub fn ensure(
         &mut self,
         admin: &Admin,
@@ -153,6 +153,30 @@ impl Waiting {
             self.request = Request::Create { topic: topic.to_owned(), sent_at: now };
         }
         Ok(false)
+    }
+
+    /// The same for the checkpoint topic, of which nothing may be deleted by age or size.
+    ///
+    /// # Errors
+    /// [`Error::CreateTopic`], and [`Error::CheckpointPolicy`] for a topic that was made otherwise.
+    pub fn ensure_checkpoints(&mut self, admin: &Admin, topic: &str, now: Instant) -> Result<bool, Error> {
+        let template = TopicTemplate {
+            partitions: 1,
+            replication_factor: -1,
+            properties: vec![
+                ("cleanup.policy".to_owned(), COMPACT.to_owned()),
+                ("segment.bytes".to_owned(), CHECKPOINT_SEGMENT_BYTES.to_string()),
+            ],
+        };
+        if !self.ensure(admin, topic, &template, now)? {
+            return Ok(false);
+        }
+        match self.policy(admin, topic, now) {
+            Some(Some(policy)) if has_word(Some(policy), DELETE) => {
+                Err(Error::CheckpointPolicy { topic: topic.to_owned(), policy: policy.clone() })
+            }
+            policy => Ok(policy.is_some()),
+        }
     }
 
     /// The producer is another one: what it was asked will not be answered, and what waited will come again.
@@ -223,6 +247,15 @@ impl Waiting {
         Ok(())
     }
 
+    /// A topic's `cleanup.policy`, `Some(None)` where it cannot be known; asks for it as long as it was not.
+    fn policy(&mut self, admin: &Admin, topic: &str, now: Instant) -> Option<&Option<String>> {
+        if !self.policies.contains_key(topic) && self.is_free(now) {
+            admin.describe_topic(topic);
+            self.request = Request::Policy { topic: topic.to_owned(), sent_at: now };
+        }
+        self.policies.get(topic)
+    }
+
     fn described(
         &mut self,
         topic: String,
@@ -230,10 +263,10 @@ impl Waiting {
         availability: &mut Availability,
         now: Instant,
     ) {
-        let is_compacted = match result {
+        let policy = match result {
             Ok(policy) => {
                 availability.answered(now);
-                policy.split(',').any(|word| word.trim() == "compact")
+                Some(policy)
             }
             // During an outage the question is asked again; a cluster that takes records but does not answer it, such
             // as one that does not know the request, need not be asked twice.
@@ -242,12 +275,13 @@ impl Waiting {
                 return;
             }
             // Not there yet, or not ours to see: the broker has the last word on the record.
-            Err(_) => false,
+            Err(_) => None,
         };
-        if is_compacted {
+        let is_for_truncation = self.held.front().is_some_and(|held| held.truncation && held.topic == topic);
+        if is_for_truncation && has_word(policy.as_deref(), COMPACT) {
             warn!(topic = topic.as_str(); "truncations are skipped: a compacted topic takes no record without a key");
         }
-        self.compacted.insert(topic, is_compacted);
+        self.policies.insert(topic, policy);
     }
 
     fn ask_later(&mut self, error: &AdminError, availability: &mut Availability, now: Instant) {
@@ -265,6 +299,11 @@ impl Waiting {
             }
         }
     }
+}
+
+/// Whether a `cleanup.policy`, such as `compact,delete`, has this word.
+fn has_word(policy: Option<&str>, word: &str) -> bool {
+    policy.is_some_and(|policy| policy.split(',').any(|found| found.trim() == word))
 }
 
 fn create(admin: &Admin, topic: &str, template: &TopicTemplate) -> Result<(), Error> {
