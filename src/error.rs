@@ -4,7 +4,7 @@ use std::io;
 
 use crate::config::ConfigError;
 use crate::exit_code::ExitCode;
-use crate::{encode, pg, pump, sink};
+use crate::{encode, pg, pump, recording, sink};
 
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum Error {
     /// An input file.
     #[error("cannot read {path}: {source}")]
     Input { path: String, source: io::Error },
+    /// A recording, which is not one or not whole.
+    #[error("cannot read the recording {path}: {source}")]
+    Recording { path: String, source: recording::Error },
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
@@ -34,6 +37,7 @@ impl Error {
             Error::Config(error) => error.exit_code(),
             Error::Pump(error) => error.exit_code(),
             Error::Input { .. } => ExitCode::NoInput,
+            Error::Recording { source, .. } => source.exit_code(),
             Error::Output(_) => ExitCode::Os,
             Error::Checks { .. } => ExitCode::Setup,
         }
@@ -45,7 +49,10 @@ impl Error {
         match self {
             Error::Config(error) => error.hint(),
             Error::Pump(error) => error.hint(),
-            Error::Input { .. } | Error::Output(_) | Error::Checks { .. } => None,
+            Error::Recording { source: recording::Error::Cut { .. }, .. } => {
+                Some("the run that wrote it ended early, or writes it still; all that is whole was printed".to_owned())
+            }
+            Error::Input { .. } | Error::Recording { .. } | Error::Output(_) | Error::Checks { .. } => None,
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::encode::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::error::Error;
 use crate::feedback::{Confirming, Timing};
 use crate::limits::{RING_ENTRIES_MAX, STDOUT_BUFFER_BYTES};
-use crate::pump::{self, Dumped, Dumping};
-use crate::recording::{Entry, Header, Reader};
+use crate::pump::{Dumped, Dumping};
+use crate::recording::{self, Entry, Header, Reader};
 use crate::relations::Relation;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 
@@ -23,9 +23,10 @@ use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 pub fn run(path: &Path, keepalives: bool) -> Result<(), Error> {
     let unreadable = |source| Error::Input { path: path.display().to_string(), source };
     let file = File::open(path).map_err(unreadable)?;
-    let (mut reader, header) = Reader::new(BufReader::new(file)).map_err(pump::Error::from)?;
+    let damaged = |source| Error::Recording { path: path.display().to_string(), source };
+    let (mut reader, header) = Reader::new(BufReader::new(file)).map_err(damaged)?;
     let mut lines = Lines::default();
-    let result = replay(&mut reader, &header, keepalives, &mut lines);
+    let result = replay(&mut reader, &header, keepalives, &mut lines, &damaged);
     match lines.write() {
         // The end of a pipeline.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -39,6 +40,7 @@ fn replay(
     header: &Header,
     keepalives: bool,
     lines: &mut Lines,
+    damaged: &dyn Fn(recording::Error) -> Error,
 ) -> Result<(), Error> {
     let encoder = Encoder::new(&encode::Settings {
         database: header.database.clone(),
@@ -49,7 +51,7 @@ fn replay(
     let mut dumping = Dumping::new(encoder, keepalives);
     let mut session = session(header);
     let mut announced: Option<Relation> = None;
-    while let Some(entry) = reader.entry().map_err(pump::Error::from)? {
+    while let Some(entry) = reader.entry().map_err(damaged)? {
         match entry {
             Entry::CopyData(frame) => {
                 match dumping.frame(&mut session, frame, Instant::now(), &mut lines.buffer)? {

@@ -9,7 +9,7 @@ use crate::positions::Stored;
 use crate::pump::start::Started;
 use crate::sink;
 use crate::sink::kafka::dead_letters::OnError;
-use crate::sink::kafka::{self, TopicTemplate};
+use crate::sink::kafka::{self, TopicTemplate, producer};
 
 /// librdkafka's property, and what walcat sets where the user does not.
 const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
@@ -46,7 +46,17 @@ pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Res
     })
 }
 
-fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::transaction::Settings, Error> {
+/// librdkafka takes the properties, and they agree with the other settings.
+pub(super) fn check_properties(settings: &StreamSettings) -> Result<(), Error> {
+    let transaction_timeout = match settings.delivery {
+        config::Delivery::AtLeastOnce => None,
+        config::Delivery::ExactlyOnce => Some(transaction_timeout(settings)?),
+    };
+    Ok(producer::check(&producer_properties(settings), transaction_timeout).map_err(sink::Error::from)?)
+}
+
+/// Kafka's own limit for a transaction.
+fn transaction_timeout(settings: &StreamSettings) -> Result<Duration, Error> {
     let given = settings.kafka.iter().rev().find(|(name, _)| name == TRANSACTION_TIMEOUT);
     let timeout_ms = match given.map(|(_, text)| text.expose().parse()) {
         None => TRANSACTION_TIMEOUT_MS_DEFAULT,
@@ -60,10 +70,14 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::t
         let reason = format!("[transaction] interval is to be at most half of transaction.timeout.ms, {timeout_ms} ms");
         return Err(sink::Error::from(kafka::Error::Producer { reason }).into());
     }
+    Ok(Duration::from_millis(timeout_ms))
+}
+
+fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::transaction::Settings, Error> {
     Ok(kafka::transaction::Settings {
         interval: settings.transaction.interval,
         records_max: u64::from(settings.transaction.records_max),
-        timeout: Duration::from_millis(timeout_ms),
+        timeout: transaction_timeout(settings)?,
         identity: Stored {
             system_identifier: started.system.identifier.clone(),
             timeline: started.system.timeline,
@@ -74,8 +88,13 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::t
     })
 }
 
+/// librdkafka's properties: what the settings mean for it, then the user's own.
+pub(super) fn producer_properties(settings: &StreamSettings) -> Vec<(String, String)> {
+    [derived_properties(settings), properties(&settings.kafka)].concat()
+}
+
 /// What the settings mean for librdkafka, unless the user's own properties, which come after these, say otherwise.
-pub(super) fn derived_properties(settings: &StreamSettings) -> Vec<(String, String)> {
+fn derived_properties(settings: &StreamSettings) -> Vec<(String, String)> {
     let mut derived = Vec::new();
     if let Some(timeout_ms) = socket_timeout_ms(settings) {
         derived.push(("socket.timeout.ms".to_owned(), timeout_ms.to_string()));

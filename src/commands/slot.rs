@@ -79,9 +79,8 @@ pub fn drop(settings: &SlotSettings) -> Result<(), Error> {
     let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    if slots::find(&mut connection, &settings.slot, wait)?.is_none() {
-        return Err(missing_slot(&settings.slot).into());
-    }
+    let slot = slots::find(&mut connection, &settings.slot, wait)?.ok_or_else(|| missing_slot(&settings.slot))?;
+    slot::check_plugin(&slot)?;
     slots::drop(&mut connection, &settings.slot, wait)?;
     info!(slot = settings.slot.as_str(); "slot dropped");
     print(&format!("slot {} dropped\n", settings.slot))

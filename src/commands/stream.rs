@@ -15,8 +15,8 @@ use crate::limits::RING_ENTRIES_MAX;
 use crate::pg::catalog::Catalog;
 use crate::pg::peek;
 use crate::poller::Poller;
-use crate::pump::recorder::Recorder;
-use crate::pump::source::{Engine, SlotMode, Source};
+use crate::pump::recorder::{Recorder, Target};
+use crate::pump::source::{Engine, SlotMode, Source, Takeover};
 use crate::pump::start::{self, Started};
 use crate::pump::store::Store;
 use crate::pump::waiting::Waiter;
@@ -49,11 +49,14 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
 
     let source = source(settings);
     let mut store = store(settings)?;
+    // What is wrong with the way out is found before a slot is made or taken.
+    check_output(settings)?;
+    let recording = settings.record.as_deref().map(Target::open).transpose()?;
     let mut waiter = Waiter::new(&mut poller, &mut signals);
     let started = start::start(&source, &mut || store.read(), &mut waiter)?;
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
-    let recorder = recorder(settings, &started)?;
+    let recorder = recording.map(|target| Recorder::begin(target, &header(settings, &started))).transpose()?;
     let output = output(settings, &started, encoder)?;
     let pump = Pump::new(Parts {
         catalog: Catalog::new(source.dsn.clone()),
@@ -106,7 +109,7 @@ fn source(settings: &StreamSettings) -> Source {
         startpos: settings.startpos,
         connect_for: settings.wait.limit(),
         slot_for: settings.retry.for_.map_or(Some(SLOT_WAIT), config::Budget::limit),
-        takeover: settings.takeover,
+        takeover: if settings.takeover { Takeover::Anybody } else { Takeover::Never },
         accept_gap: settings.accept_gap,
     }
 }
@@ -170,9 +173,8 @@ fn encoding(settings: &StreamSettings, database: &str) -> encode::Settings {
     }
 }
 
-fn recorder(settings: &StreamSettings, started: &Started) -> Result<Option<Recorder>, Error> {
-    let Some(path) = &settings.record else { return Ok(None) };
-    let header = Header {
+fn header(settings: &StreamSettings, started: &Started) -> Header {
+    Header {
         server_version: started.server_version,
         system_identifier: started.system.identifier.clone(),
         timeline: started.system.timeline,
@@ -183,8 +185,7 @@ fn recorder(settings: &StreamSettings, started: &Started) -> Result<Option<Recor
         source_name: settings.topic_prefix.clone().unwrap_or_else(|| settings.slot.clone()),
         settings: recorded_settings(settings),
         start_lsn: started.start,
-    };
-    Ok(Some(Recorder::create(path, &header)?))
+    }
 }
 
 /// What changes the lines that `decode` prints.
@@ -194,6 +195,15 @@ fn recorded_settings(settings: &StreamSettings) -> BTreeMap<String, String> {
         config::Truncate::Skip => "skip",
     };
     BTreeMap::from([("truncate".to_owned(), truncate.to_owned())])
+}
+
+/// Records can be written where they are to go, as far as that is known without asking anybody.
+fn check_output(settings: &StreamSettings) -> Result<(), Error> {
+    match settings.sink {
+        _ if settings.dump.is_some() => Ok(()),
+        config::Sink::Stdout => Ok(stdout::check_open().map_err(sink::Error::from)?),
+        config::Sink::Kafka => kafka::check_properties(settings),
+    }
 }
 
 fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Result<Output, Error> {
@@ -214,7 +224,7 @@ fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Res
         config::Sink::Kafka => {
             let addresses = Addresses {
                 brokers: settings.brokers.clone().unwrap_or_default(),
-                properties: [kafka::derived_properties(settings), kafka::properties(&settings.kafka)].concat(),
+                properties: kafka::producer_properties(settings),
             };
             let sink = KafkaSink::new(addresses, kafka::sink_settings(settings, started)?, encoder, Instant::now());
             Sink::Kafka(Box::new(sink.map_err(sink::Error::from)?))

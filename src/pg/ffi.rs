@@ -210,6 +210,13 @@ impl Handle {
         owned_text(unsafe { pq::PQdb(self.raw()) })
     }
 
+    /// The process of the server that serves it (PQbackendPID); 0 without a connection.
+    #[must_use]
+    pub fn backend_pid(&self) -> i32 {
+        // SAFETY: the handle is open.
+        unsafe { pq::PQbackendPID(self.raw()) }
+    }
+
     /// Whether the connection is known to be broken (PQstatus).
     #[must_use]
     pub fn is_bad(&self) -> bool {

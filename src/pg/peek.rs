@@ -209,6 +209,12 @@ impl Peek {
         }
     }
 
+    /// The server's process of the session, while the connection works.
+    #[must_use]
+    pub fn session_pid(&self) -> i32 {
+        self.connection.handle.backend_pid()
+    }
+
     /// Gives up what the server is doing: without it a peek goes on after its session's end, and holds the slot.
     pub fn cancel(&mut self) {
         if !matches!(self.state, State::Waiting { .. } | State::Delivering(_)) && !self.connection.handle.is_bad() {

@@ -46,6 +46,12 @@ impl Stream {
         Ok((self.connection.handle.socket().ok_or_else(|| self.connection.lost())?, self.unsent))
     }
 
+    /// The server's process of the session, while the connection works.
+    #[must_use]
+    pub fn session_pid(&self) -> i32 {
+        self.connection.handle.backend_pid()
+    }
+
     /// The next CopyData message; none when libpq and the socket hold no whole one.
     ///
     /// # Errors

@@ -42,9 +42,6 @@ pub enum Error {
     /// The recording cannot be written.
     #[error("cannot write the recording {path}: {source}")]
     Record { path: String, source: io::Error },
-    /// The recording cannot be read.
-    #[error("cannot read the recording: {0}")]
-    Recording(#[from] crate::recording::Error),
     /// The operating system refuses to wait or to catch signals.
     #[error("cannot set up the event loop: {0}")]
     Loop(#[from] io::Error),
@@ -76,7 +73,6 @@ impl Error {
             Error::Setup { .. } | Error::Positions(_) => ExitCode::Setup,
             Error::State(error) => error.exit_code(),
             Error::Record { .. } | Error::Loop(_) => ExitCode::Os,
-            Error::Recording(error) => error.exit_code(),
             Error::Unacknowledged { .. } => ExitCode::TryAgain,
         }
     }
@@ -102,8 +98,8 @@ impl Error {
             Error::Positions(disagreement) => Some(disagreement.hint().to_owned()),
             Error::State(error) => Some(error.hint().to_owned()),
             Error::SlotHeld { .. } => Some(
-                "stop the other process, or end it with --takeover; after a crash the server frees the slot within \
-                 wal_sender_timeout: [retry] for says how long walcat waits"
+                "stop the other process (--takeover ends one that is dead or frozen; one that works connects again); after \
+                 a crash the server frees the slot within wal_sender_timeout: [retry] for says how long walcat waits"
                     .to_owned(),
             ),
             Error::Session(_) => Some(
@@ -114,7 +110,7 @@ impl Error {
             Error::Overtaken { .. } | Error::Unacknowledged { .. } => {
                 Some("start walcat again: nothing is lost".to_owned())
             }
-            Error::Record { .. } | Error::Recording(_) | Error::Loop(_) => None,
+            Error::Record { .. } | Error::Loop(_) => None,
         }
     }
 }

@@ -95,6 +95,15 @@ impl Feed {
         }
     }
 
+    /// The server's process of the session, while the connection works; 0 where there is none.
+    pub(super) fn session_pid(&self) -> i32 {
+        match self {
+            Feed::Streaming(stream) => stream.session_pid(),
+            Feed::Polling(peek) => peek.session_pid(),
+            Feed::Closed => 0,
+        }
+    }
+
     /// Ends the session, so that another one gets the slot. To cancel what the server does takes a connection that works.
     pub(super) fn close(&mut self, is_working: bool) {
         if let (Feed::Polling(peek), true) = (&mut *self, is_working) {

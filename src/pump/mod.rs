@@ -91,6 +91,8 @@ pub struct Pump {
     restarts: Backoff,
     /// When the present connection began to stream.
     connected_at: Instant,
+    /// The server's process of the present session, or of the last one.
+    session_pid: i32,
     /// What had been received when the connection was lost last.
     received_at_loss: Lsn,
 }
@@ -134,6 +136,7 @@ impl Pump {
             slot: parts.source.slot.clone(),
         };
         parts.store.begin(&identity, parts.started.start, now)?;
+        let session_pid = parts.started.feed.session_pid();
         // A peek begins where the slot stands, which may be before what is stored.
         parts.session.pass_before(parts.started.start);
         Ok(Pump {
@@ -157,6 +160,7 @@ impl Pump {
             backoff: Backoff::new(parts.retry),
             restarts: Backoff::new(Policy { budget: None, ..parts.retry }),
             connected_at: now,
+            session_pid,
             received_at_loss: Lsn::INVALID,
         })
     }

@@ -9,7 +9,7 @@ use log::{info, warn};
 
 use super::error::{Error, Remedy};
 use super::output::Output;
-use super::source::{SlotMode, Source};
+use super::source::{SlotMode, Source, Takeover};
 use super::start::{self, Known, Started};
 use super::waiting::Waiter;
 use super::{Pump, Stage};
@@ -84,6 +84,10 @@ impl Pump {
             connect_for: Some(Duration::ZERO),
             slot_for: self.backoff.left(Instant::now()),
             accept_gap: false,
+            takeover: match self.source.takeover {
+                Takeover::Never => Takeover::Never,
+                Takeover::Anybody | Takeover::Own(_) => Takeover::Own(self.session_pid),
+            },
             ..self.source.clone()
         };
         let (output, mut failure) = (&mut self.output, None);
@@ -105,6 +109,7 @@ impl Pump {
 
     fn go_on(&mut self, started: Started) -> Result<(), Error> {
         self.feed = started.feed;
+        self.session_pid = self.feed.session_pid();
         self.catalog = Catalog::new(self.source.dsn.clone());
         self.asking = None;
         self.poller.disarm(Wakeup::Catalog);

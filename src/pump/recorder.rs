@@ -1,8 +1,8 @@
 //! The recording beside a run: every frame and every catalog answer, as they came.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
@@ -19,16 +19,43 @@ pub struct Recorder {
     path: PathBuf,
 }
 
-impl Recorder {
-    /// Creates the file, or empties it, and writes the header.
+/// A file that can be written, as it was before.
+#[derive(Debug)]
+pub struct Target {
+    file: File,
+    path: PathBuf,
+}
+
+impl Target {
+    /// Opens the file, or creates it.
     ///
     /// # Errors
     /// [`Error::Record`].
-    pub fn create(path: &Path, header: &Header) -> Result<Self, Error> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path);
-        let file = file.map_err(|source| failed(path, source))?;
-        let writer = Writer::new(BufWriter::new(file), header).map_err(|source| failed(path, source))?;
-        let mut recorder = Recorder { writer, path: path.to_owned() };
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path);
+        Ok(Target { file: file.map_err(|source| failed(path, source))?, path: path.to_owned() })
+    }
+
+    /// A file loses what it held, and whoever else could read it; a pipe or a device is left as it is.
+    fn empty(&self) -> io::Result<()> {
+        if self.file.metadata()?.is_file() {
+            self.file.set_permissions(Permissions::from_mode(MODE))?;
+            self.file.set_len(0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Recorder {
+    /// Empties the file and writes the header.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub fn begin(target: Target, header: &Header) -> Result<Self, Error> {
+        target.empty().map_err(|source| failed(&target.path, source))?;
+        let Target { file, path } = target;
+        let writer = Writer::new(BufWriter::new(file), header).map_err(|source| failed(&path, source))?;
+        let mut recorder = Recorder { writer, path };
         recorder.flush()?;
         Ok(recorder)
     }

@@ -76,20 +76,36 @@ pub fn missing_slot(name: &str) -> Error {
     }
 }
 
+/// A slot is of the kind that walcat makes.
+///
+/// # Errors
+/// [`Error::Setup`].
+pub fn check_plugin(slot: &Slot) -> Result<(), Error> {
+    let name = &slot.slot_name;
+    let message = match slot.plugin.as_deref() {
+        Some("pgoutput") => return Ok(()),
+        Some(plugin) => format!("the slot {name} has the plugin {plugin}"),
+        None => format!("the slot {name} is a physical one"),
+    };
+    Err(Error::Setup { message, hint: "walcat works with logical slots of the plugin pgoutput".to_owned() })
+}
+
+/// The slot, where it exists, is one that can be read.
+pub(super) fn check_existing(
+    source: &Source,
+    database: &str,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<(), Error> {
+    let found = slots::find(connection, &source.slot, &mut |socket, way| waiter.wait(socket, way))?;
+    found.map_or(Ok(()), |slot| check_slot(&slot, database))
+}
+
 /// A slot that exists is one that can be read.
 fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
     let name = &slot.slot_name;
     let setup = |message: String, hint: &str| Err(Error::Setup { message, hint: hint.to_owned() });
-    match slot.plugin.as_deref() {
-        Some("pgoutput") => {}
-        Some(plugin) => {
-            return setup(
-                format!("the slot {name} has the plugin {plugin}"),
-                "walcat reads slots of the plugin pgoutput",
-            );
-        }
-        None => return setup(format!("the slot {name} is a physical one"), "walcat reads logical slots, of pgoutput"),
-    }
+    check_plugin(slot)?;
     if let Some(other) = slot.database.as_deref().filter(|other| *other != database) {
         let message = format!("the slot {name} belongs to the database {other}, and this is {database}");
         return setup(message, "connect to the slot's database, or use another slot");
@@ -123,7 +139,7 @@ impl Held {
         let slot = source.slot.as_str();
         let found = slots::find(connection, slot, &mut |socket, way| waiter.wait(socket, way))?;
         let holder = found.and_then(|slot| slot.active_pid);
-        if let (Some(pid), true, false) = (holder, source.takeover, self.taken_over) {
+        if let Some(pid) = holder.filter(|pid| !self.taken_over && source.takeover.includes(*pid)) {
             warn!(slot, pid; "takeover: ending the process that holds the slot");
             slots::terminate(connection, pid, &mut |socket, way| waiter.wait(socket, way))?;
             self.taken_over = true;

@@ -30,10 +30,33 @@ pub struct Source {
     pub connect_for: Option<Duration>,
     /// How long to wait for a slot that another process holds; none for ever.
     pub slot_for: Option<Duration>,
-    /// End the process that holds the slot.
-    pub takeover: bool,
+    /// Which process that holds the slot is ended.
+    pub takeover: Takeover,
     /// Go on from the slot's position where the stored one disagrees.
     pub accept_gap: bool,
+}
+
+/// Which process that holds the slot is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takeover {
+    /// None.
+    Never,
+    /// Whichever it is: the user says that it is dead.
+    Anybody,
+    /// This one, which is our own of a connection that was lost: two instances would end each other for ever.
+    Own(i32),
+}
+
+impl Takeover {
+    /// Whether this process is ended.
+    #[must_use]
+    pub fn includes(self, pid: i32) -> bool {
+        match self {
+            Takeover::Never => false,
+            Takeover::Anybody => true,
+            Takeover::Own(own) => pid == own,
+        }
+    }
 }
 
 /// How the slot is read.

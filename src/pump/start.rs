@@ -57,8 +57,9 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
     let mut connection = connect(source, waiter)?;
     let server_version = connection.server_version();
     check_version(server_version)?;
-    check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
     let database = identify(&mut connection, waiter)?.0.database;
+    slot::check_existing(source, &database, &mut connection, waiter)?;
+    check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
     let (began, mut held) = (Instant::now(), slot::Held::default());
     loop {
         let (name, confirmed) = match slot::choose(source, &database, &mut connection, waiter)? {

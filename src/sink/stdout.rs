@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use super::Taken;
 use crate::catalog_facts::CatalogAnswer;
@@ -46,6 +47,22 @@ impl Error {
             Error::Write(_) => ExitCode::Os,
         }
     }
+}
+
+/// Standard output is there. Where the caller had closed it, Rust's runtime has put `/dev/null` in its place, open for
+/// reading and writing: what is written would count as delivered.
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn check_open() -> Result<(), Error> {
+    // SAFETY: a query of a descriptor's flags; the kernel checks the number.
+    let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFL) };
+    let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
+    let is_null = file_status().is_some_and(|status| null.is_ok_and(|null| null == status.st_rdev));
+    if flags < 0 || (is_null && flags & libc::O_ACCMODE == libc::O_RDWR) {
+        return Err(Error::Write(io::Error::from_raw_os_error(libc::EBADF)));
+    }
+    Ok(())
 }
 
 /// Bytes on their way to standard output.
@@ -289,11 +306,15 @@ fn is_regular_file() -> bool {
     if io::stdout().is_terminal() {
         return false;
     }
+    file_status().is_some_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG)
+}
+
+fn file_status() -> Option<libc::stat> {
     // SAFETY: an all-zero stat is a valid value of the type.
     let mut status: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: the structure is valid for the call.
     let result = unsafe { libc::fstat(libc::STDOUT_FILENO, &raw mut status) };
-    result == 0 && status.st_mode & libc::S_IFMT == libc::S_IFREG
+    (result == 0).then_some(status)
 }
 
 #[cfg(test)]

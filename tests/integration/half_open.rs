@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Weather};
 use crate::servers::{Kafka, Postgres, World};
 use crate::walcat::Walcat;
 
@@ -57,6 +57,28 @@ fn a_connection_to_kafka_that_is_lost_in_silence_is_made_again() {
     // librdkafka's own limit is a minute.
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);
+}
+
+/// Only our own session of before is ended: else two instances would end each other for ever.
+#[test]
+fn a_connection_that_is_made_again_takes_the_slot_over_from_nobody_else() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
+    let proxy = Proxy::start(world.pg.port.parse().expect("a port")).expect("a proxy");
+    let dsn = format!("host=127.0.0.1 port={} user=postgres dbname={}", proxy.port(), world.database);
+    let mut first = stream(&world, &dsn, &world.kafka.brokers).with(&["--takeover"]).spawn();
+    first.wait_for_log("streaming started");
+    proxy.set(Weather::Cut);
+    first.wait_for_log("the stream is interrupted");
+    let mut second = world.stream_to_kafka().deadline(60).spawn();
+    second.wait_for_log("streaming started");
+    proxy.set(Weather::Fair);
+    first.wait_for_log("the slot is held by another process: waiting");
+    world.sql("INSERT INTO t VALUES (1)");
+    world.wait_confirmed(30);
+    assert!(!first.log().contains("takeover: "), "{}", first.log());
+    second.terminate().expect_code(0);
+    // What the second one has delivered is a gap for the first one.
+    first.wait().expect_code(78).expect_log(&["somebody else moved the slot"]);
 }
 
 /// A machine that is dead refuses nobody: it must not hide the standby that comes after it in the conninfo.

@@ -52,6 +52,9 @@ fn what_is_missing_on_the_server_is_named() {
     let other = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
     let elsewhere = run(&other.dsn(), slot, &other.publication);
     elsewhere.expect_log(&[&format!("belongs to the database {}", world.database), "hint: "]);
+    // Also where the publication is not there: the database is what is wrong.
+    let elsewhere = run(&other.dsn(), slot, publication);
+    elsewhere.expect_log(&[&format!("belongs to the database {}", world.database)]);
 }
 
 #[test]
@@ -64,7 +67,28 @@ fn a_slot_of_another_plugin_is_refused() {
     world.sql(&format!("SELECT pg_create_physical_replication_slot('{}')", world.slot));
     let run = world.stream().with(&["--sink", "stdout", "--once"]).run().expect_code(78);
     run.expect_log(&[&world.slot, "physical", "hint: "]);
+    // Nor is it walcat's to drop.
+    let run = Walcat::new(&["slot", "drop", "--dsn", &world.dsn(), "--slot", &world.slot]).run().expect_code(78);
+    run.expect_log(&[&world.slot, "physical", "hint: "]);
     world.sql(&format!("SELECT pg_drop_replication_slot('{}')", world.slot));
+}
+
+#[test]
+fn what_is_wrong_with_the_way_out_is_found_before_a_slot_is_made() {
+    let world = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
+    let config = file("interval.toml", "[transaction]\ninterval = \"50s\"\n");
+    let cases = [
+        (vec!["-X", "linger.ms=soon"], 78, "linger.ms"),
+        (vec!["-X", "ssl.ca.location=/nowhere.pem", "-X", "security.protocol=ssl"], 78, "ssl.ca.location"),
+        (vec!["--delivery", "exactly-once", "--config", &config], 78, "[transaction] interval"),
+        (vec!["--record", "/nowhere/r.walcat"], 71, "/nowhere/r.walcat"),
+    ];
+    for (arguments, code, text) in cases {
+        let run = world.stream_to_kafka().with(&["--create-slot", "--once"]).with(&arguments).run();
+        run.expect_code(code).expect_log(&[text]);
+        let made = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
+        assert_eq!(world.sql(&made), "0", "{arguments:?}");
+    }
 }
 
 #[test]

@@ -35,6 +35,24 @@ fn a_reader_that_goes_ends_the_stream_with_zero_and_the_rest_stays_in_the_slot()
     assert_eq!(run.stdout.lines().count(), 100_000);
 }
 
+/// The runtime puts /dev/null where the caller has closed the descriptor, and that takes everything.
+#[test]
+fn standard_output_that_is_closed_takes_nothing() {
+    let world = World::new(TABLE);
+    world.sql("INSERT INTO t VALUES (1, 'a')");
+    let before = world.confirmed();
+    let output = Command::new("sh")
+        .args(["-c", "exec \"$0\" \"$@\" >&-", env!("CARGO_BIN_EXE_walcat")])
+        .args(["stream", "--dsn", &world.dsn(), "--slot", &world.slot, "--publication", &world.publication])
+        .args(["--sink", "stdout", "--once"])
+        .output()
+        .expect("sh");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(71), "{log}");
+    assert!(log.contains("cannot write to standard output: Bad file descriptor"), "{log}");
+    assert_eq!(world.confirmed(), before);
+}
+
 #[test]
 fn a_tombstone_has_a_line_only_among_records() {
     let world = World::new(TABLE);
@@ -79,6 +97,9 @@ fn a_dump_leaves_the_slot_where_it_is_and_a_recording_of_it_decodes_to_the_same_
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("r.walcat");
     let path = path.to_str().expect("a path");
+    // What it held, and who could read it, is of the past.
+    std::fs::write(path, vec![b'x'; 1_000_000]).expect("a file");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).expect("a mode");
     let dump = world.stream().with(&["--dump", "json", "--once", "--record", path]).run().expect_code(0);
     assert_eq!(world.confirmed(), before);
     let again = world.stream().with(&["--dump", "json", "--once"]).run().expect_code(0);
@@ -94,7 +115,8 @@ fn a_dump_leaves_the_slot_where_it_is_and_a_recording_of_it_decodes_to_the_same_
 
     let bytes = std::fs::read(path).expect("recording");
     std::fs::write(path, &bytes[..bytes.len() * 2 / 3]).expect("a cut recording");
-    let cut = Walcat::new(&["decode", path]).run().expect_code(65).expect_log(&["it is cut after"]);
+    let cut = Walcat::new(&["decode", path]).run().expect_code(65);
+    let cut = cut.expect_log(&[&format!("cannot read the recording {path}: it is cut after"), "hint: "]);
     assert!(!cut.stdout.is_empty() && dump.stdout.starts_with(&cut.stdout), "the whole frames are printed");
 }
 

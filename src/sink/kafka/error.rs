@@ -42,8 +42,8 @@ pub enum Error {
     #[error("Kafka refuses the transactional producer: {reason} ({code})")]
     Transactional { code: Code, reason: String },
     /// One PostgreSQL transaction is longer than a Kafka transaction may be.
-    #[error("a PostgreSQL transaction took {seconds} s to send, and a Kafka transaction ends after {timeout_ms} ms")]
-    TransactionTooLong { seconds: u64, timeout_ms: u128 },
+    #[error("a PostgreSQL transaction took {open_ms} ms to send, and a Kafka transaction ends after {timeout_ms} ms")]
+    TransactionTooLong { open_ms: u128, timeout_ms: u128 },
     /// The checkpoint topic holds something else.
     #[error("the checkpoint topic {topic} cannot be read: {reason}")]
     Checkpoint { topic: String, reason: String },

@@ -83,6 +83,16 @@ pub fn create(
     config.create_with_context(context).map_err(|error| Error::Producer { reason: reason(&error, properties) })
 }
 
+/// Whether [`create`] would take the properties, files that they name included. Contacts no broker.
+///
+/// # Errors
+/// Those of [`create`].
+pub fn check(properties: &[(String, String)], transaction_timeout: Option<Duration>) -> Result<(), Error> {
+    let transactional = transaction_timeout.map(|timeout| Transactional { id: "check".to_owned(), timeout });
+    let (context, _) = Context::new(0);
+    create("", properties, transactional.as_ref(), context).map(drop)
+}
+
 /// librdkafka's words, without the value, which may be a secret.
 fn reason(error: &rdkafka::error::KafkaError, properties: &[(String, String)]) -> String {
     use rdkafka::error::KafkaError;

@@ -432,12 +432,12 @@ impl Transactions {
         if now < since + self.longest() {
             return Ok(());
         }
-        let seconds = now.saturating_duration_since(since).as_secs();
+        let open_ms = now.saturating_duration_since(since).as_millis();
         // A pause of either side may be why: only one that is too long again is too long.
         if is_outage || self.expired_at.replace(self.stored) != Some(self.stored) {
-            return Err(Error::Aborted { reason: format!("it is open for {seconds} s, and Kafka would soon end it") });
+            return Err(Error::Aborted { reason: format!("it is open for {open_ms} ms, and Kafka would soon end it") });
         }
-        Err(Error::TransactionTooLong { seconds, timeout_ms: self.settings.timeout.as_millis() })
+        Err(Error::TransactionTooLong { open_ms, timeout_ms: self.settings.timeout.as_millis() })
     }
 
     fn idle_due_at(&self, now: Instant) -> Option<Instant> {
