@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use env_logger::{Builder, Target, WriteStyle};
@@ -15,9 +16,13 @@ use log::{LevelFilter, Record};
 use serde_json::Map;
 
 use crate::config::{LogFormat, LogSettings};
+use crate::exit_code::ExitCode;
 
 /// Whose records `-v` and `-q` are about: ours, and librdkafka's by either of the names that rust-rdkafka gives them.
 const TARGETS: [&str; 3] = ["walcat", "librdkafka", "rdkafka"];
+
+/// Set with the log, for what is told after it.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// Sends the log to stderr from now on; where `RUST_LOG` is set it decides what is logged.
 pub fn init(settings: LogSettings) {
@@ -40,8 +45,34 @@ pub fn init(settings: LogSettings) {
         }),
         LogFormat::Json => builder.format(|out, record| write_json(out, SystemTime::now(), record)),
     };
+    let _ = FORMAT.set(settings.format);
     // A second logger is refused; only a test would install one, and then the first may stay.
     let _ = builder.try_init();
+}
+
+/// Tells why the process ends, whatever is logged otherwise: two lines for a person, or an object as the log has them.
+pub fn tell_failure(message: &str, hint: Option<&str>, code: ExitCode) {
+    let text = match FORMAT.get() {
+        Some(LogFormat::Json) => failure_json(SystemTime::now(), message, hint, code),
+        Some(LogFormat::Text) | None => {
+            let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            format!("walcat: {message}{hint}")
+        }
+    };
+    eprintln!("{text}");
+}
+
+fn failure_json(at: SystemTime, message: &str, hint: Option<&str>, code: ExitCode) -> String {
+    let mut object = Map::new();
+    object.insert("ts".to_owned(), humantime::format_rfc3339_millis(at).to_string().into());
+    object.insert("level".to_owned(), "error".into());
+    object.insert("target".to_owned(), TARGETS[0].into());
+    object.insert("message".to_owned(), message.into());
+    if let Some(hint) = hint {
+        object.insert("hint".to_owned(), hint.into());
+    }
+    object.insert("exit_code".to_owned(), code.code().into());
+    serde_json::Value::Object(object).to_string()
 }
 
 fn write_text(out: &mut impl Write, at: SystemTime, level: &str, record: &Record<'_>) -> io::Result<()> {

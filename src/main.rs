@@ -79,9 +79,7 @@ fn print(text: &str) -> Result<(), Error> {
 
 /// The one place where a failure is printed.
 fn report(failure: &Error) -> ExitCode {
-    eprintln!("walcat: {failure}");
-    if let Some(hint) = failure.hint() {
-        eprintln!("hint: {hint}");
-    }
-    failure.exit_code()
+    let code = failure.exit_code();
+    logging::tell_failure(&failure.to_string(), failure.hint().as_deref(), code);
+    code
 }

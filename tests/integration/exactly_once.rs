@@ -180,7 +180,7 @@ fn the_checkpoint_topic_is_compacted_and_one_that_is_not_is_refused() {
 #[test]
 fn a_checkpoint_topic_of_several_partitions_is_read_where_it_is_written() {
     let world = World::new(TABLES);
-    let several = ["--partitions", "5", "--config", "cleanup.policy=compact"];
+    let several = ["--partitions", "3", "--config", "cleanup.policy=compact"];
     world.kafka.create_topic(&checkpoint_topic(&world), &several);
     world.sql(&transactions(1));
     stream(&world).with(&["--once"]).run().expect_code(0);

@@ -85,6 +85,12 @@ fn sixty_nine_for_a_server_that_is_not_there() {
     let dsn = "host=127.0.0.1 port=1 dbname=postgres user=postgres";
     let run = Walcat::new(&["stream", "--dsn", dsn, "--slot", "s", "--publication", "p", "--brokers", NOBODY]).run();
     run.expect_code(69).expect_log(&["cannot connect to PostgreSQL", "hint: check host and port"]);
+    let arguments = ["stream", "--dsn", dsn, "--slot", "s", "--publication", "p", "--brokers", NOBODY];
+    let run = Walcat::new(&arguments).with(&["--log-format", "json"]).run().expect_code(69);
+    let last: serde_json::Value = serde_json::from_str(run.log.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&last["level"], &last["exit_code"]), (&"error".into(), &69.into()));
+    assert!(last["message"].to_string().contains("cannot connect to PostgreSQL"), "{last}");
+    assert!(last["hint"].to_string().contains("check host and port"), "{last}");
     Walcat::new(&["slot", "status", "--dsn", dsn, "--slot", "s"]).run().expect_code(69);
 }
 
