@@ -249,7 +249,7 @@ impl Pump {
                     self.session.advance();
                     let lsn = self.session.ring().position(ticket).unwrap_or(Lsn::INVALID);
                     let Sink::Kafka(kafka) = sink else { continue };
-                    kafka.refuse(ticket, failure, lsn).map_err(sink::Error::from)?;
+                    kafka.refuse(ticket, failure, lsn, now).map_err(sink::Error::from)?;
                 }
             }
             settled = true;

@@ -81,6 +81,39 @@ fn a_record_without_key_for_a_compacted_topic_may_become_a_dead_letter() {
     assert_eq!((found.len(), &found[0].key), (1, &None));
 }
 
+/// The reports of the others, which a refusal takes with it, come in any order.
+#[test]
+fn records_refused_amid_many_cost_one_repeat_of_their_kafka_transaction() {
+    let tables = "CREATE TABLE t (id int PRIMARY KEY, text text); CREATE TABLE u (id int PRIMARY KEY)";
+    for (policy, code) in [("stop", 65), ("dead-letter", 0)] {
+        let world = World::new(tables);
+        world.kafka.create_topic(&world.topic("t"), &["--config", "max.message.bytes=2000"]);
+        world.sql(
+            "BEGIN; INSERT INTO u SELECT generate_series(1, 500); INSERT INTO t VALUES (1, 'small');
+             INSERT INTO t SELECT id, string_agg(md5((id * i)::text), '') FROM generate_series(2, 4) id,
+                 generate_series(1, 1000) i GROUP BY id;
+             INSERT INTO t VALUES (9, 'small'); INSERT INTO u SELECT generate_series(501, 1000); COMMIT",
+        );
+        let letters = format!("{}.dead", world.prefix);
+        let finished = world
+            .stream_to_kafka()
+            .with(&["--once", "-X", "batch.size=1500", "--delivery", "exactly-once", "--on-error", policy])
+            .with(&["--dead-letter-topic", &letters])
+            .run()
+            .expect_code(code);
+        if policy == "stop" {
+            finished.expect_log(&[&world.topic("t"), "too large"]);
+            continue;
+        }
+        let finished = finished.expect_log(&["records_refused=3"]);
+        let repeats = finished.log.matches("the Kafka transaction failed").count();
+        assert!(repeats <= 3, "{}", finished.log);
+        assert_eq!(ids(&kafka::read_committed(&world.kafka.brokers, &world.topic("t"))), [1, 9]);
+        assert_eq!(kafka::read_committed(&world.kafka.brokers, &world.topic("u")).len(), 1000);
+        assert_eq!(kafka::read_committed(&world.kafka.brokers, &letters).len(), 3);
+    }
+}
+
 #[test]
 fn a_dead_letter_that_is_refused_itself_stops_the_stream() {
     let world = world();

@@ -36,6 +36,7 @@ use self::fence::find_successor;
 use self::ffi::Header;
 use self::link::{Addresses, Flight, Link, record_size};
 use self::producer::Transactional;
+use self::refusals::Failing;
 use self::transaction::Transactions;
 use self::transaction_calls::{CallError, failure, is_fenced};
 use self::waiting::{Held, Release, Waiting};
@@ -86,6 +87,8 @@ pub struct KafkaSink {
     /// Tickets settled without a delivery: truncations that were skipped, and records that were refused.
     skipped: VecDeque<Ticket>,
     dead_letters: DeadLetters,
+    /// The open Kafka transaction has failed.
+    failing: Option<Failing>,
     flight: Flight,
 }
 
@@ -104,6 +107,7 @@ impl KafkaSink {
             availability: Availability::new(now),
             skipped: VecDeque::new(),
             dead_letters: DeadLetters::default(),
+            failing: None,
             flight: Flight::default(),
         })
     }
@@ -117,6 +121,7 @@ impl KafkaSink {
         self.link = Link::new(self.link.copy_addresses(), transactional(&self.settings).as_ref())?;
         self.waiting.renew(now);
         self.skipped.clear();
+        self.failing = None;
         self.flight = Flight::default();
         if let Some(transactions) = &mut self.transactions {
             transactions.renew();
@@ -186,6 +191,7 @@ impl KafkaSink {
     #[must_use]
     pub fn has_room(&self, now: Instant) -> bool {
         self.waiting.is_empty()
+            && self.failing.is_none()
             && self.flight.bytes < self.settings.memory_bytes_max
             && self.flight.records < RECORDS_IN_FLIGHT_MAX as usize
             && self.transactions.as_ref().is_none_or(|transactions| transactions.has_room(now))
@@ -205,8 +211,8 @@ impl KafkaSink {
         }
         let records = self.encoder.encode(change)?;
         let mut taken = Taken { records: 0, values: records.values() };
-        // Nothing is allocated for it while nothing is refused.
-        let mut passed = Vec::new();
+        // Nothing is allocated for them while nothing is refused.
+        let (mut known, mut refused) = (Vec::new(), Vec::new());
         let lsn = change.position.transaction.map_or(change.position.lsn, |transaction| transaction.commit_lsn);
         for record in records.iter() {
             taken.records += 1;
@@ -227,8 +233,8 @@ impl KafkaSink {
                 continue;
             }
             let value_bytes = record.value.map_or(0, <[u8]>::len);
-            if let Some(known) = self.dead_letters.find(lsn, name, record.key, value_bytes) {
-                passed.push(known.clone());
+            if let Some(found) = self.dead_letters.find(lsn, name, record.key, value_bytes) {
+                known.push(found.clone());
                 continue;
             }
             let header = record.header.map(|(name, value)| Header { name, value });
@@ -236,12 +242,15 @@ impl KafkaSink {
                 Ok(()) => self.flight.add(record_size(record.key, record.value)),
                 Err(code) => {
                     let key = record.key.map(<[u8]>::to_vec);
-                    passed.push(Refused { lsn, failure: Failure { code, topic: name.clone(), key, value_bytes } });
+                    refused.push(Refused { lsn, failure: Failure { code, topic: name.clone(), key, value_bytes } });
                 }
             }
         }
-        for refused in passed {
-            self.pass(ticket, refused)?;
+        for found in known {
+            self.pass(ticket, &found)?;
+        }
+        for new in refused {
+            self.pass_new(ticket, new)?;
         }
         if let Some(transactions) = &mut self.transactions {
             transactions.take(ticket, taken.records, change.position.transaction.is_some());
@@ -275,7 +284,10 @@ impl KafkaSink {
         }
         // A report that has not been looked at may be the reason for what would fail now.
         if self.link.inbox().reports.is_empty() {
-            self.advance_transactions(now)?;
+            self.conclude_failing(now)?;
+            if self.failing.is_none() {
+                self.advance_transactions(now)?;
+            }
         }
         if self.availability.outage().is_some() {
             self.waiting.probe(self.link.admin(), now);
@@ -355,7 +367,8 @@ impl KafkaSink {
         };
         let probe = self.waiting.deadline(is_outage);
         let patience = self.availability.deadline(!self.flight.is_empty());
-        [broker_for, probe, patience, transactions].into_iter().flatten().min()
+        let failing = self.failing.as_ref().map(Failing::deadline);
+        [broker_for, probe, patience, failing, transactions].into_iter().flatten().min()
     }
 
     fn heed(&mut self, error: &context::ClientError, now: Instant) -> Result<(), Error> {
@@ -410,7 +423,7 @@ impl KafkaSink {
                 Err(code) => {
                     let value_bytes = value.map_or(0, <[u8]>::len);
                     let failure = Failure { code, topic: held.topic, key: held.key, value_bytes };
-                    self.pass(held.ticket, Refused { lsn: held.lsn, failure })?;
+                    self.pass_new(held.ticket, Refused { lsn: held.lsn, failure })?;
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! What becomes of a record that is refused: the end of the run, or, where the policy says so, a dead letter or nothing.
 
+use std::time::{Duration, Instant};
+
 use log::warn;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
@@ -13,19 +15,72 @@ use super::{Error, KafkaSink, ffi};
 use crate::change::Ticket;
 use crate::lsn::Lsn;
 
+/// How long the other reports of a Kafka transaction that fails are waited for.
+const COLLECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// A Kafka transaction that will be given up. One refused record fails all the others, most of which are reported as purged,
+/// and some before it: what is wrong shows when all have been heard.
+pub(super) struct Failing {
+    since: Instant,
+    /// What is wrong with which record.
+    refusals: Vec<Refused>,
+    /// What was reported first, of those that are not wrong themselves.
+    first: Option<Refused>,
+}
+
+impl Failing {
+    /// When it is given up at the latest.
+    pub fn deadline(&self) -> Instant {
+        self.since + COLLECT_LIMIT
+    }
+}
+
 impl KafkaSink {
     /// A record was refused; `lsn` is that of its transaction's commit. The policy may pass it.
     ///
     /// # Errors
     /// [`Error::Refused`] where it may not, and what else a failed delivery means.
-    pub fn refuse(&mut self, ticket: Ticket, failure: Failure, lsn: Lsn) -> Result<(), Error> {
+    pub fn refuse(&mut self, ticket: Ticket, failure: Failure, lsn: Lsn, now: Instant) -> Result<(), Error> {
         let refused = Refused { lsn, failure };
-        if self.transactions.is_none() || !self.may_pass(&refused.failure) {
-            return self.pass(ticket, refused);
+        if self.transactions.is_none() {
+            return self.pass_new(ticket, refused);
         }
-        // Kafka gives up the whole transaction: it is repeated without this record.
-        let reason = format!("a record for topic {} is refused: {}", refused.failure.topic, refused.failure.code);
-        if self.dead_letters.remember(refused) { Err(Error::Aborted { reason }) } else { Err(Error::Passed { reason }) }
+        let failing = self.failing.get_or_insert_with(|| Failing { since: now, refusals: Vec::new(), first: None });
+        if refused.failure.is_permanent() || is_passable(refused.failure.code) {
+            failing.refusals.push(refused);
+        } else {
+            failing.first.get_or_insert(refused);
+        }
+        Ok(())
+    }
+
+    /// Gives up the Kafka transaction that fails, once its reports are there.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a record that may not be passed; else [`Error::Aborted`], to be repeated without the others.
+    pub(super) fn conclude_failing(&mut self, now: Instant) -> Result<(), Error> {
+        let is_heard = self.flight.is_empty();
+        let Some(Failing { refusals, first, .. }) =
+            self.failing.take_if(|failing| is_heard || now >= failing.deadline())
+        else {
+            return Ok(());
+        };
+        let refusal = |refused: Refused| refusal(&self.link, self.transactions.as_ref(), refused.failure, refused.lsn);
+        let Some(last) = refusals.last() else {
+            return first.map_or(Ok(()), |refused| Err(refusal(refused)));
+        };
+        let reason = format!("a record for topic {} is refused: {}", last.failure.topic, last.failure.code);
+        if let Some(refused) = refusals.iter().find(|refused| !self.may_pass(&refused.failure)) {
+            return Err(refusal(refused.clone()));
+        }
+        for refused in refusals {
+            self.tell(&refused);
+            if !self.dead_letters.remember(refused) {
+                return Err(Error::Passed { reason });
+            }
+        }
+        // Kafka gives up the whole transaction: it is repeated without these.
+        Err(Error::Aborted { reason })
     }
 
     /// How many refused records were passed.
@@ -43,15 +98,32 @@ impl KafkaSink {
         self.settings.on_error != OnError::Stop && is_passable(failure.code) && is_its_own && !is_letter
     }
 
-    /// Leaves a record out, as the policy says: its ticket settles at once, or with the dead letter.
-    pub(super) fn pass(&mut self, ticket: Ticket, refused: Refused) -> Result<(), Error> {
+    /// Counts a record that is left out, and tells of it.
+    fn tell(&mut self, Refused { lsn, failure }: &Refused) {
+        self.dead_letters.count_one();
+        warn!(lsn:% = lsn, topic = failure.topic.as_str(), value_bytes = failure.value_bytes,
+            records_refused = self.dead_letters.count(), error:% = failure.code; "a record is refused and left out");
+    }
+
+    /// A record is refused for the first time: leaves it out, if the policy says so.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where it does not.
+    pub(super) fn pass_new(&mut self, ticket: Ticket, refused: Refused) -> Result<(), Error> {
         if !self.may_pass(&refused.failure) {
             return Err(refusal(&self.link, self.transactions.as_ref(), refused.failure, refused.lsn));
         }
-        self.dead_letters.count_one();
-        let Refused { lsn, failure } = &refused;
-        warn!(lsn:% = lsn, topic = failure.topic.as_str(), value_bytes = failure.value_bytes,
-            records_refused = self.dead_letters.count(), error:% = failure.code; "a record is refused and left out");
+        self.pass(ticket, &refused)?;
+        self.tell(&refused);
+        if self.transactions.is_some() && !self.dead_letters.remember(refused) {
+            return Err(Error::Passed { reason: "see the log".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Leaves a record out: its ticket settles at once, or with the dead letter.
+    pub(super) fn pass(&mut self, ticket: Ticket, refused: &Refused) -> Result<(), Error> {
+        let Refused { lsn, failure } = refused;
         let OnError::DeadLetter { topic } = &self.settings.on_error else {
             // In a transaction it settles with the others.
             if self.transactions.is_none() {
@@ -59,7 +131,7 @@ impl KafkaSink {
             }
             return Ok(());
         };
-        let (key, value) = (short_key(failure), self.dead_letters.render(&refused));
+        let (key, value) = (short_key(failure), self.dead_letters.render(refused));
         let letters = self.link.open_dead_letters(topic)?;
         if let Err(code) = letters.produce(key, Some(&value), None, ticket) {
             let failure = Failure { code, topic: topic.clone(), key: None, value_bytes: value.len() };
@@ -79,11 +151,11 @@ fn refusal(link: &Link, transactions: Option<&Transactions>, failure: Failure, l
             find_successor(link, transactions, failure.code.to_string())
         }
         // The transaction had failed before: that failure is the one to tell.
-        (Some(transactions), _) if failure.code == Code::State => {
+        (Some(transactions), _) if matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight) => {
             match calls::failed_already(link.client()).map(|cause| calls::failure(&cause)) {
                 Some(Error::Fenced { reason }) => find_successor(link, transactions, reason),
                 Some(error) => error,
-                None => Error::Aborted { reason: "it takes no more records".to_owned() },
+                None => Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) },
             }
         }
         (Some(_), _) if !failure.is_permanent() => {
