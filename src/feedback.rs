@@ -44,7 +44,7 @@ pub struct Update {
 
 /// The server has been silent for longer than the stall timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the server has sent nothing for {} s, though it was asked to", silent_for.as_secs())]
+#[error("the server has sent nothing for {} s, though it was asked", silent_for.as_secs())]
 pub struct Stalled {
     /// Since when.
     pub silent_for: Duration,

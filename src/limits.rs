@@ -23,6 +23,9 @@ pub const STATUS_UPDATE_SPACING: Duration = Duration::from_millis(50);
 /// How long a host of PostgreSQL gets to take a connection, unless the conninfo says, and one question to the catalog.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a command at the start may take; but for those that wait for others by their nature.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Records that one change can become: a key change is a delete, a tombstone and a create.
 pub const RECORDS_PER_CHANGE_MAX: u32 = 3;
 

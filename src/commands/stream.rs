@@ -102,6 +102,8 @@ fn source(settings: &StreamSettings) -> Source {
                 interval: settings.poll.interval,
                 changes_max: settings.poll.changes_max,
                 idle_bytes: settings.poll.idle_bytes,
+                stall_timeout: settings.stall_timeout,
+                patience_factor: 1,
             }),
         },
         slot_mode,
@@ -141,7 +143,7 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
     }
     let timing = Timing {
         status_interval: settings.status_interval,
-        // A peek is silent while the server decodes; the socket's own time-outs find a dead peer.
+        // A peek has no signs of life to ask for, and keeps a time of its own.
         stall_timeout: settings.stall_timeout.filter(|_| settings.engine == config::Engine::Streaming),
         ask_interval: (goal != Goal::Forever).then_some(ASK_INTERVAL),
     };

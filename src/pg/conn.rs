@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::connecting::Connecting;
 use super::error::Error;
 use super::ffi::{Handle, Outcome, QueryResult};
+use crate::limits::COMMAND_TIMEOUT;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +99,28 @@ impl Connection {
     /// Runs a command and returns its last result. `name` is what messages call it.
     ///
     /// # Errors
-    /// [`Error::Command`] with the SQLSTATE, [`Error::Lost`], and what `wait` returns.
+    /// [`Error::Command`] with the SQLSTATE, [`Error::Lost`], also after [`COMMAND_TIMEOUT`], and what `wait` returns.
     pub fn command(&mut self, name: &'static str, text: &str, wait: &mut Wait<'_>) -> Result<QueryResult, Error> {
+        let deadline = Instant::now() + COMMAND_TIMEOUT;
+        self.command_without_limit(name, text, &mut |socket, direction| {
+            wait(socket, direction)?;
+            if Instant::now() < deadline {
+                return Ok(());
+            }
+            Err(Error::Lost { message: format!("{name}: no answer within {} s", COMMAND_TIMEOUT.as_secs()) })
+        })
+    }
+
+    /// The same for a command that may have to wait for others.
+    ///
+    /// # Errors
+    /// [`Error::Command`] with the SQLSTATE, [`Error::Lost`], and what `wait` returns.
+    pub fn command_without_limit(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        wait: &mut Wait<'_>,
+    ) -> Result<QueryResult, Error> {
         let text = CString::new(text).map_err(|_| Error::Answer {
             command: name,
             reason: "a name in the command holds a NUL byte".to_owned(),

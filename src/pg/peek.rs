@@ -36,6 +36,10 @@ pub struct Settings {
     pub changes_max: u32,
     /// WAL that the slot may hold while nothing of it is of interest.
     pub idle_bytes: u64,
+    /// How long the server may be silent in a command; none for ever.
+    pub stall_timeout: Option<Duration>,
+    /// How many times as long it may be, after commands that took longer.
+    pub patience_factor: u32,
 }
 
 /// One message of the output plugin, in libpq's memory.
@@ -111,6 +115,8 @@ pub struct Peek {
     /// What may be confirmed.
     confirmed: Lsn,
     unsent: bool,
+    /// When the server was asked or answered last.
+    heard_at: Instant,
 }
 
 impl Peek {
@@ -142,6 +148,7 @@ impl Peek {
             advanced: confirmed,
             confirmed,
             unsent: false,
+            heard_at: now,
         }
     }
 
@@ -153,12 +160,14 @@ impl Peek {
         loop {
             match self.state {
                 State::Waiting { until } if now >= until => {
+                    self.heard_at = now;
                     self.send(&self.begin_command())?;
                     self.state = State::Beginning(Round::default());
                 }
                 State::Waiting { .. } => return Ok(None),
                 State::Delivering(round) if self.confirmed >= round.last => {
                     let to = self.confirmed;
+                    self.heard_at = now;
                     self.send(&self.advance_command(to))?;
                     self.state = State::Advancing { round, to };
                 }
@@ -170,6 +179,7 @@ impl Peek {
                 | State::Emitting => match self.result()? {
                     None => return Ok(None),
                     Some(result) => {
+                        self.heard_at = now;
                         if let Some(peeked) = self.heed(result, now)? {
                             return Ok(Some(peeked));
                         }
@@ -190,13 +200,35 @@ impl Peek {
         matches!(self.state, State::Delivering(_))
     }
 
+    /// While nothing is read, silence is ours.
+    pub fn not_reading(&mut self, now: Instant) {
+        self.heard_at = now;
+    }
+
+    /// How long the server has been silent, once that is longer than it may be. While it decodes it is silent too: there
+    /// is no asking whether it is alive.
+    #[must_use]
+    pub fn silent_for(&self, now: Instant) -> Option<Duration> {
+        let silent_for = now.saturating_duration_since(self.heard_at);
+        self.patience().filter(|patience| self.is_asking() && silent_for >= *patience).map(|_| silent_for)
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        self.settings.stall_timeout.map(|timeout| timeout.saturating_mul(self.settings.patience_factor))
+    }
+
+    /// Whether a command is under way.
+    fn is_asking(&self) -> bool {
+        !matches!(self.state, State::Waiting { .. } | State::Delivering(_))
+    }
+
     /// The socket to wait for and whether something is left to send; none while nothing is asked.
     #[must_use]
     pub fn socket(&self) -> Option<(RawFd, bool)> {
-        match self.state {
-            State::Waiting { .. } | State::Delivering(_) => None,
-            _ => Some((self.connection.handle.socket()?, self.unsent)),
+        if !self.is_asking() {
+            return None;
         }
+        Some((self.connection.handle.socket()?, self.unsent))
     }
 
     /// When [`Peek::receive`] has to be called again at the latest.
@@ -205,7 +237,8 @@ impl Peek {
         match self.state {
             State::Waiting { until } => Some(until),
             State::Delivering(round) if self.confirmed >= round.last => Some(Instant::now()),
-            _ => None,
+            State::Delivering(_) => None,
+            _ => self.patience().map(|patience| self.heard_at + patience),
         }
     }
 
@@ -217,7 +250,7 @@ impl Peek {
 
     /// Gives up what the server is doing: without it a peek goes on after its session's end, and holds the slot.
     pub fn cancel(&mut self) {
-        if !matches!(self.state, State::Waiting { .. } | State::Delivering(_)) && !self.connection.handle.is_bad() {
+        if self.is_asking() && !self.connection.handle.is_bad() {
             self.connection.handle.cancel();
         }
     }
@@ -227,7 +260,7 @@ impl Peek {
     /// # Errors
     /// Those of [`Connection::command`].
     pub fn finish(&mut self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        if !matches!(self.state, State::Waiting { .. } | State::Delivering(_)) {
+        if self.is_asking() {
             self.cancel();
             loop {
                 self.connection.wait_for_result(wait)?;

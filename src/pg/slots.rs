@@ -147,7 +147,8 @@ pub fn create(
         return create_by_sql(connection, name, options, wait);
     }
     let text = command::create_replication_slot(name, options, connection.server_version());
-    let result = connection.command(NAME, &text, wait)?;
+    // It waits for the end of every transaction that is older.
+    let result = connection.command_without_limit(NAME, &text, wait)?;
     result
         .value(0, 1)
         .and_then(|text| text.parse().ok())
@@ -164,7 +165,7 @@ fn create_by_sql(
     let temporary = options.temporary;
     let more = if options.failover { ", false, true" } else { "" };
     let query = format!("SELECT lsn FROM pg_catalog.{NAME}({}, 'pgoutput', {temporary}{more})", quote_literal(name));
-    let result = connection.command(NAME, &query, wait)?;
+    let result = connection.command_without_limit(NAME, &query, wait)?;
     let lsn = result.value(0, 0).and_then(|text| text.parse().ok());
     lsn.ok_or_else(|| Error::Answer { command: NAME, reason: "no LSN".to_owned() })
 }

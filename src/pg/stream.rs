@@ -31,8 +31,9 @@ impl Stream {
                 Err((connection, Error::Answer { command: START_REPLICATION, reason }))
             }
             Err(error) => {
+                let is_answer = matches!(error, Error::Command { .. });
                 // The command is over only when libpq has given a null result.
-                while connection.wait_for_result(wait).is_ok() && connection.handle.result().is_some() {}
+                while is_answer && connection.wait_for_result(wait).is_ok() && connection.handle.result().is_some() {}
                 Err((connection, error))
             }
         }

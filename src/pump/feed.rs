@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::waiting::Waiter;
 use crate::clock::PgTimestamp;
-use crate::feedback::Update;
+use crate::feedback::{Stalled, Update};
 use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::ffi::CopyData;
@@ -84,6 +84,21 @@ impl Feed {
         match self {
             Feed::Streaming(_) | Feed::Closed => None,
             Feed::Polling(peek) => peek.deadline(),
+        }
+    }
+
+    /// While nothing is read, silence is ours.
+    pub(super) fn not_reading(&mut self, now: Instant) {
+        if let Feed::Polling(peek) = self {
+            peek.not_reading(now);
+        }
+    }
+
+    /// Fails when a peek's server has been silent for too long; a stream's is asked for signs of life.
+    pub(super) fn check_stall(&self, now: Instant) -> Result<(), Stalled> {
+        match self {
+            Feed::Polling(peek) => peek.silent_for(now).map_or(Ok(()), |silent_for| Err(Stalled { silent_for })),
+            Feed::Streaming(_) | Feed::Closed => Ok(()),
         }
     }
 

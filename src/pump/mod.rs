@@ -196,6 +196,7 @@ impl Pump {
             }
             self.serve_output(now)?;
             self.session.feedback().check_stall(now)?;
+            self.feed.check_stall(now)?;
             self.store(now)?;
             self.send_status_update(now)?;
             self.report.outage(self.output.outage(), &mut self.session, now);

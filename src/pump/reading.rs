@@ -30,6 +30,7 @@ impl Pump {
         for _ in 0..MESSAGES_PER_TURN_MAX {
             if !self.may_read(now) {
                 self.session.feedback().not_reading(now);
+                self.feed.not_reading(now);
                 return Ok(Read::Blocked);
             }
             match self.feed.receive(now)? {

@@ -41,6 +41,7 @@ impl Pump {
             self.backoff.succeeded();
             self.restarts.succeeded();
         }
+        self.source.engine.be_patient(&error, received > self.received_at_loss);
         self.received_at_loss = received;
         // Our own session would hold the slot.
         self.feed.close(error.remedy() == Remedy::Transaction);

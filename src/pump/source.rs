@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::error::Error;
 use crate::lsn::Lsn;
 use crate::pg::Kind;
 use crate::pg::peek;
@@ -69,6 +70,18 @@ pub enum Engine {
 }
 
 impl Engine {
+    /// A peek that takes longer than the server may be silent looks like a dead connection: it gets twice the time, again
+    /// and again until something is read.
+    pub(super) fn be_patient(&mut self, error: &Error, has_read: bool) {
+        let Engine::Polling(settings) = self else { return };
+        if has_read {
+            settings.patience_factor = 1;
+        }
+        if matches!(error, Error::Stalled(_)) {
+            settings.patience_factor = settings.patience_factor.saturating_mul(2);
+        }
+    }
+
     /// The connection that it needs.
     #[must_use]
     pub fn kind(&self) -> Kind {

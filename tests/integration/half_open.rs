@@ -23,20 +23,28 @@ fn stream(world: &World, dsn: &str, brokers: &str) -> Walcat {
 
 #[test]
 fn a_connection_to_postgresql_that_is_lost_in_silence_is_made_again() {
+    for engine in ["streaming", "polling"] {
+        lose_connection(engine);
+    }
+}
+
+fn lose_connection(engine: &str) {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
     let proxy = Proxy::start(world.pg.port.parse().expect("a port")).expect("a proxy");
     let dsn = format!("host=127.0.0.1 port={} user=postgres dbname={}", proxy.port(), world.database);
     // The server has not noticed yet, and its session holds the slot.
-    let mut running = stream(&world, &dsn, &world.kafka.brokers).with(&["--takeover"]).spawn();
+    let arguments = ["--takeover", "--engine", engine];
+    let mut running = stream(&world, &dsn, &world.kafka.brokers).with(&arguments).spawn();
     running.wait_for_log("streaming started");
     world.sql("INSERT INTO t VALUES (1)");
     world.wait_confirmed(30);
     proxy.lose();
     let begun = Instant::now();
     world.sql("INSERT INTO t VALUES (2)");
+    let end = world.wal_lsn();
     running.wait_for_log("the server has sent nothing for 3 s");
     running.wait_for_log("the stream goes on");
-    world.wait_confirmed(30);
+    world.wait_confirmed_to(&end, 30);
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);
 }
@@ -114,6 +122,34 @@ fn fill_queue(listener: &TcpListener, address: SocketAddr) -> Vec<TcpStream> {
     let queue = std::iter::from_fn(|| connect().ok()).take(10).collect::<Vec<_>>();
     assert!(queue.len() < 10, "the queue does not fill");
     queue
+}
+
+/// A peek has no keepalives: its server is given up by the time that its answer takes.
+#[test]
+fn a_server_process_that_freezes_under_a_peek_is_found_within_the_stall_timeout() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
+    let mut running = stream(&world, &world.dsn(), &world.kafka.brokers).with(&["--engine", "polling"]).spawn();
+    running.wait_for_log("streaming started");
+    world.sql("INSERT INTO t VALUES (1)");
+    world.wait_confirmed(30);
+    let find = format!(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'walcat' AND datname = '{}' \
+         AND query LIKE '%pg_replication_slot_advance%'",
+        world.database
+    );
+    let pid: i32 = world.sql(&find).parse().expect("the session that polls");
+    // SAFETY: two numbers; the process is a session of the server that these tests started.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+    let begun = Instant::now();
+    world.sql("INSERT INTO t VALUES (2)");
+    let end = world.wal_lsn();
+    running.wait_for_log("the server has sent nothing for 3 s");
+    running.wait_for_log("connecting again");
+    // SAFETY: the same. It may hold the slot, and heeds nothing before it runs.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGCONT) }, 0);
+    world.wait_confirmed_to(&end, 30);
+    assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+    running.terminate().expect_code(0);
 }
 
 /// A broker with a second listener, which tells its clients to come by way of the proxy.

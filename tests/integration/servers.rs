@@ -241,7 +241,11 @@ impl World {
 
     /// Waits until the slot has passed all that was committed by now.
     pub fn wait_confirmed(&self, seconds: u64) {
-        let end = self.wal_lsn();
+        self.wait_confirmed_to(&self.wal_lsn(), seconds);
+    }
+
+    /// Waits until the slot has passed a position.
+    pub fn wait_confirmed_to(&self, end: &str, seconds: u64) {
         eventually("all is confirmed", seconds, || {
             self.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", self.confirmed())) == "t"
         });
