@@ -96,8 +96,9 @@ impl Error {
             (_, Some("55000")) => "see: walcat slot status",
             (_, Some("42704")) => "create what is missing: walcat slot create, or CREATE PUBLICATION on the server",
             (_, Some("22021" | "22P05")) => {
-                "a text in the tables is not valid in its encoding: mend it, or leave its column out of the publication; \
-                 the slot still holds the change"
+                "a text is not valid in its encoding: mend it, or keep its column out of the publication, for changes to come. \
+                 The slot still holds the transaction: to go on without it, move the slot past it with \
+                 pg_replication_slot_advance"
             }
             (Error::Connect { .. }, None) => "check host and port, and that the server is running",
             (Error::SlotMoved { .. }, _) => "run one instance per slot",

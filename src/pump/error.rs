@@ -15,6 +15,9 @@ pub enum Error {
     /// PostgreSQL.
     #[error(transparent)]
     Postgres(#[from] pg::Error),
+    /// PostgreSQL refuses to go on.
+    #[error("{source}; everything up to {received} had been read")]
+    Server { source: pg::Error, received: Lsn },
     /// Where the records go.
     #[error(transparent)]
     Sink(#[from] sink::Error),
@@ -66,7 +69,7 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Error::Postgres(error) => error.exit_code(),
+            Error::Postgres(error) | Error::Server { source: error, .. } => error.exit_code(),
             Error::Sink(error) => error.exit_code(),
             Error::Session(error) => error.exit_code(),
             Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => ExitCode::Unavailable,
@@ -74,6 +77,15 @@ impl Error {
             Error::State(error) => error.exit_code(),
             Error::Record { .. } | Error::Loop(_) => ExitCode::Os,
             Error::Unacknowledged { .. } => ExitCode::TryAgain,
+        }
+    }
+
+    /// The same, where the server refused, with the position.
+    #[must_use]
+    pub fn after(self, received: Lsn) -> Error {
+        match self {
+            Error::Postgres(source @ pg::Error::Command { .. }) => Error::Server { source, received },
+            other => other,
         }
     }
 
@@ -92,7 +104,13 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Postgres(error) => error.hint(),
+            Error::Server { source, .. } if source.sqlstate() == Some("42704") => Some(
+                "what is missing has to be there when the changes are made: a publication that is younger than the slot, or \
+                 was made anew, cannot decode the slot's older changes. Drop the slot, create it after the publication, and \
+                 copy the tables anew"
+                    .to_owned(),
+            ),
+            Error::Postgres(error) | Error::Server { source: error, .. } => error.hint(),
             Error::Sink(error) => error.hint(),
             Error::Setup { hint, .. } => Some(hint.clone()),
             Error::Positions(disagreement) => Some(disagreement.hint().to_owned()),

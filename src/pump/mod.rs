@@ -175,6 +175,8 @@ impl Pump {
                 return Ok(self.output.close()?);
             };
             if let Err(error) = self.recover(error) {
+                let error = error.after(self.session.feedback().received());
+                self.deliver_before_failing(&error);
                 self.confirm_before_failing();
                 // The failure that ends the run is the one to report.
                 let _ = self.output.close();
@@ -388,6 +390,20 @@ impl Pump {
 
     fn unacknowledged(&mut self) -> Error {
         Error::Unacknowledged { confirmed: self.session.feedback().confirmed() }
+    }
+
+    /// A failure of the source ends the run, but what was read whole before it is not withheld.
+    fn deliver_before_failing(&mut self, error: &Error) {
+        match error {
+            Error::Server { .. } | Error::Postgres(_) | Error::Stalled(_) => self.feed.close(false),
+            Error::Session(_) => {}
+            _ => return,
+        }
+        self.asking = None;
+        let limit = self.times.shutdown_timeout.unwrap_or(FINISH_TIMEOUT);
+        self.stage = Stage::Stopping { deadline: Some(Instant::now() + limit) };
+        // The failure that ends the run is the one to report.
+        let _ = self.turns();
     }
 
     /// A failure ends the run, but what was delivered before it need not be delivered again.

@@ -198,14 +198,26 @@ impl World {
         world
     }
 
+    /// In a database of this encoding.
+    pub fn with_encoding(encoding: &str, sql: &str) -> World {
+        let options = format!("TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'");
+        let world = World::create(Postgres::shared(), Kafka::shared(), &options, sql);
+        world.create_slot();
+        world
+    }
+
     /// The same without the slot.
     pub fn without_slot(pg: &Postgres, kafka: &Kafka, sql: &str) -> World {
+        World::create(pg, kafka, "", sql)
+    }
+
+    fn create(pg: &Postgres, kafka: &Kafka, database_options: &str, sql: &str) -> World {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         // CREATE DATABASE copies a template that nobody else may be copying.
         static CREATING: Mutex<()> = Mutex::new(());
         let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let guard = CREATING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        pg.sql("postgres", &format!("CREATE DATABASE {name}"));
+        pg.sql("postgres", &format!("CREATE DATABASE {name} {database_options}"));
         drop(guard);
         let world = World {
             pg: pg.clone(),

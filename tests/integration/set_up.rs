@@ -74,6 +74,16 @@ fn a_slot_of_another_plugin_is_refused() {
 }
 
 #[test]
+fn a_publication_that_is_younger_than_the_changes_is_said_to_be() {
+    let world = World::new(TABLE);
+    world.sql("INSERT INTO t VALUES (1, 'x')");
+    world.sql("CREATE PUBLICATION younger FOR ALL TABLES");
+    let arguments = ["stream", "--dsn", &world.dsn(), "--slot", &world.slot, "--publication", "younger"];
+    let run = Walcat::new(&arguments).with(&["--sink", "stdout", "--once"]).run().expect_code(78);
+    run.expect_log(&["publication \"younger\" does not exist", "hint: ", "younger than the slot", "Drop the slot"]);
+}
+
+#[test]
 fn what_is_wrong_with_the_way_out_is_found_before_a_slot_is_made() {
     let world = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
     let config = file("interval.toml", "[transaction]\ninterval = \"50s\"\n");

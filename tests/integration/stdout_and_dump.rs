@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually};
 use crate::walcat::Walcat;
 
@@ -51,6 +52,24 @@ fn standard_output_that_is_closed_takes_nothing() {
     assert_eq!(output.status.code(), Some(71), "{log}");
     assert!(log.contains("cannot write to standard output: Bad file descriptor"), "{log}");
     assert_eq!(world.confirmed(), before);
+}
+
+/// One transaction that the server cannot decode does not withhold those before it.
+#[test]
+fn what_was_read_before_the_server_fails_is_delivered() {
+    let world = World::with_encoding("SQL_ASCII", TABLE);
+    for id in [1, 2] {
+        world.sql(&format!("INSERT INTO t VALUES ({id}, 'a')"));
+    }
+    world.sql("INSERT INTO t VALUES (3, E'\\xff')");
+    let run = world.stream().with(&["--sink", "stdout", "--once"]).run().expect_code(65);
+    let ids: Vec<_> = run.json_lines().iter().map(|value| value["after"]["id"].clone()).collect();
+    assert_eq!(ids, [1, 2]);
+    run.expect_log(&["invalid byte sequence", "everything up to ", "hint: ", "pg_replication_slot_advance"]);
+    let dump = world.stream().with(&["--dump", "json", "--once"]).run().expect_code(65);
+    assert_eq!(dump.stdout.lines().filter(|line| line.contains("\"insert\"")).count(), 2, "{}", dump.stdout);
+    world.stream_to_kafka().with(&["--once", "--delivery", "exactly-once"]).run().expect_code(65);
+    assert_eq!(kafka::read_committed(&world.kafka.brokers, &world.topic("t")).len(), 2);
 }
 
 #[test]
