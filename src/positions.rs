@@ -93,7 +93,7 @@ impl Disagreement {
             Disagreement::OtherTimeline { .. } => {
                 "connect to the server that walcat followed last; if this is the right one, compare its rows with what \
                  consumers hold, then go on from the slot's position: --accept-gap. With engine = \"polling\" the role needs \
-                 pg_read_server_files to read the history"
+                 GRANT EXECUTE ON FUNCTION pg_read_file(text) to read the history"
             }
             Disagreement::StoreAhead { .. } => {
                 "consumers hold changes that this server does not have: mend them, then go on from the slot's position: \

@@ -30,6 +30,7 @@ pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Res
             replication_factor: topics.replication_factor,
             properties: topics.properties.clone(),
         }),
+        stall_timeout: settings.stall_timeout,
         broker_for: settings.retry.broker_for.limit(),
         batch_bytes: property(settings, "batch.size").unwrap_or(BATCH_BYTES_DEFAULT),
         on_error: match settings.on_error {

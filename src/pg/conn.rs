@@ -133,12 +133,21 @@ impl Connection {
             self.wait_for_result(wait)?;
             let Some(result) = self.handle.result() else { break };
             match result.outcome() {
-                Outcome::Failed => return Err(command_error(name, &result)),
+                Outcome::Failed => {
+                    let error = command_error(name, &result);
+                    self.drain(wait);
+                    return Err(error);
+                }
                 Outcome::CopyBoth => return Ok(result),
                 Outcome::Command | Outcome::Rows => last = Some(result),
             }
         }
         last.ok_or_else(|| Error::Answer { command: name, reason: "no result".to_owned() })
+    }
+
+    /// Takes in the rest of a command that has failed: it is over only when libpq has given a null result.
+    fn drain(&mut self, wait: &mut Wait<'_>) {
+        while self.wait_for_result(wait).is_ok() && self.handle.result().is_some() {}
     }
 
     /// The server's version, such as 150018.

@@ -23,8 +23,8 @@ use crate::session::IDLE_PREFIX;
 const PEEK: &str = "pg_logical_slot_peek_binary_changes";
 const ADVANCE: &str = "pg_replication_slot_advance";
 
-/// What is flushed: the last answer of the commands that begin a round.
-const FLUSHED: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+/// What is flushed.
+const FLUSHED: &str = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
      ELSE pg_catalog.pg_current_wal_flush_lsn() END";
 
 /// How it polls.
@@ -293,11 +293,12 @@ impl Peek {
                 });
             }
             (_, Some(result)) if failed.is_some() => return Err(command_error(PEEK, result)),
-            (State::Beginning(round), Some(result)) => {
-                if let Some(lsn) = result.value(0, 0).and_then(|text| text.parse().ok()) {
-                    round.flushed = lsn;
-                }
+            (State::Beginning(round), Some(result)) if result.row_count() > 0 => {
+                let flushed = result.value(0, 0).and_then(|text| text.parse().ok());
+                round.flushed = flushed.ok_or_else(|| not_understood("no position"))?;
+                check_slot(result, self.advanced)?;
             }
+            (State::Ending(_), Some(result)) if result.row_count() > 0 => check_slot(result, self.advanced)?,
             (State::Peeking(round), Some(found)) if found.row_count() > 0 => {
                 round.rows += 1;
                 let Some(result) = result else { return Ok(None) };
@@ -328,7 +329,7 @@ impl Peek {
                 Ok(None)
             }
             State::Peeking(round) => {
-                self.send("COMMIT")?;
+                self.send(&format!("{}; COMMIT", self.look_command()))?;
                 self.state = State::Ending(round);
                 Ok(None)
             }
@@ -363,7 +364,15 @@ impl Peek {
 
     /// Settings are for one transaction: a pooler refuses startup options, and hands the session to others.
     fn begin_command(&self) -> String {
-        format!("BEGIN; {}{FLUSHED}", session_settings("SET LOCAL"))
+        format!("BEGIN; {}{}", session_settings("SET LOCAL"), self.look_command())
+    }
+
+    /// What is flushed, and where the slot stands.
+    fn look_command(&self) -> String {
+        let slot = quote_literal(&self.slot);
+        format!(
+            "SELECT {FLUSHED}, (SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot})"
+        )
     }
 
     fn advance_command(&self, to: Lsn) -> String {
@@ -393,6 +402,17 @@ impl Peek {
             }
         }
         Ok(Some(self.connection.handle.result()))
+    }
+}
+
+/// The slot stands where this process has moved it. It is free between two peeks, so anybody may move it; and a server that
+/// has crashed behind a pooler may have forgotten.
+fn check_slot(look: &QueryResult, advanced: Lsn) -> Result<(), Error> {
+    let stands = look.value(0, 1).and_then(|text| text.parse::<Lsn>().ok());
+    match stands {
+        Some(lsn) if lsn == advanced => Ok(()),
+        Some(lsn) => Err(Error::SlotMoved { message: format!("it stands at {lsn}, and was last moved to {advanced}") }),
+        None => Err(Error::SlotMoved { message: "it is not there".to_owned() }),
     }
 }
 

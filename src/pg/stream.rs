@@ -30,12 +30,7 @@ impl Stream {
                 let reason = "it did not begin to copy".to_owned();
                 Err((connection, Error::Answer { command: START_REPLICATION, reason }))
             }
-            Err(error) => {
-                let is_answer = matches!(error, Error::Command { .. });
-                // The command is over only when libpq has given a null result.
-                while is_answer && connection.wait_for_result(wait).is_ok() && connection.handle.result().is_some() {}
-                Err((connection, error))
-            }
+            Err(error) => Err((connection, error)),
         }
     }
 

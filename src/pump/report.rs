@@ -63,7 +63,7 @@ impl Report {
     pub(super) fn outage(&mut self, outage: Option<(Instant, &str)>, session: &mut Session, now: Instant) {
         let Some((since, reason)) = outage else {
             if self.outage_told_at.take().is_some() {
-                info!(slot = self.slot.as_str(); "Kafka is reachable again");
+                info!(slot = self.slot.as_str(); "Kafka takes records again");
             }
             return;
         };
@@ -74,8 +74,8 @@ impl Report {
             warn!(
                 slot = self.slot.as_str(), confirmed:% = confirmed, wal_held_bytes = received.bytes_since(confirmed),
                 down_for_s = now.saturating_duration_since(since).as_secs(), reason;
-                "no Kafka broker is reachable: records wait and the slot is held; while records wait, a fast shutdown of \
-                 PostgreSQL waits for this session too (stop walcat to end that, nothing is lost)"
+                "Kafka takes no records: they wait, and the slot is held; while records wait, a fast shutdown of PostgreSQL \
+                 waits for this session too (stop walcat to end that, nothing is lost)"
             );
             self.outage_told_at = Some(now);
         }

@@ -36,15 +36,12 @@ fn lose_connection(engine: &str) {
     let arguments = ["--takeover", "--engine", engine];
     let mut running = stream(&world, &dsn, &world.kafka.brokers).with(&arguments).spawn();
     running.wait_for_log("streaming started");
-    world.sql("INSERT INTO t VALUES (1)");
-    world.wait_confirmed(30);
+    world.confirm_change("INSERT INTO t VALUES (1)", 30);
     proxy.lose();
     let begun = Instant::now();
-    world.sql("INSERT INTO t VALUES (2)");
-    let end = world.wal_lsn();
     running.wait_for_log("the server has sent nothing for 3 s");
     running.wait_for_log("the stream goes on");
-    world.wait_confirmed_to(&end, 30);
+    world.confirm_change("INSERT INTO t VALUES (2)", 30);
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);
 }
@@ -130,8 +127,7 @@ fn a_server_process_that_freezes_under_a_peek_is_found_within_the_stall_timeout(
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
     let mut running = stream(&world, &world.dsn(), &world.kafka.brokers).with(&["--engine", "polling"]).spawn();
     running.wait_for_log("streaming started");
-    world.sql("INSERT INTO t VALUES (1)");
-    world.wait_confirmed(30);
+    world.confirm_change("INSERT INTO t VALUES (1)", 30);
     let find = format!(
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'walcat' AND datname = '{}' \
          AND query LIKE '%pg_replication_slot_advance%'",
@@ -141,13 +137,11 @@ fn a_server_process_that_freezes_under_a_peek_is_found_within_the_stall_timeout(
     // SAFETY: two numbers; the process is a session of the server that these tests started.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
     let begun = Instant::now();
-    world.sql("INSERT INTO t VALUES (2)");
-    let end = world.wal_lsn();
     running.wait_for_log("the server has sent nothing for 3 s");
     running.wait_for_log("connecting again");
     // SAFETY: the same. It may hold the slot, and heeds nothing before it runs.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGCONT) }, 0);
-    world.wait_confirmed_to(&end, 30);
+    world.confirm_change("INSERT INTO t VALUES (2)", 30);
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);
 }

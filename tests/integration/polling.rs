@@ -126,6 +126,24 @@ fn confirmed_all_rows(world: &World, count: usize) {
     eventually("the rows are there", 30, || crate::kafka::read(&world.kafka.brokers, &world.topic("t")).len() == count);
 }
 
+/// Between two peeks the slot is free, and whoever moves it leaves changes out.
+#[test]
+fn a_slot_that_somebody_moves_between_two_peeks_is_a_gap() {
+    for delivery in ["at-least-once", "exactly-once"] {
+        let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
+        let config = file("moved.toml", "[poll]\ninterval = \"1s\"\n");
+        let arguments = ["--config", &config, "--delivery", delivery];
+        let mut running = polling(&world).with(&arguments).deadline(60).spawn();
+        running.wait_for_log(if delivery == "exactly-once" { "checkpoint read" } else { "streaming started" });
+        world.confirm_change("INSERT INTO t VALUES (1)", 30);
+        // The next peek is a second away.
+        world.sql("INSERT INTO t VALUES (2)");
+        world.sql(&format!("SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())", world.slot));
+        world.sql("INSERT INTO t VALUES (3)");
+        running.wait().expect_code(78).expect_log(&["a gap: ", &world.slot]);
+    }
+}
+
 #[test]
 fn a_slot_that_a_walsender_holds_is_waited_for() {
     let world = World::new(TABLES);

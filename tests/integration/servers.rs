@@ -253,13 +253,19 @@ impl World {
 
     /// Waits until the slot has passed all that was committed by now.
     pub fn wait_confirmed(&self, seconds: u64) {
-        self.wait_confirmed_to(&self.wal_lsn(), seconds);
-    }
-
-    /// Waits until the slot has passed a position.
-    pub fn wait_confirmed_to(&self, end: &str, seconds: u64) {
+        let end = self.wal_lsn();
         eventually("all is confirmed", seconds, || {
             self.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", self.confirmed())) == "t"
+        });
+    }
+
+    /// Makes a change and waits until its commit is confirmed. A slot that is polled moves to the end of a commit only, while
+    /// the WAL of other tests goes on.
+    pub fn confirm_change(&self, sql: &str, seconds: u64) {
+        let before = self.wal_lsn();
+        self.sql(sql);
+        eventually("the change is confirmed", seconds, || {
+            self.sql(&format!("SELECT '{}'::pg_lsn > '{before}'", self.confirmed())) == "t"
         });
     }
 

@@ -2,12 +2,17 @@
 //!
 //! librdkafka reports "all brokers down" also when the only connection was closed for being idle, and reports nothing
 //! when a broker is frozen. So an idle producer's report is first checked by a probe, and records without any delivery
-//! for a while count as an outage too.
+//! for a while count as an outage too, which only a delivery ends: a broker that answers need not be the one that they
+//! wait for.
 
 use std::time::{Duration, Instant};
 
-/// How long records may be under way without one being delivered before the brokers count as unreachable.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long records may be under way without one being delivered, at most, before that counts as an outage.
+const PATIENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Why records wait though brokers may answer.
+const NO_DELIVERY: &str =
+    "no record is acknowledged: a broker is frozen, a partition has no leader, or a topic is missing";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -17,7 +22,7 @@ enum State {
     Reachable,
     /// librdkafka reported an outage while nothing was under way: a probe decides.
     Suspect { since: Instant },
-    /// No broker answers.
+    /// No broker answers, or none takes the records.
     Unreachable { since: Instant },
 }
 
@@ -28,21 +33,42 @@ pub struct Availability {
     ever_reached: bool,
     started: Instant,
     progress: Instant,
+    patience: Duration,
+    /// Records are under way.
+    under_way: bool,
     reason: String,
 }
 
 impl Availability {
-    /// Nothing is known at the start.
+    /// Nothing is known at the start. Silence longer than the stall timeout is an outage in any case.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
-        Availability { state: State::Unknown, ever_reached: false, started: now, progress: now, reason: String::new() }
+    pub fn new(stall_timeout: Option<Duration>, now: Instant) -> Self {
+        Availability {
+            state: State::Unknown,
+            ever_reached: false,
+            started: now,
+            progress: now,
+            patience: stall_timeout.unwrap_or(PATIENCE_MAX).min(PATIENCE_MAX),
+            under_way: false,
+            reason: String::new(),
+        }
     }
 
-    /// A broker answered.
-    pub fn answered(&mut self, now: Instant) {
+    /// A record was delivered.
+    pub fn delivered(&mut self, now: Instant) {
         self.state = State::Reachable;
         self.ever_reached = true;
         self.progress = now;
+    }
+
+    /// A broker answered.
+    pub fn answered(&mut self) {
+        self.ever_reached = true;
+        if self.under_way && matches!(self.state, State::Unreachable { .. }) {
+            NO_DELIVERY.clone_into(&mut self.reason);
+        } else {
+            self.state = State::Reachable;
+        }
     }
 
     /// librdkafka says that all brokers are down. Says whether a probe should decide.
@@ -72,23 +98,24 @@ impl Availability {
 
     /// Time has passed; `under_way` says whether records wait for their delivery.
     pub fn tick(&mut self, under_way: bool, now: Instant) {
+        self.under_way = under_way;
         if !under_way {
             self.progress = now;
-        } else if now.saturating_duration_since(self.progress) >= PATIENCE
+        } else if now.saturating_duration_since(self.progress) >= self.patience
             && !matches!(self.state, State::Unreachable { .. })
         {
             self.state = State::Unreachable { since: self.progress };
-            "records are under way and none has been acknowledged".clone_into(&mut self.reason);
+            NO_DELIVERY.clone_into(&mut self.reason);
         }
     }
 
     /// When [`Availability::tick`] has to be called again at the latest.
     #[must_use]
     pub fn deadline(&self, under_way: bool) -> Option<Instant> {
-        (under_way && !matches!(self.state, State::Unreachable { .. })).then_some(self.progress + PATIENCE)
+        (under_way && !matches!(self.state, State::Unreachable { .. })).then_some(self.progress + self.patience)
     }
 
-    /// Since when no broker answers, if so, and what librdkafka said.
+    /// Since when records cannot be delivered, if so, and why.
     #[must_use]
     pub fn outage(&self) -> Option<(Instant, &str)> {
         match self.state {
@@ -119,11 +146,11 @@ mod tests {
     #[test]
     fn an_outage_at_the_start_is_known_at_once_and_dates_from_the_start() {
         let now = Instant::now();
-        let mut availability = Availability::new(now);
+        let mut availability = Availability::new(None, now);
         assert!(availability.all_down("refused", false, now + SECOND));
         assert_eq!(availability.outage(), Some((now, "refused")));
         assert!(!availability.ever_reached());
-        availability.answered(now + 2 * SECOND);
+        availability.answered();
         assert_eq!(availability.outage(), None);
         assert!(availability.ever_reached());
     }
@@ -131,8 +158,8 @@ mod tests {
     #[test]
     fn a_connection_closed_for_being_idle_is_no_outage_until_a_probe_fails() {
         let now = Instant::now();
-        let mut availability = Availability::new(now);
-        availability.answered(now);
+        let mut availability = Availability::new(None, now);
+        availability.answered();
         assert!(availability.all_down("closed", false, now + SECOND));
         assert_eq!(availability.outage(), None);
         availability.probe_failed("timed out");
@@ -142,12 +169,26 @@ mod tests {
     #[test]
     fn records_that_are_not_acknowledged_are_an_outage_though_nothing_is_reported() {
         let now = Instant::now();
-        let mut availability = Availability::new(now);
-        availability.answered(now);
+        let mut availability = Availability::new(None, now);
+        availability.answered();
         availability.tick(false, now + 100 * SECOND);
         availability.tick(true, now + 105 * SECOND);
         assert_eq!(availability.outage(), None);
         availability.tick(true, now + 110 * SECOND);
         assert_eq!(availability.outage().map(|(since, _)| since), Some(now + 100 * SECOND));
+    }
+    #[test]
+    fn a_broker_that_answers_does_not_end_the_outage_of_another() {
+        let now = Instant::now();
+        let mut availability = Availability::new(Some(3 * SECOND), now);
+        availability.tick(false, now);
+        availability.answered();
+        availability.tick(true, now + 2 * SECOND);
+        assert_eq!(availability.outage(), None);
+        availability.tick(true, now + 3 * SECOND);
+        availability.answered();
+        assert_eq!(availability.outage(), Some((now, NO_DELIVERY)), "records still wait");
+        availability.delivered(now + 4 * SECOND);
+        assert_eq!(availability.outage(), None);
     }
 }

@@ -51,8 +51,8 @@ pub enum Error {
     #[error("the checkpoint topic {topic} has cleanup.policy={policy}: Kafka would delete the stored position in time")]
     CheckpointPolicy { topic: String, policy: String },
     /// No broker for longer than `[retry] broker_for`.
-    #[error("no Kafka broker has been reachable for {seconds} s: {reason}")]
-    Unreachable { seconds: u64, reason: String },
+    #[error("Kafka ({brokers}) has taken no records for {seconds} s: {reason}")]
+    Unreachable { brokers: String, seconds: u64, reason: String },
     /// A topic that walcat was to make could not be made.
     #[error("cannot create the topic {topic}: {reason} ({code})")]
     CreateTopic { topic: String, code: Code, reason: String },

@@ -55,6 +55,8 @@ pub struct Settings {
     pub memory_bytes_max: usize,
     /// Make topics that are missing, in this way; none to leave that to the broker.
     pub create_topics: Option<TopicTemplate>,
+    /// How long records may go unacknowledged before that counts as an outage; at most 10 s.
+    pub stall_timeout: Option<Duration>,
     /// How long the brokers may be unreachable; none for ever.
     pub broker_for: Option<Duration>,
     /// What librdkafka puts into one batch at most; a larger record travels alone.
@@ -98,13 +100,14 @@ impl KafkaSink {
     /// # Errors
     /// [`Error::Producer`] for a property that librdkafka refuses, [`Error::Os`].
     pub fn new(addresses: Addresses, settings: Settings, encoder: Encoder, now: Instant) -> Result<Self, Error> {
+        let availability = Availability::new(settings.stall_timeout, now);
         Ok(KafkaSink {
             link: Link::new(addresses, transactional(&settings).as_ref())?,
             encoder,
             transactions: settings.transactions.clone().map(Transactions::new),
             waiting: Waiting::new(settings.create_topics.clone(), now),
             settings,
-            availability: Availability::new(now),
+            availability,
             skipped: VecDeque::new(),
             dead_letters: DeadLetters::default(),
             failing: None,
@@ -295,7 +298,9 @@ impl KafkaSink {
         if let (Some((since, reason)), Some(limit)) = (self.availability.outage(), self.settings.broker_for) {
             let outage = now.saturating_duration_since(since);
             if outage >= limit {
-                return Err(Error::Unreachable { seconds: outage.as_secs(), reason: reason.to_owned() }.into());
+                let (brokers, _) = self.link.addresses();
+                let (seconds, reason) = (outage.as_secs(), reason.to_owned());
+                return Err(Error::Unreachable { seconds, reason, brokers: brokers.to_owned() }.into());
             }
         }
         Ok(())
@@ -315,7 +320,7 @@ impl KafkaSink {
             if let Some(failure) = report.failure {
                 return Some(Settled::Refused(report.ticket, failure));
             }
-            self.availability.answered(now);
+            self.availability.delivered(now);
             if self.transactions.is_none() {
                 return Some(Settled::Delivered(report.ticket));
             }

@@ -203,7 +203,7 @@ impl Waiting {
             (Answer::CleanupPolicy(Err(error)), Request::Probe { .. }) if !error.is_an_answer() => {
                 self.ask_later(&error, availability, now);
             }
-            (Answer::CleanupPolicy(_), Request::Probe { .. }) => availability.answered(now),
+            (Answer::CleanupPolicy(_), Request::Probe { .. }) => availability.answered(),
             (Answer::TopicCreated(result), Request::Create { topic, .. }) => {
                 self.created(topic, result, availability, now)?;
             }
@@ -242,7 +242,7 @@ impl Waiting {
             }
             Err(error) => return Err(Error::CreateTopic { topic, code: error.code, reason: error.message }),
         }
-        availability.answered(now);
+        availability.answered();
         self.existing.insert(topic);
         Ok(())
     }
@@ -265,7 +265,7 @@ impl Waiting {
     ) {
         let policy = match result {
             Ok(policy) => {
-                availability.answered(now);
+                availability.answered();
                 Some(policy)
             }
             // During an outage the question is asked again; a cluster that takes records but does not answer it, such
