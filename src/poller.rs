@@ -18,6 +18,8 @@ pub enum Wakeup {
     Postgres,
     /// The catalog connection's socket.
     Catalog,
+    /// The socket of the connection that asks for the WAL held while Kafka is away.
+    Outage,
     /// librdkafka's queues.
     Kafka,
     /// Standard output takes bytes again.
@@ -31,7 +33,7 @@ pub enum Wakeup {
 pub struct Poller {
     poll: Poll,
     events: Events,
-    armed: [Option<RawFd>; 5],
+    armed: [Option<RawFd>; 6],
     turns: u64,
 }
 
@@ -41,7 +43,7 @@ impl Poller {
     /// # Errors
     /// When the operating system has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Poller { poll: Poll::new()?, events: Events::with_capacity(8), armed: [None; 5], turns: 0 })
+        Ok(Poller { poll: Poll::new()?, events: Events::with_capacity(8), armed: [None; 6], turns: 0 })
     }
 
     /// Registers a descriptor anew for the next sleep; one that changed replaces the earlier one.

@@ -7,6 +7,8 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
+use mio::Interest;
+
 use super::connecting::Connecting;
 use super::error::Error;
 use super::ffi::{Handle, Outcome, QueryResult};
@@ -30,6 +32,17 @@ pub enum Direction {
     Read,
     /// It can be written.
     Write,
+}
+
+impl Direction {
+    /// The same for the poll.
+    #[must_use]
+    pub fn interest(self) -> Interest {
+        match self {
+            Direction::Read => Interest::READABLE,
+            Direction::Write => Interest::WRITABLE,
+        }
+    }
 }
 
 /// Waits until the socket is ready, or for a while: it may return early, and fails with [`Error::Interrupted`] when the

@@ -6,6 +6,7 @@ pub mod conn;
 mod connecting;
 pub mod error;
 pub mod ffi;
+pub mod lookup;
 pub mod peek;
 pub mod publications;
 pub mod server;

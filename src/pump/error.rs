@@ -94,7 +94,7 @@ impl Error {
     pub fn remedy(&self) -> Remedy {
         match self {
             Error::Postgres(error) if error.retry() == Retry::Backoff => Remedy::Connection,
-            Error::Stalled(_) | Error::Overtaken { .. } => Remedy::Connection,
+            Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => Remedy::Connection,
             Error::Sink(sink::Error::Kafka(sink::kafka::Error::Aborted { .. })) => Remedy::Transaction,
             _ => Remedy::None,
         }

@@ -6,6 +6,7 @@
 pub mod dumping;
 pub mod error;
 pub mod feed;
+mod outage;
 pub mod output;
 mod reading;
 mod reconnect;
@@ -25,6 +26,7 @@ use mio::Interest;
 pub use self::dumping::{Dumped, Dumping};
 pub use self::error::Error;
 pub use self::feed::{Feed, Received};
+use self::outage::OutageReport;
 pub use self::output::{Dump, Output};
 use self::reading::Read;
 use self::recorder::Recorder;
@@ -36,8 +38,8 @@ use self::waiting::Waiter;
 use crate::backoff::{Backoff, Policy};
 use crate::limits::{CONNECT_TIMEOUT, FINISH_TIMEOUT};
 use crate::lsn::Lsn;
+use crate::pg;
 use crate::pg::catalog::Catalog;
-use crate::pg::{self, Direction};
 use crate::poller::{Poller, Wakeup};
 use crate::positions::Facts;
 use crate::relations::Relation;
@@ -79,6 +81,7 @@ pub struct Pump {
     stage: Stage,
     times: Times,
     report: Report,
+    outage: OutageReport,
     source: Source,
     store: Store,
     identity: Identity,
@@ -149,6 +152,7 @@ impl Pump {
             poller: parts.poller,
             signals: parts.signals,
             stage: Stage::Reading,
+            outage: OutageReport::new(parts.source.slot.clone(), parts.source.dsn.clone()),
             report: Report::new(parts.source.slot.clone(), parts.times.stats_interval, now),
             times: parts.times,
             source: parts.source,
@@ -201,7 +205,8 @@ impl Pump {
             self.feed.check_stall(now)?;
             self.store(now)?;
             self.send_status_update(now)?;
-            self.report.outage(self.output.outage(), &mut self.session, now);
+            let confirmed = self.session.feedback().confirmed();
+            self.outage.heed(self.output.outage(), confirmed, now);
             let refused = self.output.refused_count();
             self.report.statistics(&mut self.session, refused, self.poller.turns(), now);
             if self.is_over(now) {
@@ -331,8 +336,11 @@ impl Pump {
         if self.asking.is_some()
             && let Some((socket, direction)) = self.catalog.socket()
         {
-            let read = direction == Direction::Read;
-            self.poller.arm(Wakeup::Catalog, socket, if read { Interest::READABLE } else { Interest::WRITABLE })?;
+            self.poller.arm(Wakeup::Catalog, socket, direction.interest())?;
+        }
+        match self.outage.socket() {
+            Some((socket, direction)) => self.poller.arm(Wakeup::Outage, socket, direction.interest())?,
+            None => self.poller.disarm(Wakeup::Outage),
         }
         if let Some(descriptor) = self.output.kafka_descriptor() {
             self.poller.arm(Wakeup::Kafka, descriptor, Interest::READABLE)?;
@@ -356,7 +364,8 @@ impl Pump {
         let catalog = self.asking.as_ref().map(|_| now + CONNECT_TIMEOUT);
         let store = self.store.deadline(self.session.feedback().delivered(), now);
         let feed = if self.may_read(now) { self.feed.deadline() } else { None };
-        let others = [feed, self.output.deadline(now), stopping, catalog, store, self.report.deadline()];
+        let others =
+            [feed, self.output.deadline(now), stopping, catalog, store, self.report.deadline(), self.outage.deadline()];
         others.into_iter().flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
 

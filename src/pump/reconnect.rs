@@ -17,6 +17,9 @@ use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::poller::Wakeup;
 
+/// How long a slot that another process holds is waited for before it is looked who that is.
+const HOLDER_LOOK: Duration = Duration::from_secs(2);
+
 /// A connection that lasted for so long was one that worked.
 const CONNECTION_HAS_HELD: Duration = Duration::from_secs(30);
 
@@ -46,22 +49,40 @@ impl Pump {
         // Our own session would hold the slot.
         self.feed.close(error.remedy() == Remedy::Transaction);
         self.output.close()?;
-        let mut error = error;
+        let (mut error, began) = (error, Instant::now());
         loop {
             let backoff = match error.remedy() {
                 Remedy::Transaction => &mut self.restarts,
                 Remedy::Connection => &mut self.backoff,
                 Remedy::None => return Err(error),
             };
-            let Some(delay) = backoff.failed(Instant::now(), fastrand::f64()) else { return Err(error) };
+            let Some(delay) = backoff.failed(Instant::now(), fastrand::f64()) else {
+                return Err(self.given_up(error, began));
+            };
             let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             warn!(slot = self.report.slot(), received:% = received, error:% = error, retry_in_ms;
                 "the stream is interrupted: connecting again");
             match self.connect_again(delay) {
                 Ok(started) => return self.go_on(started),
                 Err(Error::Postgres(pg::Error::Interrupted)) => return Err(self.unacknowledged()),
+                // The one that holds it may have taken over while this process was thought dead.
+                Err(again @ Error::SlotHeld { .. }) => {
+                    self.output.check_successor()?;
+                    error = again;
+                }
                 Err(again) => error = again,
             }
+        }
+    }
+
+    /// The budget is spent.
+    fn given_up(&self, error: Error, began: Instant) -> Error {
+        let tried_for = began.elapsed();
+        warn!(slot = self.report.slot(), tried_for_s = tried_for.as_secs();
+            "connecting again is given up: the time of [retry] for is spent");
+        match error {
+            Error::SlotHeld { slot, pid, .. } => Error::SlotHeld { slot, pid, seconds: tried_for.as_secs() },
+            error => error,
         }
     }
 
@@ -83,7 +104,10 @@ impl Pump {
             slot_mode: SlotMode::Existing,
             startpos: None,
             connect_for: Some(Duration::ZERO),
-            slot_for: self.backoff.left(Instant::now()),
+            slot_for: match self.output.transactions() {
+                Some(_) => Some(HOLDER_LOOK),
+                None => self.backoff.left(Instant::now()),
+            },
             accept_gap: false,
             takeover: match self.source.takeover {
                 Takeover::Never => Takeover::Never,

@@ -1,12 +1,10 @@
-//! What an operator is told while the loop runs: an outage of Kafka at once and then once a minute, a line of statistics
-//! each interval, and what is odd about a relation.
+//! What an operator is told while the loop runs: a line of statistics each interval, and what is odd about a relation.
 
 use std::time::{Duration, Instant};
 
 use log::{Level, debug, info, log_enabled, trace, warn};
 
 use crate::encode::Prepared;
-use crate::limits::OUTAGE_NOTICE_INTERVAL;
 use crate::lsn::Lsn;
 use crate::relations::Relation;
 use crate::replication::{self, Frame};
@@ -18,13 +16,12 @@ use crate::stats::Stats;
 pub struct Report {
     slot: String,
     stats: Stats,
-    outage_told_at: Option<Instant>,
 }
 
 impl Report {
     /// For a slot; the first statistics are due one interval from now.
     pub(super) fn new(slot: String, stats_interval: Option<Duration>, now: Instant) -> Self {
-        Report { slot, stats: Stats::new(stats_interval, now), outage_told_at: None }
+        Report { slot, stats: Stats::new(stats_interval, now) }
     }
 
     /// The slot that it tells of.
@@ -55,30 +52,7 @@ impl Report {
 
     /// When there is something to tell again at the latest.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let outage = self.outage_told_at.map(|told_at| told_at + OUTAGE_NOTICE_INTERVAL);
-        [outage, self.stats.deadline()].into_iter().flatten().min()
-    }
-
-    /// Tells of an outage that has begun, goes on or is over.
-    pub(super) fn outage(&mut self, outage: Option<(Instant, &str)>, session: &mut Session, now: Instant) {
-        let Some((since, reason)) = outage else {
-            if self.outage_told_at.take().is_some() {
-                info!(slot = self.slot.as_str(); "Kafka takes records again");
-            }
-            return;
-        };
-        let is_due = |at: Instant| now.saturating_duration_since(at) >= OUTAGE_NOTICE_INTERVAL;
-        if self.outage_told_at.is_none_or(is_due) {
-            let feedback = session.feedback();
-            let (confirmed, received) = (feedback.confirmed(), feedback.received());
-            warn!(
-                slot = self.slot.as_str(), confirmed:% = confirmed, wal_held_bytes = received.bytes_since(confirmed),
-                down_for_s = now.saturating_duration_since(since).as_secs(), reason;
-                "Kafka takes no records: they wait, and the slot is held; while records wait, a fast shutdown of PostgreSQL \
-                 waits for this session too (stop walcat to end that, nothing is lost)"
-            );
-            self.outage_told_at = Some(now);
-        }
+        self.stats.deadline()
     }
 
     /// Tells the statistics when they are due.

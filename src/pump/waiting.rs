@@ -3,8 +3,6 @@
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use mio::Interest;
-
 use crate::pg::{self, Direction};
 use crate::poller::{Poller, Wakeup};
 use crate::signal::StopSignals;
@@ -47,11 +45,7 @@ impl<'p> Waiter<'p> {
     /// # Errors
     /// [`pg::Error::Interrupted`] after a signal or past the deadline, [`pg::Error::Wait`].
     pub fn wait(&mut self, socket: RawFd, direction: Direction) -> Result<(), pg::Error> {
-        let interest = match direction {
-            Direction::Read => Interest::READABLE,
-            Direction::Write => Interest::WRITABLE,
-        };
-        self.poller.arm(Wakeup::Postgres, socket, interest)?;
+        self.poller.arm(Wakeup::Postgres, socket, direction.interest())?;
         self.pause(SLICE)
     }
 

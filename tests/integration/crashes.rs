@@ -190,6 +190,30 @@ fn a_broker_away_for_longer_than_the_walsenders_timeout_costs_neither_the_connec
     check(&world);
 }
 
+/// Reading stops when records wait, so what was read says nothing of the disk that fills.
+#[test]
+fn a_notice_of_an_outage_says_how_much_wal_the_server_holds() {
+    let kafka = Kafka::start("held", &[]);
+    let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY)");
+    world.sql(&format!("DROP PUBLICATION {0}; CREATE PUBLICATION {0} FOR TABLE t", world.publication));
+    world.sql("CREATE TABLE noise (text text)");
+    let arguments = ["--engine", "polling", "--stall-timeout", "3s"];
+    let mut running = world.stream_to_kafka().with(&arguments).deadline(60).spawn();
+    running.wait_for_log("streaming started");
+    world.confirm_change("INSERT INTO t VALUES (1)", 30);
+    kafka.signal(libc::SIGSTOP);
+    world.sql("INSERT INTO t VALUES (2)");
+    world.sql("INSERT INTO noise SELECT repeat('x', 500) FROM generate_series(1, 20000)");
+    running.wait_for_log("Kafka takes no records");
+    kafka.signal(libc::SIGCONT);
+    let log = running.log();
+    let (_, rest) = log.split_once("wal_held_bytes=").expect("the figure");
+    let held: u64 = rest.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number");
+    assert!(held > 10_000_000, "{log}");
+    running.wait_for_log("Kafka takes records again");
+    running.terminate().expect_code(0);
+}
+
 #[test]
 fn a_message_that_waited_for_a_broker_survives_keepalives_and_a_sigkill() {
     let kafka = Kafka::start("message", &[]);

@@ -116,6 +116,25 @@ fn an_instance_that_was_thought_dead_is_fenced_and_names_the_one_that_took_over(
     check_exactly_once(&world);
 }
 
+/// The same while it had no transaction open, whose failure would tell.
+#[test]
+fn an_instance_that_was_idle_when_it_was_taken_over_ends_too() {
+    let world = World::new(TABLES);
+    let mut first = stream(&world).deadline(60).spawn();
+    first.wait_for_log("checkpoint read");
+    world.sql(&transactions(1));
+    world.wait_confirmed(30);
+    first.signal(libc::SIGSTOP);
+    let held = format!("FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
+    world.sql(&format!("SELECT pg_terminate_backend(active_pid) {held}"));
+    let mut second = stream(&world).deadline(60).spawn();
+    second.wait_for_log("checkpoint read");
+    first.signal(libc::SIGCONT);
+    let second_pid = format!("another instance of walcat has taken over: pid {} on ", second.pid());
+    first.wait().expect_code(79).expect_log(&[&second_pid]);
+    second.terminate().expect_code(0);
+}
+
 #[test]
 fn a_second_instance_waits_for_the_slot_and_leaves_the_healthy_one_alone() {
     let world = World::new(TABLES);

@@ -1,0 +1,90 @@
+//! What an operator is told while Kafka takes no records: at once, and then once a minute, with the WAL that the slot holds
+//! on the server's disk. The server is asked for that: what was received says little where reading has stopped.
+
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+use log::{info, warn};
+
+use crate::limits::OUTAGE_NOTICE_INTERVAL;
+use crate::lsn::Lsn;
+use crate::pg::Direction;
+use crate::pg::lookup::Lookup;
+
+/// The WAL that a slot keeps, in bytes.
+const QUERY: &CStr = c"
+SELECT pg_catalog.pg_wal_lsn_diff(
+  CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+       ELSE pg_catalog.pg_current_wal_lsn() END, restart_lsn)::pg_catalog.int8
+FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+
+/// A notice that waits for the server's answer.
+#[derive(Debug)]
+struct Notice {
+    since: Instant,
+    reason: String,
+    confirmed: Lsn,
+}
+
+/// Who tells.
+#[derive(Debug)]
+pub(super) struct OutageReport {
+    slot: String,
+    lookup: Lookup,
+    told_at: Option<Instant>,
+    notice: Option<Notice>,
+}
+
+impl OutageReport {
+    /// For a slot, on this server.
+    pub fn new(slot: String, dsn: Option<String>) -> Self {
+        OutageReport { slot, lookup: Lookup::new("the size of the WAL", dsn), told_at: None, notice: None }
+    }
+
+    /// Tells of an outage that has begun, goes on or is over.
+    pub fn heed(&mut self, outage: Option<(Instant, &str)>, confirmed: Lsn, now: Instant) {
+        let Some((since, reason)) = outage else {
+            self.notice = None;
+            if self.told_at.take().is_some() {
+                info!(slot = self.slot.as_str(); "Kafka takes records again");
+            }
+            return;
+        };
+        if self.told_at.is_none_or(|told_at| now.saturating_duration_since(told_at) >= OUTAGE_NOTICE_INTERVAL) {
+            self.told_at = Some(now);
+            self.notice = Some(Notice { since, reason: reason.to_owned(), confirmed });
+            if self.lookup.ask(QUERY, &[&self.slot]).is_err() {
+                self.tell(None, now);
+            }
+        }
+        if self.notice.is_some() {
+            match self.lookup.poll() {
+                Ok(None) => {}
+                Ok(Some(bytes)) => self.tell(Some(&bytes), now),
+                Err(_) => self.tell(None, now),
+            }
+        }
+    }
+
+    /// The socket to wait for while the server is asked.
+    pub fn socket(&self) -> Option<(RawFd, Direction)> {
+        self.notice.as_ref().and_then(|_| self.lookup.socket())
+    }
+
+    /// When there is something to tell again at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.told_at.map(|told_at| told_at + OUTAGE_NOTICE_INTERVAL)
+    }
+
+    fn tell(&mut self, wal_held_bytes: Option<&str>, now: Instant) {
+        let Some(Notice { since, reason, confirmed }) = self.notice.take() else { return };
+        let down_for_s = now.saturating_duration_since(since).as_secs();
+        let wal_held_bytes = wal_held_bytes.unwrap_or("unknown, PostgreSQL does not answer");
+        warn!(
+            slot = self.slot.as_str(), confirmed:% = confirmed, wal_held_bytes, down_for_s, reason = reason.as_str();
+            "Kafka takes no records: they wait, and the slot is held; while records wait, a fast shutdown of PostgreSQL \
+             waits for this session too (stop walcat to end that, nothing is lost)"
+        );
+    }
+}
