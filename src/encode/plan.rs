@@ -38,23 +38,43 @@ struct ColumnPlan {
     key_nullable: bool,
 }
 
-/// The JSON that stands for a TOASTed value which the server did not send.
+/// The JSON that stands for a TOASTed value which the server did not send: of the shape that the column's values have, as
+/// Debezium has it. An array of numbers holds the text's bytes.
 #[derive(Debug)]
 pub(super) struct Placeholder {
     text: Vec<u8>,
     base64: Vec<u8>,
+    texts: Vec<u8>,
+    base64s: Vec<u8>,
+    numbers: Vec<u8>,
 }
 
 impl Placeholder {
     pub(super) fn new(text: &str) -> Self {
-        let mut placeholder = Placeholder { text: Vec::new(), base64: Vec::new() };
-        push_string(&mut placeholder.text, text);
-        push_base64(&mut placeholder.base64, text.as_bytes());
-        placeholder
+        let (mut string, mut base64) = (Vec::new(), Vec::new());
+        push_string(&mut string, text);
+        push_base64(&mut base64, text.as_bytes());
+        let array = |element: &[u8]| [b"[", element, b"]"].concat();
+        let numbers = text.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(",");
+        Placeholder {
+            texts: array(&string),
+            base64s: array(&base64),
+            numbers: array(numbers.as_bytes()),
+            text: string,
+            base64,
+        }
     }
 
     fn for_form(&self, form: &Form) -> &[u8] {
-        if *form == Form::Bytea { &self.base64 } else { &self.text }
+        match form {
+            Form::Bytea => &self.base64,
+            Form::Array { element, .. } => match **element {
+                Form::Bytea => &self.base64s,
+                Form::Number => &self.numbers,
+                _ => &self.texts,
+            },
+            _ => &self.text,
+        }
     }
 }
 

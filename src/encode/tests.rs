@@ -277,18 +277,19 @@ fn a_message_has_debeziums_own_layout() {
 
 #[test]
 fn an_unchanged_toast_value_is_the_old_one_where_that_was_sent_and_else_a_placeholder() {
-    let columns = [("id", 23), ("t", 25), ("b", 17), ("a", 1007), ("n", 1700)];
-    let unchanged = cells(&[Some("1"), Some("~"), Some("~"), Some("~"), Some("~")]);
-    let old = cells(&[Some("1"), Some("old"), Some("\\x00"), Some("{1}"), Some("5")]);
-    let old_key = cells(&[Some("1"), None, None, None, None]);
-    let placeholder = r#"{"id":1,"t":"__debezium_unavailable_value","b":"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==","a":"__debezium_unavailable_value","n":"__debezium_unavailable_value"}"#;
+    let columns = [("id", 23), ("t", 25), ("b", 17), ("a", 1007), ("n", 1700), ("ts", 1009), ("bs", 1001)];
+    let unchanged = cells(&[Some("1"), Some("~"), Some("~"), Some("~"), Some("~"), Some("~"), Some("~")]);
+    let old =
+        cells(&[Some("1"), Some("old"), Some("\\x00"), Some("{1}"), Some("5"), Some("{a}"), Some(r#"{"\\x00"}"#)]);
+    let old_key = cells(&[Some("1"), None, None, None, None, None, None]);
+    let placeholder = r#"{"id":1,"t":"__debezium_unavailable_value","b":"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==","a":[95,95,100,101,98,101,122,105,117,109,95,117,110,97,118,97,105,108,97,98,108,101,95,118,97,108,117,101],"n":"__debezium_unavailable_value","ts":["__debezium_unavailable_value"],"bs":["X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="]}"#;
     for (identity, old, after) in [
         (ReplicaIdentity::Default, None, placeholder),
         (ReplicaIdentity::Default, Some(OldRow::Key(Row::Cells(&old_key))), placeholder),
         (
             ReplicaIdentity::Full,
             Some(OldRow::Full(Row::Cells(&old))),
-            r#"{"id":1,"t":"old","b":"AA==","a":[1],"n":"5"}"#,
+            r#"{"id":1,"t":"old","b":"AA==","a":[1],"n":"5","ts":["a"],"bs":["AA=="]}"#,
         ),
         // Under FULL on a partitioned table whose partition has DEFAULT: the server sends nulls that are none.
         (ReplicaIdentity::Full, Some(OldRow::Full(Row::Cells(&old_key))), placeholder),
