@@ -345,8 +345,8 @@ impl Pump {
         if let Some(descriptor) = self.output.kafka_descriptor() {
             self.poller.arm(Wakeup::Kafka, descriptor, Interest::READABLE)?;
         }
-        match self.output.stdout_descriptor() {
-            Some(descriptor) => self.poller.arm(Wakeup::Stdout, descriptor, Interest::WRITABLE)?,
+        match self.output.stdout() {
+            Some((descriptor, interest)) => self.poller.arm(Wakeup::Stdout, descriptor, interest)?,
             None => self.poller.disarm(Wakeup::Stdout),
         }
         if let Some(recorder) = &mut self.recorder {

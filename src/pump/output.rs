@@ -3,6 +3,8 @@
 use std::os::fd::RawFd;
 use std::time::Instant;
 
+use mio::Interest;
+
 use super::dumping::Dumping;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::RelationIndex;
@@ -123,12 +125,12 @@ impl Output {
         }
     }
 
-    /// The descriptor to wait for while lines wait for standard output.
-    pub(super) fn stdout_descriptor(&self) -> Option<RawFd> {
+    /// What to wait for of standard output: room for lines, or the end of its reader.
+    pub(super) fn stdout(&self) -> Option<(RawFd, Interest)> {
         match self {
-            Output::Records(Sink::Stdout(sink)) => sink.descriptor(),
+            Output::Records(Sink::Stdout(sink)) => sink.awaited(),
             Output::Records(Sink::Kafka(_)) => None,
-            Output::Dump(dump) => dump.lines.descriptor(),
+            Output::Dump(dump) => dump.lines.awaited(),
         }
     }
 }

@@ -6,9 +6,11 @@
 //! its line.
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+
+use mio::Interest;
 
 use super::Taken;
 use crate::catalog_facts::CatalogAnswer;
@@ -70,15 +72,35 @@ pub fn check_open() -> Result<(), Error> {
 pub struct Output {
     buffer: Vec<u8>,
     written: usize,
-    /// A regular file is always ready, and poll(2) has nothing to say of it.
-    is_file: bool,
+    kind: Kind,
+}
+
+/// What standard output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Always ready: poll(2) has nothing to say of it.
+    File,
+    /// Its reader may go.
+    Pipe,
+    /// A terminal, a socket.
+    Other,
+}
+
+impl Kind {
+    fn of_stdout() -> Self {
+        match file_status().map(|status| status.st_mode & libc::S_IFMT) {
+            Some(libc::S_IFREG) => Kind::File,
+            Some(libc::S_IFIFO) => Kind::Pipe,
+            _ => Kind::Other,
+        }
+    }
 }
 
 impl Output {
     /// Standard output, unbuffered but for our own buffer.
     #[must_use]
     pub fn new() -> Self {
-        Output { buffer: Vec::with_capacity(2 * STDOUT_BUFFER_BYTES), written: 0, is_file: is_regular_file() }
+        Output { buffer: Vec::with_capacity(2 * STDOUT_BUFFER_BYTES), written: 0, kind: Kind::of_stdout() }
     }
 
     /// The buffer to append lines to.
@@ -92,10 +114,15 @@ impl Output {
         self.buffer.len() - self.written
     }
 
-    /// The descriptor to wait for while something is pending; none for a regular file, which never blocks.
+    /// The descriptor to wait for and what for: to be written while something is pending, else the end of a pipe's reader,
+    /// of which any interest tells. None for a regular file, which never blocks.
     #[must_use]
-    pub fn descriptor(&self) -> Option<RawFd> {
-        (!self.is_file && self.pending() > 0).then(|| io::stdout().as_raw_fd())
+    pub fn awaited(&self) -> Option<(RawFd, Interest)> {
+        match (self.pending() > 0, self.kind) {
+            (true, Kind::Pipe | Kind::Other) => Some((io::stdout().as_raw_fd(), Interest::WRITABLE)),
+            (false, Kind::Pipe) => Some((io::stdout().as_raw_fd(), Interest::READABLE)),
+            (_, Kind::File) | (false, Kind::Other) => None,
+        }
     }
 
     /// Writes what the descriptor takes; returns how many bytes it took.
@@ -103,9 +130,14 @@ impl Output {
     /// # Errors
     /// [`Error::Closed`], [`Error::Write`].
     pub fn write(&mut self) -> Result<usize, Error> {
+        let is_file = self.kind == Kind::File;
+        if self.pending() == 0 && self.kind == Kind::Pipe {
+            // Whether its reader has gone; it need not have room.
+            is_writable()?;
+        }
         let mut taken = 0;
-        while self.pending() > 0 && (self.is_file || is_writable()?) {
-            let bound = if self.is_file { usize::MAX } else { libc::PIPE_BUF };
+        while self.pending() > 0 && (is_file || is_writable()?) {
+            let bound = if is_file { usize::MAX } else { libc::PIPE_BUF };
             let end = self.buffer.len().min(self.written.saturating_add(bound));
             match write_some(&self.buffer[self.written..end]) {
                 Ok(count) => {
@@ -254,8 +286,8 @@ impl StdoutSink {
 
     /// The descriptor to wait for while something is pending.
     #[must_use]
-    pub fn descriptor(&self) -> Option<RawFd> {
-        self.output.descriptor()
+    pub fn awaited(&self) -> Option<(RawFd, Interest)> {
+        self.output.awaited()
     }
 }
 
@@ -300,13 +332,6 @@ fn is_writable() -> Result<bool, Error> {
         return Err(Error::Closed);
     }
     Ok(count > 0)
-}
-
-fn is_regular_file() -> bool {
-    if io::stdout().is_terminal() {
-        return false;
-    }
-    file_status().is_some_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG)
 }
 
 fn file_status() -> Option<libc::stat> {

@@ -36,6 +36,26 @@ fn a_reader_that_goes_ends_the_stream_with_zero_and_the_rest_stays_in_the_slot()
     assert_eq!(run.stdout.lines().count(), 100_000);
 }
 
+#[test]
+fn a_reader_that_goes_ends_an_idle_stream_too() {
+    let world = World::new(TABLE);
+    for what in [["--sink", "stdout"], ["--dump", "json"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_walcat"))
+            .args(["stream", "--dsn", &world.dsn(), "--slot", &world.slot, "--publication", &world.publication])
+            .args(what)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("walcat");
+        let active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
+        eventually("the slot is read", 20, || world.sql(&active) == "t");
+        drop(child.stdout.take());
+        eventually("it has ended", 10, || child.try_wait().expect("walcat").is_some());
+        assert_eq!(child.wait().expect("walcat").code(), Some(0), "{what:?}");
+        eventually("the slot is free", 20, || world.sql(&active) == "f");
+    }
+}
+
 /// The runtime puts /dev/null where the caller has closed the descriptor, and that takes everything.
 #[test]
 fn standard_output_that_is_closed_takes_nothing() {
