@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::replication::command::quote_identifier;
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -94,14 +96,27 @@ pub fn server_encoding(encoding: &str) -> Verdict {
     }
 }
 
-/// Walsenders: this connection uses one of those that are counted, so one has to be left or be this one.
+/// Walsenders: one has to be left, unless the slot has one already.
 #[must_use]
-pub fn wal_senders(used: i32, max: i32) -> Verdict {
-    let finding = format!("walsenders: {used} of {max} in use, this check's among them");
-    if max - used < 1 {
-        return Verdict::warning(finding, "none is left beside this check's own: raise max_wal_senders");
+pub fn wal_senders(used: i32, max: i32, slot_is_read: bool) -> Verdict {
+    let finding = format!("walsenders: {used} of {max} in use");
+    if used < max {
+        return Verdict::ok(finding);
     }
-    Verdict::ok(finding)
+    let hint = "raise max_wal_senders, or stop other replication clients";
+    if slot_is_read { Verdict::warning(finding, hint) } else { Verdict::error(finding, hint) }
+}
+
+/// Whether the server takes a replication connection.
+#[must_use]
+pub fn replication_connection(failure: Option<(String, Option<String>)>) -> Verdict {
+    match failure {
+        None => Verdict::ok("replication connection: taken"),
+        Some((reason, hint)) => {
+            let hint = hint.unwrap_or_else(|| "check the server's log".to_owned());
+            Verdict::error(format!("replication connection: {reason}"), hint)
+        }
+    }
 }
 
 /// Replication slots: one has to be free when ours is still to be made.
@@ -131,7 +146,7 @@ pub fn publication(name: &str, exists: bool) -> Verdict {
     }
     Verdict::error(
         format!("publication {name}: does not exist"),
-        format!("CREATE PUBLICATION {name} FOR ALL TABLES, before the slot is created"),
+        format!("CREATE PUBLICATION {} FOR ALL TABLES, before the slot is created", quote_identifier(name)),
     )
 }
 
@@ -192,13 +207,20 @@ pub struct SlotFacts<'a> {
     pub retained_bytes: u64,
 }
 
-/// The slot; none when it does not exist.
+/// A slot that does not exist: `create_slot` says whether walcat makes it.
 #[must_use]
-pub fn slot(name: &str, facts: Option<&SlotFacts<'_>>) -> Verdict {
-    let Some(facts) = facts else {
-        let hint = format!("walcat slot create --slot {name}, or stream with --create-slot");
-        return Verdict::warning(format!("slot {name}: does not exist yet"), hint);
-    };
+pub fn missing_slot(name: &str, create_slot: bool) -> Verdict {
+    if create_slot {
+        return Verdict::ok(format!("slot {name}: walcat will create it"));
+    }
+    let hint = format!("walcat slot create --slot {name}, or create_slot = true");
+    Verdict::error(format!("slot {name}: does not exist"), hint)
+}
+
+/// A slot that exists.
+#[must_use]
+pub fn slot(facts: &SlotFacts<'_>) -> Verdict {
+    let name = facts.name;
     if facts.plugin != Some("pgoutput") {
         let plugin = facts.plugin.unwrap_or("none: it is a physical slot");
         let hint = "walcat reads logical slots of the plugin pgoutput: use another slot";
@@ -228,10 +250,23 @@ pub fn slot(name: &str, facts: Option<&SlotFacts<'_>>) -> Verdict {
     }
 }
 
+/// A slot that was to be copied to standbys, and is not.
+#[must_use]
+pub fn no_failover(slot: &str) -> Verdict {
+    Verdict::warning(
+        format!("failover: the slot {slot} is not copied to standbys, though failover = true"),
+        "failover is a property that a slot is made with: ALTER_REPLICATION_SLOT, or drop it and create it with --failover",
+    )
+}
+
 /// What a failover needs of the primary: without it walcat can be ahead of the standby that is promoted.
 #[must_use]
-pub fn failover_primary(slot: &str, synchronized_standby_slots: Option<&str>) -> Verdict {
+pub fn failover_primary(slot: &str, synchronized_standby_slots: Option<&str>, missing: &[String]) -> Verdict {
     match synchronized_standby_slots {
+        Some(_) if !missing.is_empty() => Verdict::error(
+            format!("failover: synchronized_standby_slots names slots that are not there: {}", missing.join(", ")),
+            "the server holds changes back until each of them is there: create it for its standby, or take it out",
+        ),
         Some(slots) if !slots.is_empty() => {
             Verdict::ok(format!("failover: the slot {slot} is copied to standbys, and walcat waits for {slots}"))
         }
@@ -260,12 +295,12 @@ pub struct StandbyFacts<'a> {
 #[must_use]
 pub fn failover_standby(facts: &StandbyFacts<'_>) -> Vec<Verdict> {
     let is_on = |setting: Option<&str>| setting == Some("on");
-    let judge = |good: bool, what: &str, cure: &str| match good {
-        true => Verdict::ok(format!("standby: {what}")),
-        false => Verdict::error(format!("standby: not so: {what}"), cure),
+    let judge = |good: bool, what: [&str; 2], cure: &str| match good {
+        true => Verdict::ok(format!("standby: {}", what.join(" "))),
+        false => Verdict::error(format!("standby: {}", what.join(" not ")), cure),
     };
     let dbname = match facts.primary_conninfo_has_dbname {
-        Some(has) => judge(has, "primary_conninfo names a database", "add dbname=... to primary_conninfo"),
+        Some(has) => judge(has, ["primary_conninfo does", "name a database"], "add dbname=... to primary_conninfo"),
         None => Verdict::warning(
             "standby: the role may not see whether primary_conninfo names a database",
             "check it as a superuser: without dbname no slot is copied",
@@ -275,17 +310,17 @@ pub fn failover_standby(facts: &StandbyFacts<'_>) -> Vec<Verdict> {
     vec![
         judge(
             is_on(facts.sync_replication_slots),
-            "sync_replication_slots is on",
+            ["sync_replication_slots is", "on"],
             "ALTER SYSTEM SET sync_replication_slots = on (PostgreSQL 17 and later)",
         ),
         judge(
             is_on(facts.hot_standby_feedback),
-            "hot_standby_feedback is on",
+            ["hot_standby_feedback is", "on"],
             "ALTER SYSTEM SET hot_standby_feedback = on",
         ),
         judge(
             slot_name,
-            "primary_slot_name is set",
+            ["primary_slot_name is", "set"],
             "create a physical slot on the primary and name it in primary_slot_name",
         ),
         dbname,
@@ -300,6 +335,38 @@ pub fn brokers(list: &str, failure: Option<&str>) -> Verdict {
         Some(reason) => {
             Verdict::error(format!("brokers {list}: not reachable: {reason}"), "check brokers, [kafka] and the network")
         }
+    }
+}
+
+/// librdkafka's properties.
+#[must_use]
+pub fn kafka_properties(failure: Option<(String, Option<String>)>) -> Verdict {
+    match failure {
+        None => Verdict::ok("Kafka properties: accepted"),
+        Some((reason, hint)) => Verdict::error(reason, hint.unwrap_or_else(|| "see [kafka] and -X".to_owned())),
+    }
+}
+
+/// The topic of the positions of exactly-once delivery, of which nothing may be deleted.
+#[must_use]
+pub fn checkpoint_topic(name: &str, facts: &TopicFacts) -> Verdict {
+    match facts {
+        TopicFacts::Exists { cleanup_policy } if cleanup_policy.contains("delete") => Verdict::error(
+            format!(
+                "checkpoint topic {name}: cleanup.policy={cleanup_policy}: Kafka deletes the stored position in time"
+            ),
+            format!(
+                "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=compact"
+            ),
+        ),
+        TopicFacts::Exists { cleanup_policy } => {
+            Verdict::ok(format!("checkpoint topic {name}: exists (cleanup.policy={cleanup_policy})"))
+        }
+        TopicFacts::Missing => Verdict::ok(format!("checkpoint topic {name}: walcat will create it")),
+        TopicFacts::Unknown { reason } => Verdict::warning(
+            format!("checkpoint topic {name}: the cluster does not describe it: {reason}"),
+            "check the ACLs",
+        ),
     }
 }
 
@@ -351,8 +418,15 @@ mod tests {
             (wal_level("replica"), Error),
             (server_encoding("UTF8"), Ok),
             (server_encoding("SQL_ASCII"), Warning),
-            (wal_senders(1, 10), Ok),
-            (wal_senders(10, 10), Warning),
+            (wal_senders(1, 10, false), Ok),
+            (wal_senders(10, 10, true), Warning),
+            (wal_senders(10, 10, false), Error),
+            (replication_connection(None), Ok),
+            (replication_connection(Some(("refused".to_owned(), None))), Error),
+            (kafka_properties(None), Ok),
+            (kafka_properties(Some(("lingr.ms".to_owned(), None))), Error),
+            (missing_slot("s", true), Ok),
+            (missing_slot("s", false), Error),
             (replication_slots(9, 10, false), Ok),
             (replication_slots(10, 10, false), Error),
             (replication_slots(10, 10, true), Ok),
@@ -372,9 +446,11 @@ mod tests {
 
     #[test]
     fn each_part_of_a_failover_is_judged() {
-        assert_eq!(failover_primary("s", Some("standby")).severity, Ok);
-        assert_eq!(failover_primary("s", Some("")).severity, Warning);
-        assert_eq!(failover_primary("s", None).severity, Warning);
+        assert_eq!(failover_primary("s", Some("standby"), &[]).severity, Ok);
+        assert_eq!(failover_primary("s", Some("standby"), &["standby".to_owned()]).severity, Error);
+        assert_eq!(failover_primary("s", Some(""), &[]).severity, Warning);
+        assert_eq!(failover_primary("s", None, &[]).severity, Warning);
+        assert_eq!(no_failover("s").severity, Warning);
         let good = StandbyFacts {
             sync_replication_slots: Some("on"),
             hot_standby_feedback: Some("on"),
@@ -427,9 +503,22 @@ mod tests {
             (SlotFacts { wal_status: Some("unreserved"), ..good.clone() }, Error),
             (SlotFacts { wal_status: Some("extended"), ..good.clone() }, Warning),
         ] {
-            assert_eq!(slot("s", Some(&facts)).severity, severity, "{facts:?}");
+            assert_eq!(slot(&facts).severity, severity, "{facts:?}");
         }
-        assert_eq!(slot("s", None).severity, Warning);
+    }
+
+    #[test]
+    fn a_checkpoint_topic_that_may_be_deleted_from_is_an_error() {
+        let exists = |policy: &str| TopicFacts::Exists { cleanup_policy: policy.to_owned() };
+        for (facts, severity) in [
+            (exists("compact"), Ok),
+            (exists("compact,delete"), Error),
+            (exists("delete"), Error),
+            (TopicFacts::Missing, Ok),
+            (TopicFacts::Unknown { reason: "no".to_owned() }, Warning),
+        ] {
+            assert_eq!(checkpoint_topic("c", &facts).severity, severity, "{facts:?}");
+        }
     }
 
     #[test]

@@ -9,11 +9,12 @@ use crate::checks::{self, Severity, StandbyFacts, TopicFacts, Verdict};
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
 use crate::pg::publications::{self, PublishedTable};
-use crate::pg::server::{self, SERVER_VERSION_MIN};
+use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::slots;
 use crate::route::Route;
 use crate::sink;
 use crate::sink::kafka::admin::AdminError;
+use crate::sink::kafka::checkpoint;
 use crate::sink::kafka::inquiry::Inquiry;
 
 /// The newest server that walcat is tested with.
@@ -25,9 +26,9 @@ const NEWEST_MAJOR: i32 = 18;
 /// 78 when an error was found; before that those of the connection itself.
 pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     let mut report = Report::default();
-    let tables = postgres(settings, &mut report)?;
+    let found = postgres(settings, &mut report)?;
     if settings.sink == config::Sink::Kafka {
-        kafka(settings, &tables, &mut report)?;
+        kafka(settings, &found, &mut report)?;
     }
     if report.errors > 0 {
         return Err(Error::Checks { count: report.errors, total: report.total });
@@ -50,30 +51,49 @@ impl Report {
     }
 }
 
-fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Vec<PublishedTable>, Error> {
+/// What the checks of Kafka need to know of PostgreSQL.
+#[derive(Default)]
+struct Found {
+    system: Option<System>,
+    tables: Vec<PublishedTable>,
+}
+
+fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Found, Error> {
     let mut commands = Commands::new()?;
-    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
+    let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
+    // Facts take no walsender, of which none may be left.
+    let mut connection = commands.connect_for_sql(dsn, settings.engine)?;
     let version = connection.server_version();
     report.line(&checks::server_version(version, SERVER_VERSION_MIN, NEWEST_MAJOR))?;
     if version < SERVER_VERSION_MIN {
-        return Ok(Vec::new());
+        return Ok(Found::default());
     }
     let database = connection.database();
+    let (facts, slot) = {
+        let mut waiter = commands.waiter();
+        let wait = &mut |socket, way| waiter.wait(socket, way);
+        (server::facts(&mut connection, wait)?, slots::find(&mut connection, &settings.slot, wait)?)
+    };
+    let replication = match settings.engine {
+        config::Engine::Streaming => Some(commands.connect(dsn, settings.engine).err()),
+        config::Engine::Polling => None,
+    };
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    let facts = server::facts(&mut connection, wait)?;
-    let slot = slots::find(&mut connection, &settings.slot, wait)?;
     report.line(&checks::wal_level(&facts.wal_level))?;
     report.line(&checks::server_encoding(&facts.server_encoding))?;
     report.line(&checks::role(facts.role_may_replicate))?;
-    if settings.engine == config::Engine::Streaming {
-        report.line(&checks::wal_senders(facts.used_wal_senders, facts.max_wal_senders))?;
+    if let Some(failure) = replication {
+        let slot_is_read = slot.as_ref().is_some_and(|slot| slot.active);
+        report.line(&checks::wal_senders(facts.used_wal_senders, facts.max_wal_senders, slot_is_read))?;
+        let failure = failure.map(|error| (error.to_string(), error.hint()));
+        report.line(&checks::replication_connection(failure))?;
     }
     let (used, max) = (facts.used_replication_slots, facts.max_replication_slots);
     report.line(&checks::replication_slots(used, max, slot.is_some()))?;
     match &slot {
         Some(slot) => report.line(&slot_verdict(slot, &facts, &database))?,
-        None => report.line(&checks::slot(&settings.slot, None))?,
+        None => report.line(&checks::missing_slot(&settings.slot, settings.create_slot))?,
     }
     let failover = &facts.failover;
     if facts.is_standby {
@@ -86,9 +106,15 @@ fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Vec<Publis
         for verdict in checks::failover_standby(&standby) {
             report.line(&verdict)?;
         }
-    } else if slot.as_ref().is_some_and(|slot| slot.failover == Some(true)) {
+    } else if let Some(slot) = &slot {
         let slots = failover.synchronized_standby_slots.as_deref();
-        report.line(&checks::failover_primary(&settings.slot, slots))?;
+        match slot.failover {
+            Some(true) => {
+                report.line(&checks::failover_primary(&settings.slot, slots, &failover.missing_standby_slots))?;
+            }
+            _ if settings.failover => report.line(&checks::no_failover(&settings.slot))?,
+            _ => {}
+        }
     }
     let existing = publications::existing(&mut connection, &settings.publications, wait)?;
     for name in &settings.publications {
@@ -105,10 +131,18 @@ fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Vec<Publis
             table.publishes_changes,
         ))?;
     }
-    Ok(tables)
+    // A role that may not ask has its line above.
+    let system = server::identify_system(&mut connection, wait).ok();
+    Ok(Found { system, tables })
 }
 
-fn kafka(settings: &StreamSettings, tables: &[PublishedTable], report: &mut Report) -> Result<(), Error> {
+fn kafka(settings: &StreamSettings, found: &Found, report: &mut Report) -> Result<(), Error> {
+    let failure = kafka::check_properties(settings).err();
+    let is_refused = failure.is_some();
+    report.line(&checks::kafka_properties(failure.map(|error| (error.to_string(), error.hint()))))?;
+    if is_refused {
+        return Ok(());
+    }
     let brokers = settings.brokers.as_deref().unwrap_or_default();
     let inquiry = Inquiry::new(&kafka::properties(&settings.kafka), brokers).map_err(sink::Error::from)?;
     let failure = inquiry.cluster().err().map(|error| error.message);
@@ -116,9 +150,13 @@ fn kafka(settings: &StreamSettings, tables: &[PublishedTable], report: &mut Repo
     if failure.is_some() {
         return Ok(());
     }
+    if let (config::Delivery::ExactlyOnce, Some(system)) = (settings.delivery, &found.system) {
+        let topic = checkpoint::topic(&system.identifier, &system.database, &settings.slot);
+        report.line(&checks::checkpoint_topic(&topic, &topic_facts(inquiry.cleanup_policy(&topic))))?;
+    }
     let mut route = Route::new(settings.topic_prefix.as_deref()).map_err(crate::encode::PrepareError::from)?;
     let mut seen = HashSet::new();
-    for (index, table) in (0..).zip(tables) {
+    for (index, table) in (0..).zip(&found.tables) {
         let claimed = route.claim(crate::change::RelationIndex(index), &table.schema, &table.table);
         let topic = match claimed {
             Ok(topic) => topic.to_owned(),

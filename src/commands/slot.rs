@@ -52,6 +52,16 @@ impl Commands {
         let mut waiter = self.waiter();
         Connection::connect(dsn, kind, &mut |socket, way| waiter.wait(socket, way))
     }
+
+    /// A connection for SQL, which takes no walsender.
+    pub(super) fn connect_for_sql(&mut self, dsn: Option<&str>, engine: Engine) -> Result<Connection, pg::Error> {
+        let kind = match engine {
+            Engine::Streaming => Kind::Ordinary,
+            Engine::Polling => Kind::Pooled,
+        };
+        let mut waiter = self.waiter();
+        Connection::connect(dsn, kind, &mut |socket, way| waiter.wait(socket, way))
+    }
 }
 
 /// Creates the slot, after looking whether the publications that are named exist.
@@ -76,7 +86,7 @@ pub fn create(settings: &SlotSettings) -> Result<(), Error> {
 /// 78 for a slot that does not exist, 69 for one that is read.
 pub fn drop(settings: &SlotSettings) -> Result<(), Error> {
     let mut commands = Commands::new()?;
-    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
+    let mut connection = commands.connect_for_sql(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let slot = slots::find(&mut connection, &settings.slot, wait)?.ok_or_else(|| missing_slot(&settings.slot))?;
@@ -92,7 +102,7 @@ pub fn drop(settings: &SlotSettings) -> Result<(), Error> {
 /// 78 for a slot that does not exist.
 pub fn status(settings: &SlotSettings, format: StatusFormat) -> Result<(), Error> {
     let mut commands = Commands::new()?;
-    let mut connection = commands.connect(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
+    let mut connection = commands.connect_for_sql(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
     let database = connection.database();
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
@@ -212,19 +222,16 @@ fn retained_bytes(slot: &Slot, facts: &ServerFacts) -> u64 {
 /// The verdict on a slot that exists.
 pub(super) fn slot_verdict(slot: &Slot, facts: &ServerFacts, connected_to: &str) -> Verdict {
     let lost = slot.lost();
-    checks::slot(
-        &slot.slot_name,
-        Some(&SlotFacts {
-            name: &slot.slot_name,
-            plugin: slot.plugin.as_deref(),
-            database: slot.database.as_deref(),
-            connected_to,
-            active_pid: slot.active_pid,
-            lost: lost.as_deref(),
-            wal_status: slot.wal_status.as_deref(),
-            retained_bytes: retained_bytes(slot, facts),
-        }),
-    )
+    checks::slot(&SlotFacts {
+        name: &slot.slot_name,
+        plugin: slot.plugin.as_deref(),
+        database: slot.database.as_deref(),
+        connected_to,
+        active_pid: slot.active_pid,
+        lost: lost.as_deref(),
+        wal_status: slot.wal_status.as_deref(),
+        retained_bytes: retained_bytes(slot, facts),
+    })
 }
 
 /// Prints to standard output; a reader that has gone is no failure.

@@ -37,7 +37,7 @@ pub struct ServerFacts {
     pub server_encoding: String,
     /// `max_wal_senders`.
     pub max_wal_senders: i32,
-    /// Walsenders in use, this connection's own among them.
+    /// Walsenders in use.
     pub used_wal_senders: i32,
     /// `max_replication_slots`.
     pub max_replication_slots: i32,
@@ -60,6 +60,8 @@ pub struct ServerFacts {
 pub struct FailoverFacts {
     /// On the primary: the standbys that logical walsenders wait for (17 and later).
     pub synchronized_standby_slots: Option<String>,
+    /// Slots that `synchronized_standby_slots` names and that are not there.
+    pub missing_standby_slots: Vec<String>,
     /// On the standby: whether it copies failover slots (17 and later).
     pub sync_replication_slots: Option<String>,
     /// On the standby: whether it keeps the primary from removing rows that a copied slot needs.
@@ -152,6 +154,10 @@ pub fn facts(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<ServerF
         'wal_sender_timeout_ms', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'), \
         'failover', json_build_object(\
             'synchronized_standby_slots', (SELECT setting FROM pg_settings WHERE name = 'synchronized_standby_slots'), \
+            'missing_standby_slots', (SELECT COALESCE(json_agg(wanted), '[]') FROM (\
+                SELECT trim(unnest(string_to_array(setting, ','))) AS wanted FROM pg_settings \
+                WHERE name = 'synchronized_standby_slots') AS list \
+                WHERE wanted <> '' AND wanted NOT IN (SELECT slot_name::text FROM pg_replication_slots)), \
             'sync_replication_slots', (SELECT setting FROM pg_settings WHERE name = 'sync_replication_slots'), \
             'hot_standby_feedback', (SELECT setting FROM pg_settings WHERE name = 'hot_standby_feedback'), \
             'primary_slot_name', (SELECT setting FROM pg_settings WHERE name = 'primary_slot_name'), \

@@ -167,4 +167,36 @@ fn check_names_what_would_stop_a_stream() {
     let run = check(&world).run().expect_code(78);
     assert!(run.stdout.contains("compacted, and the table's records have no key"), "{}", run.stdout);
     assert_eq!(world.confirmed(), before, "it changes nothing");
+    let run = check(&world).with(&["-X", "lingr.ms=5"]).run().expect_code(78);
+    assert!(run.stdout.contains("error    cannot set up the Kafka producer: lingr.ms"), "{}", run.stdout);
+    world.sql(&format!("SELECT pg_drop_replication_slot('{}')", world.slot));
+    let run = check(&world).run().expect_code(78);
+    let missing = format!("error    slot {}: does not exist", world.slot);
+    assert!(run.stdout.contains(&missing), "{}", run.stdout);
+    let run = check(&world).env("WALCAT_CREATE_SLOT", "true").run();
+    let made = format!("ok       slot {}: walcat will create it", world.slot);
+    assert!(run.stdout.contains(&made), "{}", run.stdout);
+}
+
+#[test]
+fn a_server_without_a_walsender_to_spare_is_reported_on_all_the_same() {
+    let pg = Postgres::start("senders", 15, &["--no-fsync", "-c", "max_wal_senders=1"]);
+    let world = World::on(&pg, Kafka::shared(), TABLE);
+    let other = World::on(&pg, Kafka::shared(), TABLE);
+    let mut holder = other.stream_to_kafka().spawn();
+    holder.wait_for_log("streaming started");
+    let run = check(&world).run().expect_code(78);
+    for line in ["error    walsenders: 1 of 1 in use", "error    replication connection: ", "ok       slot "] {
+        assert!(run.stdout.contains(line), "no {line:?} in:\n{}", run.stdout);
+    }
+    let status = Walcat::new(&["slot", "status", "--dsn", &world.dsn(), "--slot", &world.slot]).run().expect_code(0);
+    assert!(status.stdout.contains(&world.slot), "{}", status.stdout);
+    world.sql("CREATE ROLE reader LOGIN");
+    let dsn = format!("{} user=reader", world.dsn());
+    let run = Walcat::new(&["check", "--dsn", &dsn, "--slot", &world.slot, "--publication", &world.publication])
+        .with(&["--topic-prefix", &world.prefix, "--brokers", &world.kafka.brokers])
+        .run()
+        .expect_code(78);
+    assert!(run.stdout.contains("error    role: lacks REPLICATION"), "{}", run.stdout);
+    holder.terminate().expect_code(0);
 }
