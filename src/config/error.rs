@@ -141,7 +141,7 @@ pub enum ConfigError {
     UnknownKey { place: Place, nearest: Option<String> },
     #[error("{place}: {why}")]
     Value { place: Place, why: ValueError },
-    #[error("no {what} is given")]
+    #[error("{what} is required, and not given")]
     Missing { what: &'static str, hint: &'static str },
     #[error("{} and {} contradict each other: {why}", places[0], places[1])]
     Contradiction { places: Box<[Place; 2]>, why: &'static str },

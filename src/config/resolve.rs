@@ -318,6 +318,7 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
     // In the file a value that has no effect now may have one under another flag.
     let without_effect = [
         (Key::Stdout, settings.sink != Sink::Stdout, "--sink stdout"),
+        (Key::DeadLetterTopic, settings.on_error != OnError::DeadLetter, "--on-error dead-letter"),
         (Key::DumpKeepalives, settings.dump_keepalives && settings.dump.is_none(), "--dump"),
     ];
     for (key, is_idle, without) in without_effect {

@@ -163,11 +163,11 @@ fn a_property_on_the_command_line_replaces_that_of_the_file() {
 #[test]
 fn what_is_required_and_given_nowhere_is_a_usage_error() {
     for (file, error) in [
-        ("", "no slot is given"),
-        ("slot = 's'", "no publication is given"),
-        ("slot = 's'\npublication = []", "no publication is given"),
-        ("slot = 's'\npublication = 'p'", "no brokers is given"),
-        ("publication = 'p'\nbrokers = 'k'", "no slot is given"),
+        ("", "slot is required, and not given"),
+        ("slot = 's'", "publication is required, and not given"),
+        ("slot = 's'\npublication = []", "publication is required, and not given"),
+        ("slot = 's'\npublication = 'p'", "brokers is required, and not given"),
+        ("publication = 'p'\nbrokers = 'k'", "slot is required, and not given"),
     ] {
         let found = Case { file, ..NOTHING }.error();
         assert_eq!((found.to_string().as_str(), found.exit_code()), (error, ExitCode::Usage), "{file:?}");

@@ -29,7 +29,7 @@ fn two_for_a_command_line_that_is_wrong() {
     let slot = ["stream", "--dsn", "host=/nowhere", "--slot", "A-b", "--publication", "p", "--brokers", NOBODY];
     Walcat::new(&slot).run().expect_code(2).expect_log(&["--slot: not a slot name", "a-z, 0-9 and _"]);
     let none = ["stream", "--dsn", "host=/nowhere", "--slot", "s", "--publication", "p"];
-    Walcat::new(&none).run().expect_code(2).expect_log(&["no brokers is given", "hint: ", "WALCAT_BROKERS"]);
+    Walcat::new(&none).run().expect_code(2).expect_log(&["brokers is required", "hint: ", "WALCAT_BROKERS"]);
     Walcat::new(&["flubb"]).run().expect_code(2);
 }
 

@@ -89,6 +89,7 @@ fn what_is_wrong_with_the_way_out_is_found_before_a_slot_is_made() {
     let config = file("interval.toml", "[transaction]\ninterval = \"50s\"\n");
     let cases = [
         (vec!["-X", "linger.ms=soon"], 78, "linger.ms"),
+        (vec!["-X", "lingr.ms=5"], 78, "the nearest is linger.ms"),
         (vec!["-X", "ssl.ca.location=/nowhere.pem", "-X", "security.protocol=ssl"], 78, "ssl.ca.location"),
         (vec!["--delivery", "exactly-once", "--config", &config], 78, "[transaction] interval"),
         (vec!["--record", "/nowhere/r.walcat"], 71, "/nowhere/r.walcat"),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
@@ -175,10 +175,19 @@ impl Reader {
     /// judgement of the brokers tells.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a record that is not walcat's.
+    /// [`Error::Checkpoint`] for a record that is not walcat's, [`Error::Transactional`] for a topic that may not be read.
     pub fn advance(&mut self) -> Result<(), Error> {
         while let Some(message) = self.consumer.poll(Duration::ZERO) {
-            let Ok(message) = message else { continue };
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => match error.rdkafka_error_code() {
+                    Some(code @ (Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed)) => {
+                        let reason = format!("the checkpoint topic {} may not be read", self.topic);
+                        return Err(Error::Transactional { code, reason });
+                    }
+                    _ => continue,
+                },
+            };
             let malformed = |reason: String| Error::Checkpoint { topic: self.topic.clone(), reason };
             let value = message.payload().ok_or_else(|| malformed("a record without a value".to_owned()))?;
             match serde_json::from_slice(value).map_err(|error| malformed(error.to_string()))? {

@@ -52,6 +52,15 @@ impl DeadLetters {
         self.tables.insert(topic.to_owned(), (schema.to_owned(), table.to_owned()));
     }
 
+    /// What a topic's records come from, for messages.
+    #[must_use]
+    pub fn origin(&self, topic: &str) -> String {
+        match self.tables.get(topic) {
+            Some((schema, table)) => format!("table {schema}.{table}"),
+            None => "walcat's own or of a logical message".to_owned(),
+        }
+    }
+
     /// How many records were passed.
     #[must_use]
     pub fn count(&self) -> u64 {

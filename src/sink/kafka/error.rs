@@ -15,8 +15,8 @@ pub enum Error {
     #[error("cannot set up the Kafka producer: {0}")]
     Os(#[from] std::io::Error),
     /// A record is refused for good. Nothing after it is confirmed.
-    #[error("Kafka refuses a record for topic {topic} from the transaction at {lsn}: {code}")]
-    Refused { code: Code, topic: String, has_key: bool, lsn: Lsn },
+    #[error("Kafka refuses a record of {origin} for topic {topic} from the transaction at {lsn}: {code}")]
+    Refused { code: Code, origin: String, topic: String, has_key: bool, lsn: Lsn },
     /// Brokers refuse us as a whole.
     #[error("Kafka refuses the connection: {reason}")]
     Authentication { reason: String },
@@ -92,9 +92,9 @@ impl Error {
         let hint = match self {
             Error::Producer { .. } => "see [kafka] and -X, and librdkafka's list of properties",
             Error::Refused { code: Code::MessageSizeTooLarge, .. } => {
-                "raise max.message.bytes of the topic (or message.max.bytes of the broker); if the topic takes less than \
-                 batch.size, lower that: -X batch.size=BYTES. Then start walcat again: the slot still holds the change. Or \
-                 let on_error pass such records"
+                "raise max.message.bytes of the topic (or message.max.bytes of the broker, or your own in [kafka]); if the \
+                 topic takes less than batch.size, lower that: -X batch.size=BYTES. Then start walcat again: the slot still \
+                 holds the change. Or let on_error pass records that are too large, which are those of batch.size or more"
             }
             Error::Refused { code: Code::InvalidRecord, has_key: false, .. } => {
                 "a topic with cleanup.policy=compact takes no record without a key: give the table a primary key or \
@@ -116,7 +116,8 @@ impl Error {
                 "lower transaction.timeout.ms in [kafka], or raise transaction.max.timeout.ms of the brokers"
             }
             Error::Transactional { .. } => {
-                "delivery = \"exactly-once\" needs the ACLs Write and Describe on the transactional id and the topics"
+                "delivery = \"exactly-once\" needs the ACLs Write and Describe on the transactional id and the topics, and \
+                 Read on the checkpoint topic"
             }
             Error::TransactionTooLong { .. } => {
                 "raise transaction.timeout.ms in [kafka] (and transaction.max.timeout.ms of the brokers), then start walcat \
@@ -170,7 +171,13 @@ mod tests {
             (Code::TopicAuthorizationFailed, ExitCode::Permission),
             (Code::Fatal, ExitCode::Unavailable),
         ] {
-            let error = Error::Refused { code, topic: "t".to_owned(), has_key: false, lsn: Lsn(1) };
+            let error = Error::Refused {
+                code,
+                origin: "table s.t".to_owned(),
+                topic: "t".to_owned(),
+                has_key: false,
+                lsn: Lsn(1),
+            };
             assert_eq!(error.exit_code(), expected, "{code:?}");
             assert!(error.hint().is_some());
         }

@@ -35,6 +35,24 @@ impl Native {
     }
 }
 
+/// The names of librdkafka's global properties, without aliases.
+#[must_use]
+pub fn property_names() -> Vec<String> {
+    let mut count = 0;
+    // SAFETY: takes nothing; the configuration is ours until it is destroyed below.
+    let config = unsafe { rd::rd_kafka_conf_new() };
+    // SAFETY: the configuration is live, and `count` is valid for the call.
+    let dump = unsafe { rd::rd_kafka_conf_dump(config, &raw mut count) };
+    // SAFETY: "an array of name, value pairs ... the number of elements in the array is returned in `*cntp`"; each text is
+    // copied at once.
+    let names = (0..count).step_by(2).map(|index| text(unsafe { *dump.add(index) })).collect();
+    // SAFETY: the array that the dump returned is freed once, by its own function.
+    unsafe { rd::rd_kafka_conf_dump_free(dump, count) };
+    // SAFETY: the one owner destroys it, once.
+    unsafe { rd::rd_kafka_conf_destroy(config) };
+    names
+}
+
 /// librdkafka's version, such as 2.12.1.
 #[must_use]
 pub fn library_version() -> String {

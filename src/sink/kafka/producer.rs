@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::producer::BaseProducer;
+use rdkafka::types::RDKafkaConfRes;
 
 use super::context::Context;
 use super::error::Error;
+use super::ffi;
 use crate::limits::{RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CHANGE_MAX};
 
 /// Defaults of walcat's that the user may change.
@@ -97,11 +99,27 @@ pub fn check(properties: &[(String, String)], transaction_timeout: Option<Durati
 fn reason(error: &rdkafka::error::KafkaError, properties: &[(String, String)]) -> String {
     use rdkafka::error::KafkaError;
     let words = match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => match nearest_property(name) {
+            Some(nearest) => format!("{name}: no such property of librdkafka; the nearest is {nearest}"),
+            None => format!("{name}: no such property of librdkafka"),
+        },
         KafkaError::ClientConfig(_, description, name, _) => format!("{name}: {description}"),
         other => other.to_string(),
     };
     let long_values = properties.iter().map(|(_, value)| value).filter(|value| value.len() > 3);
     long_values.fold(words, |words, value| words.replace(value.as_str(), "***"))
+}
+
+/// A property whose name is much like this one.
+fn nearest_property(name: &str) -> Option<String> {
+    /// As similar as a word with one or two letters wrong.
+    const SIMILARITY_MIN: f64 = 0.8;
+    // librdkafka lists a property by its first name, and these are second ones.
+    let chosen = CHOSEN.iter().map(|(known, _)| (*known).to_owned());
+    let known = ffi::property_names().into_iter().chain(chosen);
+    let rated = known.map(|known| (strsim::normalized_damerau_levenshtein(&known, name), known));
+    let best = rated.filter(|(similarity, _)| *similarity >= SIMILARITY_MIN);
+    best.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, known)| known)
 }
 
 #[cfg(test)]

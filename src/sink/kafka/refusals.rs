@@ -8,8 +8,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use super::context::{Failure, UNPROVEN};
 use super::dead_letters::{OnError, Refused, is_passable, short_key};
 use super::fence::find_successor;
-use super::link::{Link, record_size};
-use super::transaction::Transactions;
+use super::link::record_size;
 use super::transaction_calls::{self as calls, is_fenced};
 use super::{Error, KafkaSink, ffi};
 use crate::change::Ticket;
@@ -65,13 +64,12 @@ impl KafkaSink {
         else {
             return Ok(());
         };
-        let refusal = |refused: Refused| refusal(&self.link, self.transactions.as_ref(), refused.failure, refused.lsn);
         let Some(last) = refusals.last() else {
-            return first.map_or(Ok(()), |refused| Err(refusal(refused)));
+            return first.map_or(Ok(()), |refused| Err(self.refusal(refused)));
         };
         let reason = format!("a record for topic {} is refused: {}", last.failure.topic, last.failure.code);
         if let Some(refused) = refusals.iter().find(|refused| !self.may_pass(&refused.failure)) {
-            return Err(refusal(refused.clone()));
+            return Err(self.refusal(refused.clone()));
         }
         for refused in refusals {
             self.tell(&refused);
@@ -111,7 +109,7 @@ impl KafkaSink {
     /// [`Error::Refused`] where it does not.
     pub(super) fn pass_new(&mut self, ticket: Ticket, refused: Refused) -> Result<(), Error> {
         if !self.may_pass(&refused.failure) {
-            return Err(refusal(&self.link, self.transactions.as_ref(), refused.failure, refused.lsn));
+            return Err(self.refusal(refused));
         }
         self.pass(ticket, &refused)?;
         self.tell(&refused);
@@ -135,34 +133,41 @@ impl KafkaSink {
         let letters = self.link.open_dead_letters(topic)?;
         if let Err(code) = letters.produce(key, Some(&value), None, ticket) {
             let failure = Failure { code, topic: topic.clone(), key: None, value_bytes: value.len() };
-            return Err(refusal(&self.link, self.transactions.as_ref(), failure, *lsn));
+            return Err(self.refusal(Refused { lsn: *lsn, failure }));
         }
         self.flight.add(record_size(key, Some(&value)));
         Ok(())
     }
-}
 
-/// The error that a refusal ends with. In a transaction only what is wrong with the record itself ends the run.
-fn refusal(link: &Link, transactions: Option<&Transactions>, failure: Failure, lsn: Lsn) -> Error {
-    let fatal = ffi::fatal_error(link.client());
-    match (transactions, fatal) {
-        (Some(transactions), Some((code, reason))) if is_fenced(code) => find_successor(link, transactions, reason),
-        (Some(transactions), _) if is_fenced(failure.code) => {
-            find_successor(link, transactions, failure.code.to_string())
-        }
-        // The transaction had failed before: that failure is the one to tell.
-        (Some(transactions), _) if matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight) => {
-            match calls::failed_already(link.client()).map(|cause| calls::failure(&cause)) {
-                Some(Error::Fenced { reason }) => find_successor(link, transactions, reason),
-                Some(error) => error,
-                None => Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) },
+    /// The error that a refusal ends with. In a transaction only what is wrong with the record itself ends the run.
+    fn refusal(&self, Refused { lsn, failure }: Refused) -> Error {
+        let (link, transactions) = (&self.link, self.transactions.as_ref());
+        let fatal = ffi::fatal_error(link.client());
+        match (transactions, fatal) {
+            (Some(transactions), Some((code, reason))) if is_fenced(code) => find_successor(link, transactions, reason),
+            (Some(transactions), _) if is_fenced(failure.code) => {
+                find_successor(link, transactions, failure.code.to_string())
             }
+            // The transaction had failed before: that failure is the one to tell.
+            (Some(transactions), _) if matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight) => {
+                match calls::failed_already(link.client()).map(|cause| calls::failure(&cause)) {
+                    Some(Error::Fenced { reason }) => find_successor(link, transactions, reason),
+                    Some(error) => error,
+                    None => Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) },
+                }
+            }
+            (Some(_), _) if !failure.is_permanent() => {
+                Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }
+            }
+            (None, Some((code, reason))) => Error::Fatal { code, reason },
+            (None, None) if failure.code == UNPROVEN => Error::Unproven { topic: failure.topic, lsn },
+            _ => Error::Refused {
+                code: failure.code,
+                origin: self.dead_letters.origin(&failure.topic),
+                topic: failure.topic,
+                has_key: failure.key.is_some(),
+                lsn,
+            },
         }
-        (Some(_), _) if !failure.is_permanent() => {
-            Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }
-        }
-        (None, Some((code, reason))) => Error::Fatal { code, reason },
-        (None, None) if failure.code == UNPROVEN => Error::Unproven { topic: failure.topic, lsn },
-        _ => Error::Refused { code: failure.code, topic: failure.topic, has_key: failure.key.is_some(), lsn },
     }
 }
