@@ -236,6 +236,10 @@ impl Waiting {
         match result {
             Ok(()) => info!(topic = topic.as_str(); "topic created"),
             Err(error) if error.code == Code::TopicAlreadyExists => {}
+            // It may be there all the same: the broker has the last word on its records.
+            Err(error) if matches!(error.code, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
+                warn!(topic = topic.as_str(), error:% = error.code; "topics may not be created here: it has to be there");
+            }
             Err(error) if is_transient(error.code) => {
                 self.ask_later(&error, availability, now);
                 return Ok(());
