@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 
-use super::conn::Direction;
+use super::connecting::Direction;
 use super::error::Error;
 use super::lookup::Lookup;
 use crate::catalog_facts::CatalogAnswer;

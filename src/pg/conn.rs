@@ -7,43 +7,10 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use mio::Interest;
-
-use super::connecting::Connecting;
-use super::error::Error;
+use super::connecting::{Connecting, Direction, Kind};
+use super::error::{Error, one_line};
 use super::ffi::{Handle, Outcome, QueryResult};
 use crate::limits::COMMAND_TIMEOUT;
-
-/// What a connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `replication=database`: logical replication commands, and SQL by the simple protocol.
-    Replication,
-    /// SQL only.
-    Ordinary,
-    /// SQL, perhaps through a pooler that hands the session to others: nothing of it is set.
-    Pooled,
-}
-
-/// Which readiness of the socket is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// It can be read.
-    Read,
-    /// It can be written.
-    Write,
-}
-
-impl Direction {
-    /// The same for the poll.
-    #[must_use]
-    pub fn interest(self) -> Interest {
-        match self {
-            Direction::Read => Interest::READABLE,
-            Direction::Write => Interest::WRITABLE,
-        }
-    }
-}
 
 /// Waits until the socket is ready, or for a while: it may return early, and fails with [`Error::Interrupted`] when the
 /// user asked to stop.
@@ -211,11 +178,4 @@ pub(super) fn command_error(name: &'static str, result: &QueryResult) -> Error {
         None => fields.message,
     };
     Error::Command { command: name, sqlstate: fields.sqlstate, message: one_line(&message) }
-}
-
-/// libpq's messages have several lines.
-pub(super) fn one_line(message: &str) -> String {
-    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("LOCATION:"));
-    let line = lines.collect::<Vec<_>>().join("; ");
-    if line.is_empty() { "the server closed the connection".to_owned() } else { line }
 }

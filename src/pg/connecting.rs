@@ -10,11 +10,42 @@ use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use log::warn;
+use mio::Interest;
 
-use super::conn::{Direction, Kind, one_line};
-use super::error::{Error, split_connect_message};
+use super::error::{Error, one_line, split_connect_message};
 use super::ffi::{self, Handle, Polling};
 use crate::limits::CONNECT_TIMEOUT;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `replication=database`: logical replication commands, and SQL by the simple protocol.
+    Replication,
+    /// SQL only.
+    Ordinary,
+    /// SQL, perhaps through a pooler that hands the session to others: nothing of it is set.
+    Pooled,
+}
+
+/// Which readiness of the socket is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// It can be read.
+    Read,
+    /// It can be written.
+    Write,
+}
+
+impl Direction {
+    /// The same for the poll.
+    #[must_use]
+    pub fn interest(self) -> Interest {
+        match self {
+            Direction::Read => Interest::READABLE,
+            Direction::Write => Interest::WRITABLE,
+        }
+    }
+}
 
 /// What libpq is told unless the conninfo says otherwise: find a dead peer within some 30 s.
 const SOCKET_DEFAULTS: [(&str, &str); 5] = [

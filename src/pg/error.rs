@@ -123,6 +123,13 @@ fn exit_code_of_sqlstate(sqlstate: &str) -> ExitCode {
     }
 }
 
+/// libpq's messages have several lines.
+pub(super) fn one_line(message: &str) -> String {
+    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("LOCATION:"));
+    let line = lines.collect::<Vec<_>>().join("; ");
+    if line.is_empty() { "the server closed the connection".to_owned() } else { line }
+}
+
 /// The SQLSTATE inside a failure to connect, as PQERRORS_VERBOSE lays it out (`SEVERITY:  SQLSTATE: message`), and the
 /// message without the lines that name the server's source code. libpq offers the code in no other way before there is
 /// a result.

@@ -6,8 +6,8 @@ use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use super::conn::{Direction, Kind, command_error};
-use super::connecting::Connecting;
+use super::conn::command_error;
+use super::connecting::{Connecting, Direction, Kind};
 use super::error::{Error, split_connect_message};
 use super::ffi::{Handle, Outcome};
 use crate::limits::CONNECT_TIMEOUT;

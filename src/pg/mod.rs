@@ -13,7 +13,8 @@ pub mod server;
 pub mod slots;
 pub mod stream;
 
-pub use conn::{Connection, Direction, Kind, Wait};
+pub use conn::{Connection, Wait};
+pub use connecting::{Direction, Kind};
 pub use error::Error;
 
 /// The version of the libpq that is linked, such as 15.18.

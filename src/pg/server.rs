@@ -5,7 +5,8 @@
 
 use serde::Deserialize;
 
-use super::conn::{Connection, Kind, Wait};
+use super::conn::{Connection, Wait};
+use super::connecting::Kind;
 use super::error::Error;
 use super::ffi::QueryResult;
 use crate::lsn::Lsn;

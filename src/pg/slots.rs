@@ -4,7 +4,8 @@
 
 use serde::Deserialize;
 
-use super::conn::{Connection, Kind, Wait};
+use super::conn::{Connection, Wait};
+use super::connecting::Kind;
 use super::error::Error;
 use super::server::json_row;
 use crate::lsn::Lsn;

@@ -5,7 +5,8 @@
 
 use std::os::fd::RawFd;
 
-use super::conn::{Connection, Direction, Wait, command_error};
+use super::conn::{Connection, Wait, command_error};
+use super::connecting::Direction;
 use super::error::Error;
 use super::ffi::{CopyData, CopyPoll, Outcome};
 
