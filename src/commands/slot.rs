@@ -45,20 +45,15 @@ impl Commands {
     /// A connection of the kind that the engine reads its slot by: where no replication connection is to be had, it is
     /// not needed here either.
     pub(super) fn connect(&mut self, dsn: Option<&str>, engine: Engine) -> Result<Connection, pg::Error> {
-        let kind = match engine {
-            Engine::Streaming => Kind::Replication,
-            Engine::Polling => Kind::Pooled,
-        };
-        let mut waiter = self.waiter();
-        Connection::connect(dsn, kind, &mut |socket, way| waiter.wait(socket, way))
+        self.connect_as(dsn, if engine == Engine::Polling { Kind::Pooled } else { Kind::Replication })
     }
 
     /// A connection for SQL, which takes no walsender.
     pub(super) fn connect_for_sql(&mut self, dsn: Option<&str>, engine: Engine) -> Result<Connection, pg::Error> {
-        let kind = match engine {
-            Engine::Streaming => Kind::Ordinary,
-            Engine::Polling => Kind::Pooled,
-        };
+        self.connect_as(dsn, if engine == Engine::Polling { Kind::Pooled } else { Kind::Ordinary })
+    }
+
+    fn connect_as(&mut self, dsn: Option<&str>, kind: Kind) -> Result<Connection, pg::Error> {
         let mut waiter = self.waiter();
         Connection::connect(dsn, kind, &mut |socket, way| waiter.wait(socket, way))
     }

@@ -17,8 +17,10 @@ use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::poller::Wakeup;
 
-/// How long a slot that another process holds is waited for before it is looked who that is.
+/// With exactly-once delivery: how long a slot that another process holds is waited for before it is looked who that is,
+/// and how long before it is looked again.
 const HOLDER_LOOK: Duration = Duration::from_secs(2);
+const HOLDER_LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A connection that lasted for so long was one that worked.
 const CONNECTION_HAS_HELD: Duration = Duration::from_secs(30);
@@ -50,6 +52,7 @@ impl Pump {
         self.feed.close(error.remedy() == Remedy::Transaction);
         self.output.close()?;
         let (mut error, began) = (error, Instant::now());
+        let mut holder_look = HOLDER_LOOK;
         loop {
             let backoff = match error.remedy() {
                 Remedy::Transaction => &mut self.restarts,
@@ -62,12 +65,13 @@ impl Pump {
             let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             warn!(slot = self.report.slot(), received:% = received, error:% = error, retry_in_ms;
                 "the stream is interrupted: connecting again");
-            match self.connect_again(delay) {
+            match self.connect_again(delay, holder_look) {
                 Ok(started) => return self.go_on(started),
                 Err(Error::Postgres(pg::Error::Interrupted)) => return Err(self.unacknowledged()),
                 // The one that holds it may have taken over while this process was thought dead.
                 Err(again @ Error::SlotHeld { .. }) => {
                     self.output.check_successor()?;
+                    holder_look = HOLDER_LOOK_INTERVAL;
                     error = again;
                 }
                 Err(again) => error = again,
@@ -77,11 +81,14 @@ impl Pump {
 
     /// The budget is spent.
     fn given_up(&self, error: Error, began: Instant) -> Error {
-        let tried_for = began.elapsed();
-        warn!(slot = self.report.slot(), tried_for_s = tried_for.as_secs();
-            "connecting again is given up: the time of [retry] for is spent");
+        let seconds = began.elapsed().as_secs();
+        // With a time of zero nothing was tried.
+        if seconds > 0 {
+            warn!(slot = self.report.slot(), tried_for_s = seconds;
+                "connecting again is given up: the time of [retry] for is spent");
+        }
         match error {
-            Error::SlotHeld { slot, pid, .. } => Error::SlotHeld { slot, pid, seconds: tried_for.as_secs() },
+            Error::SlotHeld { slot, pid, .. } => Error::SlotHeld { slot, pid, seconds },
             error => error,
         }
     }
@@ -93,7 +100,7 @@ impl Pump {
     }
 
     /// Waits, then starts a stream where this one can go on. The output is served meanwhile.
-    fn connect_again(&mut self, delay: Duration) -> Result<Started, Error> {
+    fn connect_again(&mut self, delay: Duration, holder_look: Duration) -> Result<Started, Error> {
         // With exactly-once delivery the checkpoint is read once the slot is there.
         let known = self.output.transactions().is_none().then(|| Known {
             stored: self.identity.at(self.session.resume_lsn()),
@@ -104,9 +111,9 @@ impl Pump {
             slot_mode: SlotMode::Existing,
             startpos: None,
             connect_for: Some(Duration::ZERO),
-            slot_for: match self.output.transactions() {
-                Some(_) => Some(HOLDER_LOOK),
-                None => self.backoff.left(Instant::now()),
+            slot_for: match (self.output.transactions(), self.backoff.left(Instant::now())) {
+                (Some(_), left) => Some(left.map_or(holder_look, |left| left.min(holder_look))),
+                (None, left) => left,
             },
             accept_gap: false,
             takeover: match self.source.takeover {

@@ -60,7 +60,7 @@ fn a_server_that_stays_away_ends_walcat_when_the_budget_is_spent() {
     let mut running = world.stream_to_kafka().with(&["--config", &config]).spawn();
     running.wait_for_log("streaming started");
     pg.stop("immediate");
-    let finished = running.wait().expect_code(69).expect_log(&["cannot connect to PostgreSQL"]);
+    let finished = running.wait().expect_code(69).expect_log(&["cannot connect to PostgreSQL", "[retry] for is spent"]);
     let attempts = finished.log.matches("connecting again").count();
     assert!((4..40).contains(&attempts), "{attempts} attempts:\n{}", finished.log);
 }
