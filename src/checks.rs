@@ -338,6 +338,18 @@ pub fn brokers(list: &str, failure: Option<&str>) -> Verdict {
     }
 }
 
+/// The state file; `failure` says why it cannot be read or made.
+#[must_use]
+pub fn state_file(path: &str, failure: Option<&str>) -> Verdict {
+    match failure {
+        None => Verdict::ok(format!("state file {path}: its directory is there")),
+        Some(reason) => Verdict::error(
+            format!("state file {path}: {reason}"),
+            "make its directory, for the user that runs walcat; it has to survive a restart",
+        ),
+    }
+}
+
 /// librdkafka's properties.
 #[must_use]
 pub fn kafka_properties(failure: Option<(String, Option<String>)>) -> Verdict {
@@ -425,6 +437,8 @@ mod tests {
             (replication_connection(Some(("refused".to_owned(), None))), Error),
             (kafka_properties(None), Ok),
             (kafka_properties(Some(("lingr.ms".to_owned(), None))), Error),
+            (state_file("/s", None), Ok),
+            (state_file("/s", Some("gone")), Error),
             (missing_slot("s", true), Ok),
             (missing_slot("s", false), Error),
             (replication_slots(9, 10, false), Ok),

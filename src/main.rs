@@ -57,7 +57,8 @@ fn run(cli: &Cli) -> Result<(), Error> {
 
 fn start_log(config: &Config) {
     logging::init(config.log());
-    for warning in config.warnings() {
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for warning in config.warnings().into_iter().chain(config::mistaken_variables(variables)) {
         warn!("{warning}");
     }
     defect::panic_if_tested();

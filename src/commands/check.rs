@@ -2,6 +2,8 @@
 //! line each.
 
 use std::collections::HashSet;
+use std::io;
+use std::path::Path;
 
 use super::kafka;
 use super::slot::{Commands, print, slot_verdict};
@@ -26,6 +28,10 @@ const NEWEST_MAJOR: i32 = 18;
 /// 78 when an error was found; before that those of the connection itself.
 pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     let mut report = Report::default();
+    if let Some(path) = &settings.state.file {
+        let failure = state_directory(path).err().map(|error| error.to_string());
+        report.line(&checks::state_file(&path.display().to_string(), failure.as_deref()))?;
+    }
     let found = postgres(settings, &mut report)?;
     if settings.sink == config::Sink::Kafka {
         kafka(settings, &found, &mut report)?;
@@ -34,6 +40,13 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         return Err(Error::Checks { count: report.errors, total: report.total });
     }
     Ok(())
+}
+
+/// The directory that a state file is to be in.
+fn state_directory(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let permissions = std::fs::metadata(directory)?.permissions();
+    if permissions.readonly() { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
 }
 
 #[derive(Default)]

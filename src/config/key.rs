@@ -186,6 +186,20 @@ pub fn nearest(unknown: &str) -> Option<&'static str> {
     nearest_among(&unknown, Key::ALL.iter().map(|row| row.name).chain(tables))
 }
 
+/// What to say of environment variables that look like settings and are none; `names` are those of the process.
+pub fn mistaken_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mistaken = names.filter_map(|name| {
+        let setting = name.strip_prefix("WALCAT_")?.to_ascii_lowercase();
+        let is_known = setting == "config" || Key::ALL.iter().any(|row| row.key.variable().as_deref() == Some(&*name));
+        let nearest = nearest(&setting).filter(|_| !is_known)?;
+        Some(match Key::find(nearest).and_then(|row| row.key.variable()) {
+            Some(variable) => format!("{name} is not a setting: is {variable} meant?"),
+            None => format!("{name} is not a setting: {nearest} is a key of the configuration file only"),
+        })
+    });
+    mistaken.collect()
+}
+
 /// The same for a table.
 #[must_use]
 pub fn nearest_table(unknown: &str) -> Option<&'static str> {
@@ -221,6 +235,18 @@ mod tests {
     fn only_keys_at_the_top_level_have_a_variable() {
         assert_eq!(Key::TopicPrefix.variable().as_deref(), Some("WALCAT_TOPIC_PREFIX"));
         assert_eq!(Key::RetryFor.variable(), None);
+    }
+
+    #[test]
+    fn a_variable_that_was_meant_for_a_setting_is_told() {
+        let names = ["WALCAT_TOPIC_PREFX", "WALCAT_STATE_FILE", "WALCAT_SLOT", "WALCAT_CONFIG", "WALCAT_XYZZY", "HOME"];
+        assert_eq!(
+            mistaken_variables(names.into_iter().map(str::to_owned)),
+            [
+                "WALCAT_TOPIC_PREFX is not a setting: is WALCAT_TOPIC_PREFIX meant?",
+                "WALCAT_STATE_FILE is not a setting: state.file is a key of the configuration file only",
+            ]
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod units;
 mod value;
 
 pub use error::{ConfigError, Origin, Place, SecretError, Setting, ValueError};
+pub use key::mistaken_variables;
 pub use key::{Key, Kind, Row};
 pub use layers::Given;
 pub use mask::{mask_dsn, mask_property};

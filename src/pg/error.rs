@@ -93,6 +93,7 @@ impl Error {
             (_, Some("53300")) => "raise max_wal_senders or max_connections, or stop other replication clients",
             (_, Some("53400")) => "raise max_replication_slots, or drop a slot that nobody uses",
             (_, Some("55006")) => "another process reads the slot; stop it, or use another slot",
+            (_, Some("42710")) => "it may be the one that was meant: walcat slot status shows it",
             (_, Some("55000")) => "see: walcat slot status",
             (_, Some("42704")) => "create what is missing: walcat slot create, or CREATE PUBLICATION on the server",
             (_, Some("22021" | "22P05")) => {

@@ -170,6 +170,9 @@ fn check_names_what_would_stop_a_stream() {
     assert_eq!(world.confirmed(), before, "it changes nothing");
     let run = check(&world).with(&["-X", "lingr.ms=5"]).run().expect_code(78);
     assert!(run.stdout.contains("error    cannot set up the Kafka producer: lingr.ms"), "{}", run.stdout);
+    let config = file("state.toml", "[state]\nfile = \"/nowhere/walcat.state\"\n");
+    let run = check(&world).with(&["--config", &config]).run().expect_code(78);
+    assert!(run.stdout.contains("error    state file /nowhere/walcat.state: No such file"), "{}", run.stdout);
     world.sql(&format!("SELECT pg_drop_replication_slot('{}')", world.slot));
     let run = check(&world).run().expect_code(78);
     let missing = format!("error    slot {}: does not exist", world.slot);
