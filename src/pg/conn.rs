@@ -1,7 +1,7 @@
 //! A connection: which settings it pins, and commands on it while the caller decides how to wait.
 //!
 //! A replication connection takes the simple protocol only, so commands are text; the callers quote what
-//! goes into them with [`quote_literal`].
+//! goes into them with `quote_literal`.
 
 use std::ffi::CString;
 use std::os::fd::RawFd;

@@ -29,9 +29,9 @@ pub enum Step<'a> {
     Nothing,
     /// Learn a relation before anything else is read.
     Relation(RelationMessage<'a>),
-    /// Hand the change to the sink under the ticket, then call [`Session::emitted`].
+    /// Hand the change to the sink under the ticket, then call [`Session::emitted`](super::Session::emitted).
     Change(Change<'a>, Ticket),
-    /// The same for each of the relations, by [`Session::truncation`].
+    /// The same for each of the relations, by [`Session::truncation`](super::Session::truncation).
     Truncate(Lsn, Oids<'a>),
     /// A transaction that has records ends here.
     Sealed(Sealed),
