@@ -367,9 +367,7 @@ pub fn checkpoint_topic(name: &str, facts: &TopicFacts) -> Verdict {
             format!(
                 "checkpoint topic {name}: cleanup.policy={cleanup_policy}: Kafka deletes the stored position in time"
             ),
-            format!(
-                "kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=compact"
-            ),
+            compact_command(name),
         ),
         TopicFacts::Exists { cleanup_policy } => {
             Verdict::ok(format!("checkpoint topic {name}: exists (cleanup.policy={cleanup_policy})"))
@@ -380,6 +378,12 @@ pub fn checkpoint_topic(name: &str, facts: &TopicFacts) -> Verdict {
             "check the ACLs",
         ),
     }
+}
+
+/// What makes a topic one that nothing is deleted from by age or size.
+#[must_use]
+pub fn compact_command(topic: &str) -> String {
+    format!("kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact")
 }
 
 /// What the cluster says of a topic.

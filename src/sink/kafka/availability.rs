@@ -177,6 +177,7 @@ mod tests {
         availability.tick(true, now + 110 * SECOND);
         assert_eq!(availability.outage().map(|(since, _)| since), Some(now + 100 * SECOND));
     }
+
     #[test]
     fn a_broker_that_answers_does_not_end_the_outage_of_another() {
         let now = Instant::now();

@@ -2,6 +2,7 @@
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
+use crate::checks::compact_command;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
 
@@ -124,11 +125,7 @@ impl Error {
                  again: nothing is lost"
             }
             Error::Checkpoint { .. } => "nobody but walcat may write to it; see walcat(1), exactly-once delivery",
-            Error::CheckpointPolicy { topic, .. } => {
-                return Some(format!(
-                    "kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact"
-                ));
-            }
+            Error::CheckpointPolicy { topic, .. } => return Some(compact_command(topic)),
             Error::Unreachable { .. } => {
                 "check brokers and the network; [retry] broker_for says how long to wait; nothing is lost"
             }

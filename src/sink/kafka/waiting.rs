@@ -115,17 +115,15 @@ impl Waiting {
     /// # Errors
     /// [`Error::CreateTopic`] when librdkafka refuses to ask.
     pub fn release(&mut self, admin: &Admin, now: Instant) -> Result<Option<Release>, Error> {
-        let Some(held) = self.held.front() else { return Ok(None) };
-        if let Some(template) = self.template.as_ref().filter(|_| !self.existing.contains(&held.topic)) {
-            if self.is_free(now) {
-                let topic = held.topic.clone();
-                create(admin, &topic, template)?;
-                self.request = Request::Create { topic, sent_at: now };
-            }
+        let Some(Held { topic, truncation, .. }) = self.held.front() else { return Ok(None) };
+        let (topic, truncation) = (topic.clone(), *truncation);
+        if !self.existing.contains(&topic)
+            && let Some(template) = self.template.clone()
+        {
+            self.ensure(admin, &topic, &template, now)?;
             return Ok(None);
         }
-        if held.truncation {
-            let topic = held.topic.clone();
+        if truncation {
             let Some(policy) = self.policy(admin, &topic, now) else { return Ok(None) };
             if has_word(policy.as_deref(), COMPACT) {
                 return Ok(self.held.pop_front().map(|held| Release::Skip(held.ticket)));
