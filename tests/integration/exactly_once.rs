@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::crashes::{TABLES, Writers, place, random, seed, transactions};
 use crate::kafka::{self, Record};
 use crate::servers::{Kafka, Postgres, World, eventually, file};
-use crate::walcat::Walcat;
+use crate::walcat::{Running, Walcat};
 
 fn stream(world: &World) -> Walcat {
     world.stream_to_kafka().with(&["--delivery", "exactly-once"])
@@ -93,6 +93,16 @@ fn servers_and_brokers_that_crash_are_gone_on_from_by_the_same_process() {
     check_exactly_once(&world);
 }
 
+/// Freezes an instance, ends its session, and starts another one, which finds the slot free.
+fn take_over_from(first: &Running, world: &World) -> Running {
+    first.signal(libc::SIGSTOP);
+    let held = format!("FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
+    world.sql(&format!("SELECT pg_terminate_backend(active_pid) {held}"));
+    let mut second = stream(world).deadline(120).spawn();
+    second.wait_for_log("checkpoint read");
+    second
+}
+
 #[test]
 fn an_instance_that_was_thought_dead_is_fenced_and_names_the_one_that_took_over() {
     let world = World::new(TABLES);
@@ -101,11 +111,7 @@ fn an_instance_that_was_thought_dead_is_fenced_and_names_the_one_that_took_over(
     first.wait_for_log("checkpoint read");
     let writers = Writers::start(&world);
     world.wait_confirmed(30);
-    first.signal(libc::SIGSTOP);
-    let held = format!("FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
-    world.sql(&format!("SELECT pg_terminate_backend(active_pid) {held}"));
-    let mut second = stream(&world).deadline(120).spawn();
-    second.wait_for_log("checkpoint read");
+    let second = take_over_from(&first, &world);
     world.wait_confirmed(30);
     first.signal(libc::SIGCONT);
     let second_pid = format!("another instance of walcat has taken over: pid {} on ", second.pid());
@@ -124,11 +130,7 @@ fn an_instance_that_was_idle_when_it_was_taken_over_ends_too() {
     first.wait_for_log("checkpoint read");
     world.sql(&transactions(1));
     world.wait_confirmed(30);
-    first.signal(libc::SIGSTOP);
-    let held = format!("FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
-    world.sql(&format!("SELECT pg_terminate_backend(active_pid) {held}"));
-    let mut second = stream(&world).deadline(60).spawn();
-    second.wait_for_log("checkpoint read");
+    let second = take_over_from(&first, &world);
     first.signal(libc::SIGCONT);
     let second_pid = format!("another instance of walcat has taken over: pid {} on ", second.pid());
     first.wait().expect_code(79).expect_log(&[&second_pid]);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::proxy::{Proxy, Weather};
 use crate::servers::{Kafka, Postgres, World};
-use crate::walcat::Walcat;
+use crate::walcat::{Walcat, signal_process};
 
 const STALL_TIMEOUT: &str = "3s";
 /// What is left for the attempts to connect again.
@@ -21,6 +21,13 @@ fn stream(world: &World, dsn: &str, brokers: &str) -> Walcat {
         .deadline(120)
 }
 
+/// The world's server by way of a proxy.
+fn postgres_behind_a_proxy(world: &World) -> (Proxy, String) {
+    let proxy = Proxy::start(world.pg.port.parse().expect("a port")).expect("a proxy");
+    let dsn = format!("host=127.0.0.1 port={} user=postgres dbname={}", proxy.port(), world.database);
+    (proxy, dsn)
+}
+
 #[test]
 fn a_connection_to_postgresql_that_is_lost_in_silence_is_made_again() {
     for engine in ["streaming", "polling"] {
@@ -30,8 +37,7 @@ fn a_connection_to_postgresql_that_is_lost_in_silence_is_made_again() {
 
 fn lose_connection(engine: &str) {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
-    let proxy = Proxy::start(world.pg.port.parse().expect("a port")).expect("a proxy");
-    let dsn = format!("host=127.0.0.1 port={} user=postgres dbname={}", proxy.port(), world.database);
+    let (proxy, dsn) = postgres_behind_a_proxy(&world);
     // The server has not noticed yet, and its session holds the slot.
     let arguments = ["--takeover", "--engine", engine];
     let mut running = stream(&world, &dsn, &world.kafka.brokers).with(&arguments).spawn();
@@ -68,8 +74,7 @@ fn a_connection_to_kafka_that_is_lost_in_silence_is_made_again() {
 #[test]
 fn a_connection_that_is_made_again_takes_the_slot_over_from_nobody_else() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
-    let proxy = Proxy::start(world.pg.port.parse().expect("a port")).expect("a proxy");
-    let dsn = format!("host=127.0.0.1 port={} user=postgres dbname={}", proxy.port(), world.database);
+    let (proxy, dsn) = postgres_behind_a_proxy(&world);
     let mut first = stream(&world, &dsn, &world.kafka.brokers).with(&["--takeover"]).spawn();
     first.wait_for_log("streaming started");
     proxy.set(Weather::Cut);
@@ -133,13 +138,12 @@ fn a_server_process_that_freezes_under_a_peek_is_found_within_the_stall_timeout(
         world.database
     );
     let pid: i32 = world.sql(&find).parse().expect("the session that polls");
-    // SAFETY: two numbers; the process is a session of the server that these tests started.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+    signal_process(pid, libc::SIGSTOP);
     let begun = Instant::now();
     running.wait_for_log("the server has sent nothing for 3 s");
     running.wait_for_log("connecting again");
-    // SAFETY: the same. It may hold the slot, and heeds nothing before it runs.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGCONT) }, 0);
+    // It may hold the slot, and heeds nothing before it runs.
+    signal_process(pid, libc::SIGCONT);
     world.confirm_change("INSERT INTO t VALUES (2)", 30);
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);

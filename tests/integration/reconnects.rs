@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::crashes::{TABLES, Writers, check, transactions};
 use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually, file};
+use crate::walcat::signal_process;
 
 /// Waits until the slot has confirmed all that is in the WAL now.
 #[test]
@@ -73,12 +74,11 @@ fn a_frozen_walsender_is_found_within_the_stall_timeout_and_replaced() {
     let walsender = format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
     eventually("the walsender is there", 10, || !world.sql(&walsender).is_empty());
     let pid: i32 = world.sql(&walsender).parse().expect("a pid");
-    // SAFETY: two numbers; the process is a walsender of the server that these tests started.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+    signal_process(pid, libc::SIGSTOP);
     running.wait_for_log("the connection to PostgreSQL is dead");
     running.wait_for_log("takeover: ending the process that holds the slot");
-    // SAFETY: the same; it heeds the request to end only when it runs again.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGCONT) }, 0);
+    // It heeds the request to end only when it runs again.
+    signal_process(pid, libc::SIGCONT);
     running.wait_for_log("the stream goes on");
     world.sql(&transactions(1));
     world.wait_confirmed(60);

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use crate::walcat::Walcat;
+use crate::walcat::{Walcat, signal_process};
 
 /// Stops servers whose names begin as ours when the process ends, however its tests went.
 extern "C" fn stop_shared() {
@@ -170,8 +170,7 @@ impl Kafka {
 
     /// Sends a signal to the broker.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: two numbers; the process is the broker that this test started.
-        assert_eq!(unsafe { libc::kill(self.pid, signal) }, 0);
+        signal_process(self.pid, signal);
     }
 }
 

@@ -84,8 +84,7 @@ impl Running {
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: two numbers; the child has not been waited for, so its pid is still its own.
-        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+        signal_process(self.pid(), signal);
     }
 
     /// What it has logged so far.
@@ -153,6 +152,12 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a signal to a process that these tests started and have not waited for.
+pub fn signal_process(pid: i32, signal: i32) {
+    // SAFETY: two numbers; the process is there, so its pid is still its own.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
 /// A run that has ended.
