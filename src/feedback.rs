@@ -58,6 +58,9 @@ pub struct Feedback {
     received: Lsn,
     /// All up to it is delivered, so that a store may take it.
     delivered: Lsn,
+    /// The end of the last thing that has records, of what is delivered; 0/0 for nothing. What is between it and
+    /// `delivered` had none: another server may know nothing of it, and nothing is lost.
+    records_end: Lsn,
     confirmed: Lsn,
     /// What the last status update carried as flushed.
     sent: Lsn,
@@ -76,6 +79,7 @@ impl Feedback {
             confirming,
             received: start,
             delivered: start,
+            records_end: Lsn::INVALID,
             confirmed: start,
             sent: Lsn::INVALID,
             sent_at: now,
@@ -115,6 +119,20 @@ impl Feedback {
         }
     }
 
+    /// Records are delivered, the last of which end at `lsn`.
+    pub fn deliver_records(&mut self, lsn: Lsn) {
+        self.records_end = self.records_end.max(lsn);
+    }
+
+    /// The server's WAL is another one after `limit`: nothing beyond it may be claimed any more.
+    pub fn cut(&mut self, limit: Lsn) {
+        self.received = self.received.min(limit);
+        self.delivered = self.delivered.min(limit);
+        self.records_end = self.records_end.min(limit);
+        self.confirmed = self.confirmed.min(limit);
+        self.sent = Lsn::INVALID;
+    }
+
     /// All up to `lsn` is stored. A position beyond what was delivered is cut to it.
     pub fn confirm(&mut self, lsn: Lsn) {
         if self.confirming == Confirming::Stored {
@@ -135,6 +153,12 @@ impl Feedback {
     #[must_use]
     pub fn delivered(&self) -> Lsn {
         self.delivered
+    }
+
+    /// The end of the last records that are delivered; 0/0 for none.
+    #[must_use]
+    pub fn records_end(&self) -> Lsn {
+        self.records_end
     }
 
     /// Whether all that is delivered may be confirmed, as far as it ever may.
@@ -326,6 +350,25 @@ mod tests {
         feedback.reconnected(later);
         assert_eq!(feedback.check_stall(later + 59 * SECOND), Ok(()));
         assert_eq!(feedback.update_due(later).map(|update| update.flushed), Some(Lsn(500)));
+    }
+
+    #[test]
+    fn on_a_server_whose_wal_is_another_one_nothing_beyond_the_fork_is_claimed() {
+        for confirming in [Confirming::Yes, Confirming::Stored] {
+            let now = Instant::now();
+            let mut feedback = Feedback::new(Lsn(100), timing(), confirming, now);
+            feedback.heard(Lsn(500), now);
+            feedback.deliver(Lsn(500));
+            feedback.deliver_records(Lsn(200));
+            feedback.confirm(Lsn(400));
+            feedback.cut(Lsn(300));
+            feedback.reconnected(now);
+            assert_eq!((feedback.delivered(), feedback.records_end()), (Lsn(300), Lsn(200)));
+            let update = feedback.update_due(now).unwrap();
+            assert_eq!((update.written, update.flushed), (Lsn(300), Lsn(300)), "{confirming:?}");
+            feedback.deliver(Lsn(450));
+            assert_eq!(feedback.confirmed(), Lsn(300), "the cap is the new server's");
+        }
     }
 
     #[test]

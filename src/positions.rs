@@ -1,12 +1,27 @@
 //! Which position a stream may start from: what the server, the slot and a store say of it, and whether they agree.
 //!
 //! Pure: facts in, a verdict out. A position is always stored before it is confirmed, so a slot ahead of the store was
-//! moved by somebody else; a store ahead of the server's WAL knows of changes that this server does not have
-//!.
+//! moved by somebody else. A position belongs to the timeline on which it was reached. What was delivered there and is
+//! not in the server's history is a divergence: consumers hold changes that this server does not have. A position that is
+//! merely idle, the end of WAL without a record, may lie beyond the fork: it is cut, and nothing is lost.
 
 use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
+
+/// A position, and the timeline on which it was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// The timeline.
+    pub timeline: u32,
+    /// The position; 0/0 for none.
+    pub lsn: Lsn,
+}
+
+impl Reached {
+    /// Nothing was delivered yet.
+    pub const NOTHING: Reached = Reached { timeline: 0, lsn: Lsn::INVALID };
+}
 
 /// A position that was delivered, as a store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +34,37 @@ pub struct Stored {
     pub slot: String,
     /// Everything up to it is delivered.
     pub end_lsn: Lsn,
+    /// The end of the last thing that had records: what is between it and `end_lsn` had none. None in what walcat wrote
+    /// before it knew the difference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Reached>,
+}
+
+impl Stored {
+    /// The end of the last thing that had records; all of it where that is not known.
+    #[must_use]
+    pub fn records_end(&self) -> Reached {
+        self.records.unwrap_or(Reached { timeline: self.timeline, lsn: self.end_lsn })
+    }
+}
+
+/// Where to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// All up to it was delivered.
+    pub lsn: Lsn,
+    /// The end of the last records of that, as far as it is known.
+    pub records: Reached,
+    /// Whether what was stored lies beyond what the server shares with it, and was idle.
+    pub is_cut: bool,
+}
+
+impl Start {
+    /// At the slot's position, of which no store says anything.
+    #[must_use]
+    pub fn at_slot(facts: &Facts) -> Self {
+        Start { lsn: facts.confirmed, records: Reached::NOTHING, is_cut: false }
+    }
 }
 
 /// Where a timeline ended because another one was forked from it.
@@ -45,6 +91,17 @@ pub struct Facts {
     pub confirmed: Lsn,
     /// The history of the present timeline; empty for the first one.
     pub switches: Vec<Switch>,
+}
+
+impl Facts {
+    /// Up to where the server has the WAL of a timeline; none when it is no part of its history.
+    #[must_use]
+    pub fn shared_up_to(&self, timeline: u32) -> Option<Lsn> {
+        let is_ours = timeline == self.timeline || self.switches.iter().any(|switch| switch.timeline == timeline);
+        // What the old timeline had after the fork is not part of the present one.
+        let forked_at = self.switches.iter().filter(|switch| switch.timeline >= timeline).map(|switch| switch.lsn);
+        is_ours.then(|| forked_at.fold(self.wal_end, Lsn::min))
+    }
 }
 
 /// Why the positions do not belong together.
@@ -76,6 +133,13 @@ pub enum Disagreement {
         stored.bytes_since(*server)
     )]
     StoreAhead { store: String, stored: Lsn, timeline: u32, server: Lsn },
+    /// The slot was moved past what the server has written.
+    #[error(
+        "the slot {slot} stands at {confirmed}, and the WAL of this server ends at {wal_end}, {} bytes before: the server \
+         would skip what is committed until it gets there",
+        confirmed.bytes_since(*wal_end)
+    )]
+    SlotAhead { slot: String, confirmed: Lsn, wal_end: Lsn },
 }
 
 impl Disagreement {
@@ -99,6 +163,10 @@ impl Disagreement {
                 "consumers hold changes that this server does not have: mend them, then go on from the slot's position: \
                  --accept-gap; set synchronized_standby_slots on the primary so that a failover cannot lose changes"
             }
+            Disagreement::SlotAhead { .. } => {
+                "drop the slot, create a new one and copy the tables anew; or go on from the slot's position without the \
+                 changes before it: --accept-gap"
+            }
         }
     }
 }
@@ -108,8 +176,13 @@ impl Disagreement {
 ///
 /// # Errors
 /// [`Disagreement`], when starting would lose or repeat changes in silence.
-pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Lsn, Disagreement> {
-    let Some(stored) = stored else { return Ok(facts.confirmed) };
+pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Start, Disagreement> {
+    let confirmed = facts.confirmed;
+    if confirmed > facts.wal_end {
+        let (slot, wal_end) = (facts.slot.clone(), facts.wal_end);
+        return Err(Disagreement::SlotAhead { slot, confirmed, wal_end });
+    }
+    let Some(stored) = stored else { return Ok(Start::at_slot(facts)) };
     let store = store.to_owned();
     if stored.system_identifier != facts.system_identifier {
         let (stored, server) = (stored.system_identifier.clone(), facts.system_identifier.clone());
@@ -118,23 +191,32 @@ pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Lsn,
     if stored.slot != facts.slot {
         return Err(Disagreement::OtherSlot { store, stored: stored.slot.clone(), slot: facts.slot.clone() });
     }
-    let is_ours =
-        |timeline: u32| timeline == facts.timeline || facts.switches.iter().any(|switch| switch.timeline == timeline);
-    if !is_ours(stored.timeline) {
-        let (timeline, server) = (stored.timeline, facts.timeline);
-        return Err(Disagreement::OtherTimeline { store, stored: stored.end_lsn, timeline, server });
+    let other_timeline = |at: Reached| {
+        let (store, server) = (store.clone(), facts.timeline);
+        Disagreement::OtherTimeline { store, stored: at.lsn, timeline: at.timeline, server }
+    };
+    let records = stored.records_end();
+    if records.lsn.is_valid() {
+        let shared = facts.shared_up_to(records.timeline).ok_or_else(|| other_timeline(records))?;
+        if records.lsn > shared {
+            let timeline = facts.timeline;
+            return Err(Disagreement::StoreAhead { store, stored: records.lsn, timeline, server: shared });
+        }
     }
-    // What the old timeline had after the fork is not part of the present one.
-    let forked_at = facts.switches.iter().filter(|switch| switch.timeline >= stored.timeline).map(|switch| switch.lsn);
-    let server = forked_at.chain([facts.wal_end]).min().unwrap_or(facts.wal_end);
-    if stored.end_lsn > server {
-        return Err(Disagreement::StoreAhead { store, stored: stored.end_lsn, timeline: facts.timeline, server });
+    let idle = Reached { timeline: stored.timeline, lsn: stored.end_lsn };
+    // All up to here was delivered, or had no records. On a timeline that is not ours that is known of the records alone.
+    let shared = facts.shared_up_to(idle.timeline);
+    let known = idle.lsn.min(shared.unwrap_or(records.lsn));
+    if confirmed > known {
+        return Err(match shared {
+            Some(_) => Disagreement::Gap { store, slot: facts.slot.clone(), confirmed, stored: known },
+            None => other_timeline(idle),
+        });
     }
-    if facts.confirmed > stored.end_lsn {
-        let (slot, confirmed) = (facts.slot.clone(), facts.confirmed);
-        return Err(Disagreement::Gap { store, slot, confirmed, stored: stored.end_lsn });
-    }
-    Ok(stored.end_lsn)
+    let is_cut = known < idle.lsn;
+    // The end of the shared WAL may lie inside a record of ours: the end of a record, or the slot's own position, does not.
+    let lsn = if is_cut { records.lsn.max(confirmed) } else { idle.lsn };
+    Ok(Start { lsn, records, is_cut })
 }
 
 /// The history of a timeline, as TIMELINE_HISTORY sends it: one line per timeline before it, its number and the LSN of
@@ -168,7 +250,12 @@ mod tests {
 
     fn stored(timeline: u32, end_lsn: u64) -> Stored {
         let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        Stored { system_identifier, timeline, slot, end_lsn: Lsn(end_lsn) }
+        Stored { system_identifier, timeline, slot, end_lsn: Lsn(end_lsn), records: None }
+    }
+
+    /// With records that end at `lsn` on `timeline`.
+    fn with_records(stored: Stored, timeline: u32, lsn: u64) -> Stored {
+        Stored { records: Some(Reached { timeline, lsn: Lsn(lsn) }), ..stored }
     }
 
     #[test]
@@ -195,13 +282,80 @@ mod tests {
             ("an old primary", Some(stored(2, 150)), facts(1, 900, 100, &[]), Err("is no part of the history")),
             ("a sibling", Some(stored(2, 150)), facts(3, 900, 100, &failover), Err("is no part of the history")),
             ("stored after the failover", Some(stored(2, 800)), facts(2, 900, 100, &failover), Ok(800)),
+            ("a slot beyond the WAL", None, facts(1, 200, 201, &[]), Err("the slot s stands at 0/C9, and the WAL")),
         ] {
             match (judge(stored.as_ref(), "the state file", &facts), expected) {
-                (Ok(lsn), Ok(expected)) => assert_eq!(lsn, Lsn(expected), "{what}"),
+                (Ok(start), Ok(expected)) => assert_eq!((start.lsn, start.is_cut), (Lsn(expected), false), "{what}"),
                 (Err(error), Err(text)) => assert!(error.to_string().contains(text), "{what}: {error}"),
                 (found, expected) => panic!("{what}: {found:?}, not {expected:?}"),
             }
         }
+    }
+
+    #[test]
+    fn an_idle_position_beyond_what_the_server_shares_is_cut_and_a_delivered_one_is_a_divergence() {
+        let failover = [(1, 150)];
+        let idle = |lsn, records| with_records(stored(1, lsn), 1, records);
+        for (what, stored, facts, expected) in [
+            ("idle before the fork", idle(140, 100), facts(2, 900, 90, &failover), Ok((140, false))),
+            ("idle past it", idle(500, 100), facts(2, 900, 90, &failover), Ok((100, true))),
+            ("the slot's copy knows more", idle(500, 100), facts(2, 900, 120, &failover), Ok((120, true))),
+            ("up to the fork", idle(500, 150), facts(2, 900, 150, &failover), Ok((150, true))),
+            ("the new WAL is shorter", idle(500, 100), facts(2, 160, 90, &failover), Ok((100, true))),
+            ("nothing was delivered", idle(500, 0), facts(2, 900, 90, &failover), Ok((90, true))),
+            ("delivered past it", idle(500, 151), facts(2, 900, 90, &failover), Err("0/97 is delivered")),
+            (
+                "the slot was moved",
+                idle(500, 100),
+                facts(2, 900, 151, &failover),
+                Err("a gap: the slot s stands at 0/97"),
+            ),
+            ("a server that lost idle WAL", idle(500, 100), facts(1, 400, 90, &[]), Ok((100, true))),
+            ("a server that lost more", idle(500, 401), facts(1, 400, 90, &[]), Err("a failover that lost changes")),
+            // Two standbys of the first timeline were promoted, one after the other.
+            (
+                "a sibling, records of the parent",
+                with_records(stored(2, 500), 1, 100),
+                facts(3, 900, 90, &failover),
+                Ok((100, true)),
+            ),
+            (
+                "a sibling whose slot is beyond them",
+                with_records(stored(2, 500), 1, 100),
+                facts(3, 900, 110, &failover),
+                Err("0/1F4 is delivered from timeline 2, and that is no part of the history"),
+            ),
+            (
+                "a sibling, records of the lost one",
+                with_records(stored(2, 500), 2, 200),
+                facts(3, 900, 90, &failover),
+                Err("0/C8 is delivered from timeline 2, and that is no part of the history"),
+            ),
+            (
+                "two failovers",
+                with_records(stored(2, 500), 1, 100),
+                facts(3, 900, 90, &[(1, 150), (2, 400)]),
+                Ok((100, true)),
+            ),
+        ] {
+            match (judge(Some(&stored), "the state file", &facts), expected) {
+                (Ok(start), Ok((lsn, is_cut))) => assert_eq!((start.lsn, start.is_cut), (Lsn(lsn), is_cut), "{what}"),
+                (Err(error), Err(text)) => assert!(error.to_string().contains(text), "{what}: {error}"),
+                (found, expected) => panic!("{what}: {found:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_stored_before_records_were_told_from_idle_wal_counts_as_delivered() {
+        let text = r#"{"system_identifier":"7","timeline":1,"slot":"s","end_lsn":"0/97"}"#;
+        let old: Stored = serde_json::from_str(text).unwrap();
+        assert_eq!(old.records_end(), Reached { timeline: 1, lsn: Lsn(0x97) });
+        assert_eq!(serde_json::to_string(&old).unwrap(), text);
+        let new = with_records(old, 1, 0x10);
+        let text = serde_json::to_string(&new).unwrap();
+        assert!(text.ends_with(r#""end_lsn":"0/97","records":{"timeline":1,"lsn":"0/10"}}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Stored>(&text).unwrap(), new);
     }
 
     #[test]

@@ -15,8 +15,24 @@ struct Entry {
     outstanding: u32,
     /// The LSN to name in messages: of the commit record, or of the message.
     position: Lsn,
-    /// The LSN to confirm once this entry and all before it are settled; none while records may still join.
-    confirm: Option<Lsn>,
+    /// What is confirmed once this entry and all before it are settled; none while records may still join.
+    confirm: Option<Confirm>,
+}
+
+/// The position that an entry confirms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Confirm {
+    /// All up to it is delivered: what the entry holds, and what has no records after it.
+    pub lsn: Lsn,
+    /// The end of what has records.
+    pub records_end: Lsn,
+}
+
+impl Confirm {
+    /// The greater of both, each for itself.
+    fn max(self, other: Confirm) -> Confirm {
+        Confirm { lsn: self.lsn.max(other.lsn), records_end: self.records_end.max(other.records_end) }
+    }
 }
 
 /// A fixed number of entries; the oldest is the next to be confirmed.
@@ -104,7 +120,7 @@ impl Ring {
     /// # Errors
     /// When no entry in flight has this ticket.
     pub fn seal(&mut self, ticket: Ticket, confirm: Lsn) -> Result<(), UnknownTicket> {
-        self.entry(ticket)?.confirm = Some(confirm);
+        self.entry(ticket)?.confirm = Some(Confirm { lsn: confirm, records_end: confirm });
         Ok(())
     }
 
@@ -115,14 +131,25 @@ impl Ring {
             return;
         }
         if let Some(sealed) = &mut self.at(Ticket(self.next - 1)).confirm {
-            *sealed = confirm.max(*sealed);
+            sealed.lsn = confirm.max(sealed.lsn);
         }
     }
 
-    /// The greatest LSN that an entry in flight will confirm; none when nothing in flight is sealed.
+    /// Cuts what entries confirm to `limit`, but never below the end of their records: another server's WAL parts from the
+    /// one that was read there.
+    pub fn cut(&mut self, limit: Lsn) {
+        for number in self.oldest..self.next {
+            if let Some(sealed) = &mut self.at(Ticket(number)).confirm {
+                sealed.lsn = sealed.lsn.min(limit).max(sealed.records_end);
+            }
+        }
+    }
+
+    /// The greatest positions that entries in flight will confirm; none when nothing in flight is sealed.
     #[must_use]
-    pub fn greatest_confirm(&self) -> Option<Lsn> {
-        (self.oldest..self.next).filter_map(|number| self.entries[self.index_of(Ticket(number))].confirm).max()
+    pub fn greatest_confirm(&self) -> Option<Confirm> {
+        let sealed = (self.oldest..self.next).filter_map(|number| self.entries[self.index_of(Ticket(number))].confirm);
+        sealed.reduce(Confirm::max)
     }
 
     /// Gives up all that is in flight: their records will come again. Tickets given so far belong to no entry any more.
@@ -131,14 +158,14 @@ impl Ring {
         self.outstanding = 0;
     }
 
-    /// Drops the settled prefix; the greatest LSN that it allows to confirm, if any entry was dropped.
-    pub fn advance(&mut self) -> Option<Lsn> {
-        let mut confirmed = None;
+    /// Drops the settled prefix; the greatest positions that it allows to confirm, if any entry was dropped.
+    pub fn advance(&mut self) -> Option<Confirm> {
+        let mut confirmed: Option<Confirm> = None;
         while !self.is_empty() {
             let Entry { outstanding: 0, confirm: Some(confirm), .. } = *self.at(Ticket(self.oldest)) else {
                 break;
             };
-            confirmed = confirmed.max(Some(confirm));
+            confirmed = Some(confirmed.map_or(confirm, |greatest| greatest.max(confirm)));
             self.oldest += 1;
         }
         confirmed
@@ -178,6 +205,10 @@ impl Ring {
 mod tests {
     use super::*;
 
+    fn confirm(lsn: u64, records_end: u64) -> Option<Confirm> {
+        Some(Confirm { lsn: Lsn(lsn), records_end: Lsn(records_end) })
+    }
+
     fn sealed(ring: &mut Ring, records: u32, confirm: u64) -> Ticket {
         let ticket = ring.open(Lsn(confirm - 1)).unwrap();
         ring.add(ticket, records).unwrap();
@@ -195,7 +226,7 @@ mod tests {
         ring.settle(first).unwrap();
         assert_eq!(ring.advance(), None);
         ring.settle(first).unwrap();
-        assert_eq!(ring.advance(), Some(Lsn(20)));
+        assert_eq!(ring.advance(), confirm(20, 20));
         assert!(ring.is_empty());
     }
 
@@ -207,7 +238,7 @@ mod tests {
         ring.settle(ticket).unwrap();
         assert_eq!(ring.advance(), None);
         ring.seal(ticket, Lsn(10)).unwrap();
-        assert_eq!(ring.advance(), Some(Lsn(10)));
+        assert_eq!(ring.advance(), confirm(10, 10));
     }
 
     #[test]
@@ -217,7 +248,7 @@ mod tests {
         sealed(&mut ring, 1, 20);
         assert_eq!(ring.open(Lsn(30)), None);
         ring.settle(first).unwrap();
-        assert_eq!(ring.advance(), Some(Lsn(10)));
+        assert_eq!(ring.advance(), confirm(10, 10));
         assert!(ring.open(Lsn(30)).is_some());
     }
 
@@ -232,7 +263,7 @@ mod tests {
         ring.extend_newest(Lsn(20));
         assert_eq!(ring.advance(), None);
         ring.settle(ticket).unwrap();
-        assert_eq!(ring.advance(), Some(Lsn(30)));
+        assert_eq!(ring.advance(), confirm(30, 10));
     }
 
     #[test]
@@ -243,7 +274,21 @@ mod tests {
         // A message before it in the WAL, sealed after it.
         sealed(&mut ring, 1, 10);
         ring.open(Lsn(90)).unwrap();
-        assert_eq!(ring.greatest_confirm(), Some(Lsn(20)));
+        assert_eq!(ring.greatest_confirm(), confirm(20, 20));
+    }
+
+    #[test]
+    fn a_position_that_no_record_belongs_to_is_cut_and_the_end_of_a_record_is_not() {
+        let mut ring = Ring::with_capacity(2);
+        sealed(&mut ring, 1, 10);
+        ring.extend_newest(Lsn(30));
+        assert_eq!(ring.greatest_confirm(), confirm(30, 10));
+        ring.cut(Lsn(40));
+        assert_eq!(ring.greatest_confirm(), confirm(30, 10));
+        ring.cut(Lsn(20));
+        assert_eq!(ring.greatest_confirm(), confirm(20, 10));
+        ring.cut(Lsn(5));
+        assert_eq!(ring.greatest_confirm(), confirm(10, 10));
     }
 
     #[test]

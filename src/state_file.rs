@@ -146,7 +146,8 @@ mod tests {
     use super::*;
 
     fn stored(end_lsn: u64) -> Stored {
-        Stored { system_identifier: "7".to_owned(), timeline: 1, slot: "s".to_owned(), end_lsn: Lsn(end_lsn) }
+        let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
+        Stored { system_identifier, timeline: 1, slot, end_lsn: Lsn(end_lsn), records: None }
     }
 
     #[test]

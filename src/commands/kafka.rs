@@ -84,6 +84,7 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::t
             timeline: started.system.timeline,
             slot: settings.slot.clone(),
             end_lsn: Lsn::INVALID,
+            records: None,
         },
         database: started.system.database.clone(),
     })

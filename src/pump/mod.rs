@@ -137,8 +137,9 @@ impl Pump {
             system_identifier: parts.started.system.identifier.clone(),
             timeline: parts.started.system.timeline,
             slot: parts.source.slot.clone(),
+            records: parts.started.records,
         };
-        parts.store.begin(&identity, parts.started.start, now)?;
+        parts.store.begin(identity.at(parts.started.start, Lsn::INVALID), now)?;
         let session_pid = parts.started.feed.session_pid();
         // A peek begins where the slot stands, which may be before what is stored.
         parts.session.pass_before(parts.started.start);
@@ -227,8 +228,10 @@ impl Pump {
         let Some(found) = transactions.found() else { return Ok(()) };
         let store = format!("the checkpoint in the topic {}", transactions.settings().topic());
         let known = found.map(|stored| Known { stored, store });
-        let checkpoint = known.as_ref().map_or(Lsn::INVALID, |known| known.stored.end_lsn);
         let wal_end = self.facts.wal_end;
+        let is_of_past = |known: &&Known| known.stored.timeline < self.facts.timeline;
+        let checkpoint =
+            known.as_ref().filter(|known| !is_of_past(known)).map_or(Lsn::INVALID, |known| known.stored.end_lsn);
         // Now that the other process is fenced off, the server is asked once more before it is said to be behind.
         if checkpoint > wal_end && !std::mem::replace(&mut self.was_overtaken, true) {
             return Err(Error::Overtaken { checkpoint, wal_end });
@@ -238,7 +241,7 @@ impl Pump {
         // Accepted once, by somebody who has read it.
         self.source.accept_gap = false;
         transactions.begin_at(start, self.facts.timeline);
-        self.session.pass_before(start);
+        self.session.begin_at(start.lsn);
         Ok(())
     }
 

@@ -47,7 +47,7 @@ impl Pump {
             self.restarts.succeeded();
         }
         self.source.engine.be_patient(&error, received > self.received_at_loss);
-        self.received_at_loss = received;
+        self.received_at_loss = received.max(self.received_at_loss);
         // Our own session would hold the slot.
         self.feed.close(error.remedy() == Remedy::Transaction);
         self.output.close()?;
@@ -103,7 +103,7 @@ impl Pump {
     fn connect_again(&mut self, delay: Duration, holder_look: Duration) -> Result<Started, Error> {
         // With exactly-once delivery the checkpoint is read once the slot is there.
         let known = self.output.transactions().is_none().then(|| Known {
-            stored: self.identity.at(self.session.resume_lsn()),
+            stored: self.identity.at(self.session.resume_lsn(), self.session.records_end()),
             store: "what was read before the connection was lost".to_owned(),
         });
         let source = Source {
@@ -145,16 +145,29 @@ impl Pump {
         self.catalog = Catalog::new(self.source.dsn.clone());
         self.asking = None;
         self.poller.disarm(Wakeup::Catalog);
-        self.identity.timeline = started.system.timeline;
+        let last_timeline = self.identity.timeline;
+        self.identity.go_on(started.system.timeline, self.session.feedback().records_end());
         self.facts = started.facts;
         let now = Instant::now();
         self.connected_at = now;
         if self.output.renew(now)? {
             self.session.restarted(now);
             self.stage = Stage::Reading;
+            // What is known of another server may not be true of this one: the checkpoint tells, and till then the slot.
+            self.session.cut(started.start);
         } else {
             self.session.reconnected(now)?;
             self.session.pass_before(started.start);
+            if started.is_cut {
+                self.session.cut(started.start);
+            }
+        }
+        if started.is_cut || self.identity.timeline != last_timeline {
+            self.session.cut_goal(self.facts.shared_up_to(last_timeline).unwrap_or(self.facts.wal_end));
+            self.received_at_loss = self.session.feedback().received();
+            let feedback = self.session.feedback();
+            // Before anything is confirmed here: a stored position of the old timeline says nothing of this one.
+            self.store.begin(self.identity.at(feedback.delivered(), feedback.records_end()), now)?;
         }
         info!(slot = self.report.slot(), lsn:% = started.start, in_flight = self.session.ring().outstanding();
             "the stream goes on");

@@ -18,7 +18,7 @@ use crate::pg::publications;
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection};
-use crate::positions::{self, Facts, Stored, Switch};
+use crate::positions::{self, Facts, Reached, Start, Stored, Switch};
 use crate::replication::command::{self, StartReplication};
 
 /// A position that was delivered, and what messages call the place where it is kept.
@@ -41,6 +41,10 @@ pub struct Started {
     pub server_version: i32,
     /// The position that the stream starts from.
     pub start: Lsn,
+    /// The end of the last records before it that were delivered, as far as it is known.
+    pub records: Reached,
+    /// Whether what was known lies beyond what this server shares with it, and had no records.
+    pub is_cut: bool,
     /// What a stored position is judged by.
     pub facts: Facts,
 }
@@ -85,11 +89,12 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
             Some(startpos) => check_startpos(source, startpos, &facts, known.as_ref())?,
             None => check_stored(known.as_ref(), &facts, source.accept_gap)?,
         };
-        match begin(source, &name, start, confirmed, connection, waiter) {
+        match begin(source, &name, start.lsn, confirmed, connection, waiter) {
             Ok(feed) => {
-                info!(slot = name.as_str(), lsn:% = start, system = system.identifier.as_str(),
+                info!(slot = name.as_str(), lsn:% = start.lsn, system = system.identifier.as_str(),
                     timeline = system.timeline; "streaming started");
-                return Ok(Started { feed, system, server_version, start, facts });
+                let Start { lsn: start, records, is_cut } = start;
+                return Ok(Started { feed, system, server_version, start, records, is_cut, facts });
             }
             Err((back, error)) if error.sqlstate() == Some("55006") => {
                 connection = back;
@@ -136,14 +141,22 @@ fn begin(
 ///
 /// # Errors
 /// [`Error::Positions`].
-pub fn check_stored(known: Option<&Known>, facts: &Facts, accept_gap: bool) -> Result<Lsn, Error> {
-    let Some(Known { stored, store }) = known else { return Ok(facts.confirmed) };
-    match positions::judge(Some(stored), store, facts) {
-        Ok(start) => Ok(start),
+pub fn check_stored(known: Option<&Known>, facts: &Facts, accept_gap: bool) -> Result<Start, Error> {
+    let (stored, store) = known.map_or((None, ""), |known| (Some(&known.stored), known.store.as_str()));
+    match positions::judge(stored, store, facts) {
+        Ok(start) => {
+            if let Some(stored) = stored.filter(|_| start.is_cut) {
+                info!(slot = facts.slot.as_str(), idle:% = stored.end_lsn, stored_timeline = stored.timeline,
+                    timeline = facts.timeline, records_end:% = start.records.lsn, lsn:% = start.lsn;
+                    "the server does not have the WAL up to the stored position, which held no records: going back");
+            }
+            Ok(start)
+        }
         Err(disagreement) if accept_gap => {
-            warn!(slot = facts.slot.as_str(), lsn:% = facts.confirmed, stored:% = stored.end_lsn,
+            let stored = stored.map_or(Lsn::INVALID, |stored| stored.end_lsn);
+            warn!(slot = facts.slot.as_str(), lsn:% = facts.confirmed, stored:% = stored,
                 disagreement:% = disagreement; "--accept-gap: going on from the slot's position");
-            Ok(facts.confirmed)
+            Ok(Start::at_slot(facts))
         }
         Err(disagreement) => Err(disagreement.into()),
     }
@@ -211,8 +224,8 @@ pub fn check_publications(
 }
 
 /// A position that was asked for is one that the server has, and leaves out nothing but what lies before it.
-fn check_startpos(source: &Source, startpos: Lsn, facts: &Facts, known: Option<&Known>) -> Result<Lsn, Error> {
-    check_stored(known, facts, source.accept_gap)?;
+fn check_startpos(source: &Source, startpos: Lsn, facts: &Facts, known: Option<&Known>) -> Result<Start, Error> {
+    let start = check_stored(known, facts, source.accept_gap)?;
     let confirmed = facts.confirmed;
     if startpos > facts.wal_end {
         return Err(Error::Setup {
@@ -225,7 +238,7 @@ fn check_startpos(source: &Source, startpos: Lsn, facts: &Facts, known: Option<&
         });
     }
     if startpos >= confirmed {
-        return Ok(startpos);
+        return Ok(Start { lsn: startpos, ..start });
     }
     Err(Error::Setup {
         message: format!(

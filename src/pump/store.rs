@@ -6,7 +6,7 @@ use super::error::Error;
 use super::start::Known;
 use crate::feedback::Feedback;
 use crate::lsn::Lsn;
-use crate::positions::Stored;
+use crate::positions::{Reached, Stored};
 use crate::state_file::StateFile;
 
 /// Where delivered positions are kept.
@@ -27,17 +27,34 @@ pub struct Identity {
     pub timeline: u32,
     /// The slot.
     pub slot: String,
+    /// The end of the last records that were delivered before this connection began.
+    pub records: Reached,
 }
 
 impl Identity {
-    /// A position of it.
+    /// A position of it, with records that end at `records_end` where that is after those that are known.
     #[must_use]
-    pub fn at(&self, end_lsn: Lsn) -> Stored {
+    pub fn at(&self, end_lsn: Lsn, records_end: Lsn) -> Stored {
         Stored {
             system_identifier: self.system_identifier.clone(),
             timeline: self.timeline,
             slot: self.slot.clone(),
             end_lsn,
+            records: Some(self.records_at(records_end)),
+        }
+    }
+
+    /// The connection goes on, on this timeline, after records that end at `records_end`.
+    pub fn go_on(&mut self, timeline: u32, records_end: Lsn) {
+        self.records = self.records_at(records_end);
+        self.timeline = timeline;
+    }
+
+    fn records_at(&self, records_end: Lsn) -> Reached {
+        if records_end > self.records.lsn {
+            Reached { timeline: self.timeline, lsn: records_end }
+        } else {
+            self.records
         }
     }
 }
@@ -61,9 +78,9 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::State`].
-    pub fn begin(&mut self, identity: &Identity, start: Lsn, now: Instant) -> Result<(), Error> {
+    pub fn begin(&mut self, position: Stored, now: Instant) -> Result<(), Error> {
         match self {
-            Store::File(file) if file.stored() != Some(&identity.at(start)) => Ok(file.write(identity.at(start), now)?),
+            Store::File(file) if file.stored() != Some(&position) => Ok(file.write(position, now)?),
             Store::File(_) | Store::Slot => Ok(()),
         }
     }
@@ -83,7 +100,7 @@ impl Store {
         let Store::File(file) = self else { return Ok(()) };
         let delivered = feedback.delivered();
         if delivered > file.end_lsn() && (at_once || now >= file.due_at(now)) {
-            file.write(identity.at(delivered), now)?;
+            file.write(identity.at(delivered, feedback.records_end()), now)?;
         }
         feedback.confirm(file.end_lsn());
         Ok(())
@@ -112,11 +129,16 @@ mod tests {
         let path = directory.path().join("state.json");
         let second = Duration::from_secs(1);
         let mut store = Store::File(StateFile::open(&path, second).unwrap());
-        let identity = Identity { system_identifier: "7".to_owned(), timeline: 1, slot: "s".to_owned() };
+        let identity = Identity {
+            system_identifier: "7".to_owned(),
+            timeline: 1,
+            slot: "s".to_owned(),
+            records: Reached::NOTHING,
+        };
         let now = Instant::now();
         let timing = Timing { status_interval: second, stall_timeout: None, ask_interval: None };
         let mut feedback = Feedback::new(Lsn(100), timing, Confirming::Stored, now);
-        store.begin(&identity, Lsn(100), now).unwrap();
+        store.begin(identity.at(Lsn(100), Lsn::INVALID), now).unwrap();
         let on_disk = || StateFile::open(&path, second).unwrap().end_lsn();
         assert_eq!(on_disk(), Lsn(100));
 
@@ -135,5 +157,18 @@ mod tests {
         feedback.deliver(Lsn(500));
         assert!(store.keep(&identity, &mut feedback, true, now + second).is_err());
         assert_eq!(feedback.confirmed(), Lsn(400), "what could not be stored is not confirmed");
+    }
+
+    #[test]
+    fn records_keep_the_timeline_on_which_they_were_delivered() {
+        let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
+        let mut identity = Identity { system_identifier, timeline: 1, slot, records: Reached::NOTHING };
+        let reached = |timeline, lsn| Some(Reached { timeline, lsn: Lsn(lsn) });
+        assert_eq!(identity.at(Lsn(9), Lsn::INVALID).records, Some(Reached::NOTHING));
+        assert_eq!(identity.at(Lsn(9), Lsn(8)).records, reached(1, 8));
+        identity.go_on(2, Lsn(8));
+        let position = identity.at(Lsn(20), Lsn(8));
+        assert_eq!((position.timeline, position.records), (2, reached(1, 8)));
+        assert_eq!(identity.at(Lsn(20), Lsn(15)).records, reached(2, 15));
     }
 }

@@ -132,7 +132,41 @@ impl Session {
     /// still in flight.
     #[must_use]
     pub fn resume_lsn(&self) -> Lsn {
-        self.ring.greatest_confirm().unwrap_or(Lsn::INVALID).max(self.feedback.delivered())
+        self.ring.greatest_confirm().map_or(Lsn::INVALID, |confirm| confirm.lsn).max(self.feedback.delivered())
+    }
+
+    /// The last position that records were handed out for, delivered or not; 0/0 for none. A server that does not have it
+    /// lacks what consumers may hold.
+    #[must_use]
+    pub fn records_end(&self) -> Lsn {
+        let in_flight = self.ring.greatest_confirm().map_or(Lsn::INVALID, |confirm| confirm.records_end);
+        let open = match self.phase {
+            // It ends after the beginning of its commit record.
+            Phase::Transaction(Open { ticket: Some(_), transaction, .. }) => Lsn(transaction.commit_lsn.0 + 1),
+            _ => Lsn::INVALID,
+        };
+        in_flight.max(open).max(self.feedback.records_end())
+    }
+
+    /// The WAL of the server that is connected now is another one after `limit`: nothing beyond it is claimed. What has
+    /// records ends before it; an idle position may have lain beyond.
+    pub fn cut(&mut self, limit: Lsn) {
+        self.ring.cut(limit);
+        self.feedback.cut(limit);
+    }
+
+    /// What has to be read up to `target` on a server whose WAL is another one after `limit`.
+    pub fn cut_goal(&mut self, limit: Lsn) {
+        if let Goal::Once { target } = &mut self.goal {
+            *target = limit.min(*target);
+        }
+    }
+
+    /// A store says that all up to `lsn` is delivered: it is passed over when it comes again.
+    pub fn begin_at(&mut self, lsn: Lsn) {
+        self.pass_before(lsn);
+        self.feedback.heard_position(lsn);
+        self.feedback.deliver(lsn);
     }
 
     /// A new connection goes on at [`Session::resume_lsn`]. What is in flight stays in flight; a transaction that was
@@ -222,8 +256,9 @@ impl Session {
 
     /// Confirms what has become confirmable.
     pub fn advance(&mut self) {
-        if let Some(lsn) = self.ring.advance() {
-            self.feedback.deliver(lsn);
+        if let Some(confirm) = self.ring.advance() {
+            self.feedback.deliver(confirm.lsn);
+            self.feedback.deliver_records(confirm.records_end);
         }
     }
 

@@ -171,6 +171,37 @@ fn a_new_connection_goes_on_after_what_was_read_whole() {
 }
 
 #[test]
+fn on_a_server_that_parts_from_the_last_one_an_idle_position_in_flight_is_cut() {
+    let mut session = session(Goal::Once { target: Lsn(200) });
+    feed(&mut session, &begin(50)).unwrap();
+    let (_, ticket) = change(&mut session, &insert(30));
+    feed(&mut session, &commit(50, 60)).unwrap();
+    // Nothing of it is of interest, and it waits for the record.
+    feed(&mut session, &keepalive(150, 0)).unwrap();
+    assert_eq!((session.resume_lsn(), session.records_end()), (Lsn(150), Lsn(60)));
+    session.reconnected(Instant::now()).unwrap();
+    session.cut(Lsn(80));
+    session.cut_goal(Lsn(100));
+    assert_eq!((session.resume_lsn(), session.records_end()), (Lsn(80), Lsn(60)));
+    session.settle(ticket).unwrap();
+    session.advance();
+    assert_eq!(session.feedback().confirmed(), Lsn(80), "150 is a position of the other server");
+    feed(&mut session, &keepalive(100, 0)).unwrap();
+    assert!(session.is_done(), "what was to be read up to 200 is all before the fork");
+    assert_eq!((session.feedback().confirmed(), session.records_end()), (Lsn(100), Lsn(60)));
+}
+
+#[test]
+fn records_of_a_transaction_that_was_read_in_part_are_records() {
+    let mut session = session(Goal::Forever);
+    feed(&mut session, &keepalive(40, 0)).unwrap();
+    feed(&mut session, &begin(50)).unwrap();
+    assert_eq!(session.records_end(), Lsn::INVALID, "it has none yet");
+    change(&mut session, &insert(30));
+    assert_eq!((session.resume_lsn(), session.records_end()), (Lsn(40), Lsn(51)));
+}
+
+#[test]
 fn a_job_that_was_read_to_its_end_begins_again_when_nothing_of_it_will_be_delivered() {
     let mut session = session(Goal::EndLsn { lsn: Lsn(50), server_flushed: Lsn(500) });
     feed(&mut session, &begin(50)).unwrap();

@@ -1,8 +1,14 @@
 //! A standby is promoted: walcat goes on there by itself, or says that changes were lost.
 
+use std::collections::BTreeMap;
+
 use crate::crashes::{TABLES, Writers, check, transactions};
-use crate::servers::{Kafka, Postgres, World, eventually};
+use crate::exactly_once::check_exactly_once;
+use crate::kafka;
+use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::{Running, Walcat};
+
+const EXACTLY_ONCE: [&str; 2] = ["--delivery", "exactly-once"];
 
 /// A primary and its standby, with a slot that the standby copies.
 struct Pair {
@@ -35,15 +41,19 @@ impl Pair {
         });
     }
 
-    fn stream(&self) -> Running {
+    fn stream(&self, arguments: &[&str]) -> Running {
+        self.walcat(arguments).deadline(240).spawn()
+    }
+
+    /// Of whichever server takes writes.
+    fn walcat(&self, arguments: &[&str]) -> Walcat {
         let dsn = format!(
             "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname={} target_session_attrs=read-write",
             self.world.pg.port, self.standby.port, self.world.database
         );
         Walcat::new(&["stream", "--dsn", &dsn, "--slot", &self.world.slot, "--publication", &self.world.publication])
             .with(&["--topic-prefix", &self.world.prefix, "--brokers", &self.world.kafka.brokers])
-            .deadline(240)
-            .spawn()
+            .with(arguments)
     }
 
     /// The same world, on the server that was promoted.
@@ -61,7 +71,16 @@ impl Pair {
 
 #[test]
 fn a_promotion_under_load_loses_nothing_and_walcat_goes_on_by_itself() {
-    let pair = Pair::start("keep");
+    check(&promote_under_load("keep", &[]));
+}
+
+#[test]
+fn a_promotion_under_load_repeats_nothing_with_exactly_once_delivery() {
+    check_exactly_once(&promote_under_load("keep-eo", &EXACTLY_ONCE));
+}
+
+fn promote_under_load(name: &str, arguments: &[&str]) -> World {
+    let pair = Pair::start(name);
     let (world, slot) = (&pair.world, &pair.standby_slot);
     let check_run = |pg: &Postgres| {
         Walcat::new(&["check", "--dsn", &pg.dsn(&world.database), "--slot", &world.slot])
@@ -72,7 +91,7 @@ fn a_promotion_under_load_loses_nothing_and_walcat_goes_on_by_itself() {
     assert!(before.stdout.contains("synchronized_standby_slots is empty"), "{}", before.stdout);
     world.pg.sql("postgres", &format!("ALTER SYSTEM SET synchronized_standby_slots = '{slot}'"));
     world.pg.sql("postgres", "SELECT pg_reload_conf()");
-    let mut running = pair.stream();
+    let mut running = pair.stream(arguments);
     running.wait_for_log("streaming started");
     pair.wait_for_copy();
     let after = check_run(&world.pg).expect_code(0);
@@ -104,13 +123,22 @@ fn a_promotion_under_load_loses_nothing_and_walcat_goes_on_by_itself() {
     });
     running.terminate().expect_code(0);
     // Nothing is missing, and nothing was delivered that the new primary does not have.
-    check(&promoted);
+    promoted
 }
 
 #[test]
 fn a_promotion_that_lost_what_was_delivered_ends_walcat_with_both_positions() {
-    let pair = Pair::start("lose");
-    let mut running = pair.stream();
+    lose_what_was_delivered("lose", &[]);
+}
+
+#[test]
+fn a_promotion_that_lost_what_was_delivered_ends_exactly_once_delivery_too() {
+    lose_what_was_delivered("lose-eo", &EXACTLY_ONCE);
+}
+
+fn lose_what_was_delivered(name: &str, arguments: &[&str]) {
+    let pair = Pair::start(name);
+    let mut running = pair.stream(arguments);
     running.wait_for_log("streaming started");
     pair.wait_for_copy();
     // The standby is away while walcat goes on without it: nothing tells it to wait.
@@ -130,4 +158,126 @@ fn a_promotion_that_lost_what_was_delivered_ends_walcat_with_both_positions() {
         let _ = pair.standby.try_sql(&pair.world.database, &transactions(1));
     }
     running.wait().expect_code(78).expect_log(&["a failover that lost changes", "--accept-gap"]);
+}
+
+/// Where walcat is when the standby is promoted, and when it starts again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Restart {
+    /// It goes on by itself, is killed, and starts again before the WAL has reached the position of the old primary.
+    Before,
+    /// The same, after the WAL has passed that position.
+    After,
+    /// It was killed before the primary was.
+    WasAway,
+}
+
+/// The standby stops; WAL that nobody publishes moves walcat's position; the primary dies, and the standby is promoted
+/// at a point before that position. Nothing that walcat delivered is lost, so nothing may be missing, and no run fails.
+fn fail_over_with_an_idle_position_past_the_fork(name: &str, arguments: &[&str], state: &str, restart: Restart) {
+    let pair = Pair::start(name);
+    let world = &pair.world;
+    world.sql("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE noise (id bigserial PRIMARY KEY, text text)");
+    let publish =
+        format!("DROP PUBLICATION {0}; CREATE PUBLICATION {0} FOR TABLE t, account, journal", world.publication);
+    world.sql(&publish);
+    let noise = "INSERT INTO noise (text) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
+    // A polled slot moves by messages of walcat's own, where the WAL has grown by so much.
+    let polling = "[poll]\ninterval = \"100ms\"\nidle_bytes = \"64KiB\"\n";
+    let config = file("failover.toml", &format!("{polling}{state}"));
+    let arguments = [arguments, ["--config", config.as_str()].as_slice()].concat();
+    let mut running = pair.stream(&arguments);
+    running.wait_for_log("streaming started");
+    pair.wait_for_copy();
+
+    world.confirm_change("INSERT INTO t SELECT generate_series(1, 12)", 60);
+    let shared = world.wal_lsn();
+    eventually("the standby has what was delivered", 60, || {
+        pair.standby.sql("postgres", &format!("SELECT pg_last_wal_replay_lsn() >= '{shared}'")) == "t"
+    });
+    pair.standby.stop("fast");
+    let before = world.wal_lsn();
+    world.sql(noise);
+    eventually("the position moves on", 60, || {
+        world.sql(&format!("SELECT '{}'::pg_lsn > '{before}'::pg_lsn + 500000", world.confirmed())) == "t"
+    });
+    let idle = world.confirmed();
+    let mut running = Some(running);
+    if restart == Restart::WasAway {
+        kill(running.take().expect("running"));
+    }
+    world.pg.stop("immediate");
+    pair.standby.restart();
+    pair.standby.sql("postgres", "SELECT pg_promote()");
+    let promoted = pair.promoted();
+    let reached = |lsn: &str| promoted.sql(&format!("SELECT pg_current_wal_flush_lsn() >= '{lsn}'")) == "t";
+    if let Some(mut running) = running {
+        running.wait_for_log("the stream goes on");
+        // A change that is delivered by the same process.
+        promoted.confirm_change("INSERT INTO t VALUES (13)", 60);
+        assert!(!reached(&idle), "the new WAL has reached the old position: nothing is tried");
+        assert!(reached(&promoted.confirmed()), "{} is confirmed, past the WAL's end", promoted.confirmed());
+        kill(running);
+    } else {
+        promoted.sql("INSERT INTO t VALUES (13)");
+    }
+    promoted.sql("INSERT INTO t SELECT generate_series(14, 63)");
+    if restart == Restart::After {
+        promoted.sql(noise);
+        promoted.sql(noise);
+        assert!(reached(&idle), "the new WAL has not reached the old position");
+    }
+    pair.walcat(&arguments).with(&["--once"]).run().expect_code(0);
+    assert!(reached(&promoted.confirmed()), "{} is confirmed, past the WAL's end", promoted.confirmed());
+    promoted.sql("INSERT INTO t VALUES (64)");
+    pair.walcat(&arguments).with(&["--once"]).run().expect_code(0);
+
+    let mut times: BTreeMap<i64, usize> = BTreeMap::new();
+    for record in kafka::read_committed(&world.kafka.brokers, &world.topic("t")) {
+        *times.entry(record.value.expect("a value")["after"]["id"].as_i64().expect("id")).or_default() += 1;
+    }
+    assert_eq!(times.keys().copied().collect::<Vec<_>>(), (1..=64).collect::<Vec<_>>());
+    if arguments.contains(&"exactly-once") {
+        assert!(times.values().all(|times| *times == 1), "{times:?}");
+    }
+}
+
+fn kill(running: Running) {
+    running.signal(libc::SIGKILL);
+    assert_eq!(running.wait().code, None, "it ended before it was killed");
+}
+
+#[test]
+fn an_idle_position_past_the_fork_loses_nothing_with_exactly_once_delivery() {
+    fail_over_with_an_idle_position_past_the_fork("idle-eo", &EXACTLY_ONCE, "", Restart::After);
+}
+
+#[test]
+fn an_idle_position_past_the_fork_is_no_divergence_with_exactly_once_delivery() {
+    fail_over_with_an_idle_position_past_the_fork("idle-eo2", &EXACTLY_ONCE, "", Restart::Before);
+}
+
+#[test]
+fn an_idle_checkpoint_past_the_fork_is_cut_at_a_start() {
+    fail_over_with_an_idle_position_past_the_fork("idle-eo3", &EXACTLY_ONCE, "", Restart::WasAway);
+}
+
+#[test]
+fn an_idle_position_past_the_fork_loses_nothing_where_the_slot_is_polled() {
+    let arguments = [EXACTLY_ONCE, ["--engine", "polling"]].concat();
+    fail_over_with_an_idle_position_past_the_fork("idle-poll", &arguments, "", Restart::After);
+}
+
+#[test]
+fn an_idle_position_past_the_fork_loses_nothing_with_at_least_once_delivery() {
+    fail_over_with_an_idle_position_past_the_fork("idle-alo", &[], "", Restart::After);
+}
+
+#[test]
+fn an_idle_position_past_the_fork_loses_nothing_with_a_state_file() {
+    for (name, restart) in [("idle-file", Restart::After), ("idle-file2", Restart::WasAway)] {
+        let path = file("state.json", "");
+        std::fs::remove_file(&path).expect("file");
+        let state = format!("[state]\nfile = \"{path}\"\ninterval = \"100ms\"\n");
+        fail_over_with_an_idle_position_past_the_fork(name, &[], &state, restart);
+    }
 }

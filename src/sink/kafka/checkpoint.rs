@@ -240,17 +240,24 @@ impl ConsumerContext for ReaderContext {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::positions::Reached;
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let instance = Instance { host: "h".to_owned(), pid: 7, started_unix_ms: 1_700_000_000_000, renewal: 2 };
-        let stored =
-            Stored { system_identifier: "1".to_owned(), timeline: 1, slot: "s".to_owned(), end_lsn: Lsn(0x10) };
+        let records = Some(Reached { timeline: 1, lsn: Lsn(0x10) });
+        let stored = Stored {
+            system_identifier: "1".to_owned(),
+            timeline: 1,
+            slot: "s".to_owned(),
+            end_lsn: Lsn(0x10),
+            records,
+        };
         let checkpoint = Checkpoint { stored, commit_lsn: Lsn(8), xid: 5, instance: instance.clone() };
         let text = render_checkpoint(checkpoint.clone());
         assert_eq!(
             String::from_utf8_lossy(&text),
-            r#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#
+            r#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","records":{"timeline":1,"lsn":"0/10"},"commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#
         );
         match serde_json::from_slice(&text).unwrap() {
             Record::Checkpoint(found) => assert_eq!(found, checkpoint),
@@ -258,6 +265,11 @@ mod tests {
         }
         match serde_json::from_slice(&render_start(&instance)).unwrap() {
             Record::Start { instance: found } => assert_eq!(found, instance),
+            other => panic!("{other:?}"),
+        }
+        let old = br#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#;
+        match serde_json::from_slice(old).unwrap() {
+            Record::Checkpoint(found) => assert_eq!((found.xid, found.stored.records), (5, None)),
             other => panic!("{other:?}"),
         }
         assert_eq!(instance.to_string(), "pid 7 on h, started 2023-11-14T22:13:20Z");

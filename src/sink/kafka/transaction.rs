@@ -21,7 +21,7 @@ use super::waiting::Waiting;
 use crate::change::Ticket;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, RING_ENTRIES_MAX};
 use crate::lsn::Lsn;
-use crate::positions::Stored;
+use crate::positions::{Reached, Start, Stored};
 use crate::session::Sealed;
 
 /// Units of confirmation in one Kafka transaction at most: half of what the ring holds.
@@ -110,6 +110,8 @@ pub struct Transactions {
     committed: VecDeque<(Ticket, u32)>,
     stored: Lsn,
     stored_at: Option<Instant>,
+    /// The end of the last records that are stored.
+    records: Reached,
     /// A position past the stored one that no transaction carries yet.
     idle: Lsn,
     /// Do not wait for the interval: the run ends.
@@ -132,6 +134,7 @@ impl Transactions {
             committed: VecDeque::new(),
             stored: Lsn::INVALID,
             stored_at: None,
+            records: Reached::NOTHING,
             idle: Lsn::INVALID,
             hurry: false,
             expired_at: None,
@@ -146,6 +149,7 @@ impl Transactions {
         self.sealed = None;
         self.taken.clear();
         self.committed.clear();
+        self.stored = Lsn::INVALID;
         self.idle = Lsn::INVALID;
         self.hurry = false;
     }
@@ -194,11 +198,15 @@ impl Transactions {
     }
 
     /// The stream goes on at this position of this timeline.
-    pub fn begin_at(&mut self, start: Lsn, timeline: u32) {
+    pub fn begin_at(&mut self, start: Start, timeline: u32) {
         if let Stage::Found(found) = &self.stage {
-            self.stored = found.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn).min(start);
-            // A first position, or one that the operator has chosen, is stored before anything is confirmed.
-            self.idle = start;
+            // A first position, one that the operator has chosen, and one that was cut or reached on another timeline are
+            // stored before anything is confirmed.
+            let is_stored =
+                found.as_ref().is_some_and(|found| (found.end_lsn, found.timeline) == (start.lsn, timeline));
+            self.stored = if is_stored { start.lsn } else { Lsn::INVALID };
+            self.records = start.records;
+            self.idle = start.lsn;
             self.stored_at = None;
             self.settings.identity.timeline = timeline;
             self.stage = Stage::Idle;
@@ -315,8 +323,8 @@ impl Transactions {
             }
             Stage::Idle if is_idle_due => {
                 self.open(link, now)?;
-                self.sealed = Some(Sealed { commit_lsn: self.idle, end_lsn: self.idle, xid: 0 });
-                self.finish(link, flight)
+                let sealed = Sealed { commit_lsn: self.idle, end_lsn: self.idle, xid: 0 };
+                self.finish(sealed, self.records, link, flight)
             }
             Stage::Open { since, .. } => {
                 let since = *since;
@@ -324,7 +332,13 @@ impl Transactions {
                     return self.check_length(since, is_outage, now);
                 }
                 let is_due = self.hurry || !self.has_room(now);
-                if is_due && waiting.is_empty() { self.finish(link, flight) } else { Ok(()) }
+                match self.sealed {
+                    Some(sealed) if is_due && waiting.is_empty() => {
+                        let timeline = self.settings.identity.timeline;
+                        self.finish(sealed, Reached { timeline, lsn: sealed.end_lsn }, link, flight)
+                    }
+                    _ => Ok(()),
+                }
             }
             Stage::Committing { checkpoint, call } if flight.is_empty() => {
                 *call = Commit::Asked;
@@ -406,10 +420,12 @@ impl Transactions {
     }
 
     /// Puts the checkpoint into the open transaction, which takes nothing more.
-    fn finish(&mut self, link: &Link, flight: &mut Flight) -> Result<(), Error> {
-        let Some(sealed) = self.sealed.take() else { return Ok(()) };
+    fn finish(&mut self, sealed: Sealed, records: Reached, link: &Link, flight: &mut Flight) -> Result<(), Error> {
+        self.sealed = None;
+        self.records = records;
+        let identity = self.settings.identity.clone();
         let checkpoint = Checkpoint {
-            stored: Stored { end_lsn: sealed.end_lsn, ..self.settings.identity.clone() },
+            stored: Stored { end_lsn: sealed.end_lsn, records: Some(records), ..identity },
             commit_lsn: sealed.commit_lsn,
             xid: sealed.xid,
             instance: self.instance.clone(),
