@@ -16,7 +16,7 @@ pub enum ExitCode {
     NoInput = 66,
     /// The server or the broker cannot be reached, or the slot is held, past the budget that applies.
     Unavailable = 69,
-    /// A defect of walcat.
+    /// A defect of walcat, or of a library in it that aborts.
     Defect = 70,
     /// The operating system refused a file or a descriptor.
     Os = 71,
@@ -56,7 +56,10 @@ impl ExitCode {
             "unavailable: server or broker not reachable, lost, or the slot held by another process, past the budget \
              that applies",
         ),
-        (ExitCode::Defect, "a defect of walcat: the message says what to send us"),
+        (
+            ExitCode::Defect,
+            "a defect of walcat or of a library in it, SIGABRT included: the message says what to send us",
+        ),
         (ExitCode::Os, "the operating system: cannot create or write a file, out of descriptors"),
         (
             ExitCode::TryAgain,

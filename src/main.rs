@@ -12,7 +12,7 @@ use walcat::exit_code::ExitCode;
 use walcat::{defect, logging, pg, sink};
 
 fn main() -> ProcessExitCode {
-    defect::install_panic_hook();
+    defect::install_handlers();
     let version = cli::version_text(&pg::library_version(), &sink::kafka::ffi::library_version());
     let code = match cli::parse(std::env::args_os(), version) {
         Ok(cli) => run(&cli).map_or_else(|failure| report(&failure), |()| ExitCode::Done),
@@ -61,7 +61,7 @@ fn start_log(config: &Config) {
     for warning in config.warnings().into_iter().chain(config::mistaken_variables(variables)) {
         warn!("{warning}");
     }
-    defect::panic_if_tested();
+    defect::fail_if_tested();
 }
 
 /// clap's own text: help and version go to standard output, a complaint to standard error.

@@ -128,6 +128,15 @@ fn seventy_for_a_defect() {
 }
 
 #[test]
+fn seventy_for_a_library_that_aborts() {
+    let run = Walcat::new(&["stream", "--dsn", "host=/nowhere", "--slot", "s", "--publication", "p"])
+        .with(&["--sink", "stdout"])
+        .env("WALCAT_TEST_ABORT", "1")
+        .run();
+    run.expect_code(70).expect_log(&["aborted (SIGABRT)", "hint: please send us", "walcat --version"]);
+}
+
+#[test]
 fn seventy_one_for_a_recording_that_cannot_be_written() {
     let world = World::new(TABLE);
     let before = world.confirmed();
