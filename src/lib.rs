@@ -21,6 +21,7 @@ pub mod pg;
 pub mod pgoutput;
 pub mod poller;
 pub mod positions;
+pub mod process_end;
 pub mod pump;
 pub mod recording;
 pub mod relations;

@@ -1,7 +1,6 @@
 //! The command `walcat`: reads the command line, runs one command, prints its failure once, and ends with its exit code.
 
 use std::io::{ErrorKind, Write};
-use std::process::ExitCode as ProcessExitCode;
 
 use log::warn;
 use walcat::cli::{self, Cli, Command, SlotCommand};
@@ -9,16 +8,16 @@ use walcat::commands::{check, decode, slot, stream};
 use walcat::config::{self, Config};
 use walcat::error::Error;
 use walcat::exit_code::ExitCode;
-use walcat::{defect, logging, pg, sink};
+use walcat::{defect, logging, pg, process_end, sink};
 
-fn main() -> ProcessExitCode {
+fn main() {
     defect::install_handlers();
     let version = cli::version_text(&pg::library_version(), &sink::kafka::ffi::library_version());
     let code = match cli::parse(std::env::args_os(), version) {
         Ok(cli) => run(&cli).map_or_else(|failure| report(&failure), |()| ExitCode::Done),
         Err(message) => print_usage(&message),
     };
-    ProcessExitCode::from(code.code())
+    process_end::end(code)
 }
 
 fn run(cli: &Cli) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use crate::kafka::{self, Record};
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::{Running, Walcat};
 
-fn stream(world: &World) -> Walcat {
+pub fn stream(world: &World) -> Walcat {
     world.stream_to_kafka().with(&["--delivery", "exactly-once"])
 }
 

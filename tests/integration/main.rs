@@ -27,5 +27,6 @@ mod reconnects;
 mod secrets;
 mod secure;
 mod set_up;
+mod starvation;
 mod stdout_and_dump;
 mod versions;

@@ -1,9 +1,9 @@
 //! What librdkafka tells us while its main queue is served: delivery reports, errors, log lines.
 //!
-//! The callbacks run inside our own `poll`, on our thread, so a full channel would wait for ourselves for ever: the
-//! channels are as long as what can be in flight, and are only tried. A report of success allocates nothing.
+//! The callbacks run inside our own `poll`, on the loop's thread (or where a producer that was given up ends), so a full
+//! channel would wait for ourselves for ever: the channels are as long as what can be in flight, and are only tried. A report of success allocates nothing.
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use log::log;
 use rdkafka::ClientContext;
 use rdkafka::Message;
@@ -138,8 +138,9 @@ impl ProducerContext for Context {
             value_bytes: message.payload_len(),
         });
         let size = message.key_len() + message.payload_len();
-        // The channel is as long as what can be in flight, so there is room.
+        // The channel is as long as what can be in flight, so there is room; a producer that was given up has no readers.
         let sent = self.reports.try_send(Report { ticket: Ticket(opaque as u64), size, failure });
-        debug_assert!(sent.is_ok(), "more delivery reports than records in flight");
+        let is_full = matches!(sent, Err(TrySendError::Full(_)));
+        debug_assert!(!is_full, "more delivery reports than records in flight");
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! Source: librdkafka's `rdkafka.h`. Handles belong to a producer and are destroyed before it: [`Native`] is a borrowed
 //! pointer, and its owners (`Link`, `Inquiry`) declare handles and queues before the producer, and the wake-up after it.
-//! All calls come from one thread.
+//! All calls come from one thread, but for those of `transaction_thread`, which has a share of the producer: librdkafka may
+//! be called from any thread.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr::{self, NonNull};
 
@@ -261,6 +262,20 @@ impl Wake {
     #[must_use]
     pub fn descriptor(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+
+    /// The same for another thread, which wakes by it.
+    ///
+    /// # Errors
+    /// When the operating system has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Wake)
+    }
+
+    /// Wakes the poll.
+    pub fn wake(&self) {
+        // A counter that is full (EAGAIN) has woken the poll already.
+        let _ = (&self.0).write(&1_u64.to_ne_bytes());
     }
 
     /// Takes back all wake-ups so far. Do it before the queues are served, or one that comes meanwhile is lost.

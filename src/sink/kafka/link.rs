@@ -2,7 +2,8 @@
 //! A sink that has to begin anew gets a new one.
 
 use std::os::fd::RawFd;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rdkafka::producer::{BaseProducer, Producer as _};
 
@@ -11,6 +12,8 @@ use super::context::{Context, Inbox};
 use super::error::Error;
 use super::ffi::{Native, Queue, Topic, Wake};
 use super::producer::{self, Transactional};
+use super::transaction_calls::CallError;
+use super::transaction_thread::{Call, TransactionThread};
 use super::waiting::ADMIN_TIMEOUT;
 use crate::change::{RelationIndex, Ticket};
 use crate::encode::Destination;
@@ -18,6 +21,12 @@ use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CH
 
 /// The ticket of walcat's own records, which belong to no entry.
 pub const OWN: Ticket = Ticket(u64::MAX);
+
+/// How long librdkafka's main thread is waited for when it is asked why a transaction has failed.
+const REASON_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often librdkafka is served while a call is waited for.
+const SERVE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Where the brokers are, and librdkafka's properties.
 #[derive(Clone)]
@@ -28,7 +37,8 @@ pub struct Addresses {
     pub properties: Vec<(String, String)>,
 }
 
-/// The producer. Fields are dropped in order: handles and queues before the producer they belong to, the eventfd last.
+/// The producer. Fields are dropped in order: handles and queues before our share of the producer they belong to, the
+/// eventfd last. The thread of a transactional one has the other share, and destroys it after the call that is under way.
 pub struct Link {
     topics: Vec<Option<(Topic, String)>>,
     message_topic: Option<(Topic, String)>,
@@ -36,7 +46,8 @@ pub struct Link {
     dead_letter_topic: Option<Topic>,
     admin: Admin,
     main_queue: Queue,
-    producer: BaseProducer<Context>,
+    producer: Arc<BaseProducer<Context>>,
+    transactions: Option<TransactionThread>,
     wake: Wake,
     inbox: Inbox,
     client: Native,
@@ -58,6 +69,11 @@ impl Link {
         let main_queue = Queue::main(client).ok_or_else(gone)?;
         main_queue.wake_by(&wake);
         let admin = Admin::new(client, &wake, ADMIN_TIMEOUT).ok_or_else(gone)?;
+        let producer = Arc::new(producer);
+        let transactions = match transactional {
+            Some(_) => Some(TransactionThread::start(Arc::clone(&producer), wake.try_clone()?)?),
+            None => None,
+        };
         admin.probe();
         Ok(Link {
             topics: Vec::new(),
@@ -67,6 +83,7 @@ impl Link {
             admin,
             main_queue,
             producer,
+            transactions,
             wake,
             inbox,
             client,
@@ -77,6 +94,46 @@ impl Link {
     /// The native client, for calls that borrow it.
     pub(super) fn client(&self) -> Native {
         self.client
+    }
+
+    /// Makes a transactional call; the loop is woken when it is over.
+    pub(super) fn call(&mut self, call: Call) {
+        self.thread().call(call);
+    }
+
+    /// Whether a transactional call is under way, or its result has not been taken.
+    pub(super) fn is_calling(&self) -> bool {
+        self.transactions.as_ref().is_some_and(TransactionThread::is_calling)
+    }
+
+    /// The transactional call's result, once, when it is there.
+    pub(super) fn call_result(&mut self) -> Option<Result<(), CallError>> {
+        self.thread().result()
+    }
+
+    /// The same, waited for until the deadline; librdkafka is served meanwhile, as an abort needs it.
+    pub(super) fn wait_for_call(&mut self, deadline: Instant) -> Option<Result<(), CallError>> {
+        loop {
+            self.serve();
+            let look_at = (Instant::now() + SERVE_INTERVAL).min(deadline);
+            let result = self.thread().wait(look_at);
+            if result.is_some() || look_at >= deadline {
+                return result;
+            }
+        }
+    }
+
+    /// Why the open transaction has failed, if it has and librdkafka says so in time.
+    pub(super) fn failure_reason(&mut self) -> Option<CallError> {
+        if self.is_calling() {
+            return None;
+        }
+        self.call(Call::Reason);
+        self.wait_for_call(Instant::now() + REASON_LIMIT)?.err()
+    }
+
+    fn thread(&mut self) -> &mut TransactionThread {
+        self.transactions.as_mut().expect("a transactional call of a producer without transactions")
     }
 
     /// Questions to the cluster.

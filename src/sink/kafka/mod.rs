@@ -20,6 +20,7 @@ pub mod producer;
 mod refusals;
 pub mod transaction;
 pub mod transaction_calls;
+pub mod transaction_thread;
 pub mod waiting;
 
 use std::collections::VecDeque;
@@ -115,19 +116,19 @@ impl KafkaSink {
         })
     }
 
-    /// Begins anew with a new producer, after a transaction that failed: nothing of what was taken will be delivered.
+    /// Begins anew, after a transaction that failed: nothing of what was taken will be delivered. With a new producer, unless
+    /// this one has not delivered anything yet.
     ///
     /// # Errors
     /// Those of [`KafkaSink::new`].
     pub fn renew(&mut self, now: Instant) -> Result<(), super::Error> {
         self.close()?;
-        self.link = Link::new(self.link.copy_addresses(), transactional(&self.settings).as_ref())?;
-        self.waiting.renew(now);
         self.skipped.clear();
         self.failing = None;
-        self.flight = Flight::default();
-        if let Some(transactions) = &mut self.transactions {
-            transactions.renew();
+        if self.transactions.as_mut().is_none_or(Transactions::renew) {
+            self.link = Link::new(self.link.copy_addresses(), transactional(&self.settings).as_ref())?;
+            self.waiting.renew(now);
+            self.flight = Flight::default();
         }
         Ok(())
     }
@@ -210,7 +211,7 @@ impl KafkaSink {
             self.link.open_messages(self.encoder.message_topic())?;
         }
         if let Some(transactions) = &mut self.transactions {
-            transactions.open(&self.link, now)?;
+            transactions.open(now);
         }
         let records = self.encoder.encode(change)?;
         let mut taken = Taken { records: 0, values: records.values() };
@@ -279,7 +280,7 @@ impl KafkaSink {
         while let Some(answer) = self.link.admin().poll() {
             self.waiting.heed(answer, &mut self.availability, now)?;
         }
-        self.availability.tick(!self.flight.is_empty(), now);
+        self.availability.tick(self.is_under_way(), now);
         self.release(now)?;
         if let (OnError::DeadLetter { topic }, Some(template)) = (&self.settings.on_error, &self.settings.create_topics)
         {
@@ -329,13 +330,21 @@ impl KafkaSink {
 
     fn advance_transactions(&mut self, now: Instant) -> Result<(), Error> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
-        let is_outage = self.availability.outage().is_some();
+        let (is_outage, was_calling) = (self.availability.outage().is_some(), self.link.is_calling());
         let result = transactions.advance(&mut self.link, &mut self.waiting, &mut self.flight, is_outage, now);
         self.dead_letters.forget_before(transactions.stored());
+        if was_calling && !self.link.is_calling() && result.is_ok() {
+            self.availability.delivered(now);
+        }
         match result {
             Err(Error::Fenced { reason }) => Err(find_successor(&self.link, transactions, reason)),
             result => result,
         }
+    }
+
+    /// Whether an answer of the cluster is waited for: a delivery report, or the end of a transactional call.
+    fn is_under_way(&self) -> bool {
+        !self.flight.is_empty() || self.link.is_calling()
     }
 
     /// Since when no broker answers, if so, and why.
@@ -371,7 +380,7 @@ impl KafkaSink {
             _ => None,
         };
         let probe = self.waiting.deadline(is_outage);
-        let patience = self.availability.deadline(!self.flight.is_empty());
+        let patience = self.availability.deadline(self.is_under_way());
         let failing = self.failing.as_ref().map(Failing::deadline);
         [broker_for, probe, patience, failing, transactions].into_iter().flatten().min()
     }
@@ -392,7 +401,7 @@ impl KafkaSink {
                 Err(Error::Authentication { reason: error.reason.clone() })
             }
             Code::AllBrokersDown => {
-                let under_way = !self.flight.is_empty();
+                let under_way = self.is_under_way();
                 if self.availability.all_down(&error.reason, under_way, now) {
                     self.waiting.probe(self.link.admin(), now);
                 }

@@ -140,22 +140,25 @@ impl KafkaSink {
     }
 
     /// The error that a refusal ends with. In a transaction only what is wrong with the record itself ends the run.
-    fn refusal(&self, Refused { lsn, failure }: Refused) -> Error {
+    fn refusal(&mut self, Refused { lsn, failure }: Refused) -> Error {
+        let fatal = ffi::fatal_error(self.link.client());
+        // The transaction had failed before: that failure is the one to tell.
+        let is_consequence = matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight);
+        let cause = match (&self.transactions, &fatal) {
+            (Some(_), None) if is_consequence => self.link.failure_reason(),
+            _ => None,
+        };
         let (link, transactions) = (&self.link, self.transactions.as_ref());
-        let fatal = ffi::fatal_error(link.client());
         match (transactions, fatal) {
             (Some(transactions), Some((code, reason))) if is_fenced(code) => find_successor(link, transactions, reason),
             (Some(transactions), _) if is_fenced(failure.code) => {
                 find_successor(link, transactions, failure.code.to_string())
             }
-            // The transaction had failed before: that failure is the one to tell.
-            (Some(transactions), _) if matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight) => {
-                match calls::failed_already(link.client()).map(|cause| calls::failure(&cause)) {
-                    Some(Error::Fenced { reason }) => find_successor(link, transactions, reason),
-                    Some(error) => error,
-                    None => Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) },
-                }
-            }
+            (Some(transactions), _) if is_consequence => match cause.map(|cause| calls::failure(&cause)) {
+                Some(Error::Fenced { reason }) => find_successor(link, transactions, reason),
+                Some(error) => error,
+                None => Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) },
+            },
             (Some(_), _) if !failure.is_permanent() => {
                 Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }
             }

@@ -16,7 +16,8 @@ use log::{debug, info};
 use super::checkpoint::{self, Checkpoint, Instance, Reader};
 use super::error::Error;
 use super::link::{Flight, Link};
-use super::transaction_calls::{self as calls, Progress, failure, is_fenced};
+use super::transaction_calls::{failure, is_fenced};
+use super::transaction_thread::Call;
 use super::waiting::Waiting;
 use crate::change::Ticket;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, RING_ENTRIES_MAX};
@@ -27,11 +28,7 @@ use crate::session::Sealed;
 /// Units of confirmation in one Kafka transaction at most: half of what the ring holds.
 const UNITS_MAX: usize = RING_ENTRIES_MAX / 2;
 
-/// How long one call into librdkafka may take, so that keepalives are answered meanwhile. It returns as soon as it is
-/// done; with slices of 1 ms on a busy machine the first step of a commit timed out, from which librdkafka cannot resume.
-const SLICE: Duration = Duration::from_millis(20);
-
-/// The time between two looks at a stage that librdkafka does not tell the end of.
+/// The time between two looks at what librdkafka does not tell the end of: the checkpoint topic's reader.
 const LOOK_INTERVAL: Duration = Duration::from_millis(3);
 
 /// The same while no broker answers.
@@ -69,30 +66,32 @@ impl Settings {
     }
 }
 
-/// Whether librdkafka was asked to commit: then its outcome is its own, and to give up is not possible any more.
+/// Whether librdkafka was asked for what ends the stage. Once it was asked to commit, the outcome is its own, and to give
+/// up is not possible any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Commit {
+enum Asking {
     NotAsked,
     Asked,
 }
 
 enum Stage {
     /// Takes the transactional id.
-    Initializing,
+    Initializing { call: Asking },
     /// The start record is under way, or its transaction is being committed.
-    Announcing { call: Commit },
+    Announcing { call: Asking },
     /// Reads the checkpoint topic up to the start record.
     Reading(Box<Reader>),
     /// The stored position is known and waits to be judged; none where nothing was stored yet.
     Found(Option<Stored>),
-    /// No transaction is open.
+    /// The open transaction is empty: Kafka knows nothing of it.
     Idle,
-    /// A transaction is open.
+    /// A transaction is open, and has begun with its first change.
     Open { since: Instant, records: u64 },
     /// The checkpoint is under way, or its transaction is being committed.
-    Committing { checkpoint: Lsn, call: Commit },
-    /// Given up, to end or to begin anew.
-    Closed,
+    Committing { checkpoint: Lsn, call: Asking },
+    /// Given up, to end or to begin anew: with the same producer where it was only asked to take the transactional id. Another
+    /// one would be fenced when that late request is answered.
+    Closed { untouched: Option<Asking> },
 }
 
 /// The transactions of one producer after another.
@@ -127,7 +126,7 @@ impl Transactions {
         Transactions {
             settings,
             instance: Instance::this(),
-            stage: Stage::Initializing,
+            stage: Stage::Initializing { call: Asking::NotAsked },
             inside: false,
             sealed: None,
             taken: Vec::new(),
@@ -141,10 +140,14 @@ impl Transactions {
         }
     }
 
-    /// Begins anew with a new producer.
-    pub fn renew(&mut self) {
+    /// Begins anew; says whether that takes a new producer.
+    pub fn renew(&mut self) -> bool {
         self.instance.renewal += 1;
-        self.stage = Stage::Initializing;
+        let untouched = match self.stage {
+            Stage::Closed { untouched } => untouched,
+            _ => None,
+        };
+        self.stage = Stage::Initializing { call: untouched.unwrap_or(Asking::NotAsked) };
         self.inside = false;
         self.sealed = None;
         self.taken.clear();
@@ -152,6 +155,7 @@ impl Transactions {
         self.stored = Lsn::INVALID;
         self.idle = Lsn::INVALID;
         self.hurry = false;
+        untouched.is_none()
     }
 
     /// What a transaction is made of.
@@ -214,15 +218,10 @@ impl Transactions {
     }
 
     /// Opens a transaction unless one is open. Call it before a change is taken.
-    ///
-    /// # Errors
-    /// [`Error::Aborted`].
-    pub fn open(&mut self, link: &Link, now: Instant) -> Result<(), Error> {
+    pub fn open(&mut self, now: Instant) {
         if matches!(self.stage, Stage::Idle) {
-            calls::begin(link.client()).map_err(|error| failure(&error))?;
             self.stage = Stage::Open { since: now, records: 0 };
         }
-        Ok(())
     }
 
     /// Records of an entry have been taken into the open transaction.
@@ -262,7 +261,10 @@ impl Transactions {
     /// Whether it is known, and judged, what was delivered before.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        !matches!(self.stage, Stage::Initializing | Stage::Announcing { .. } | Stage::Reading(_) | Stage::Found(_))
+        !matches!(
+            self.stage,
+            Stage::Initializing { .. } | Stage::Announcing { .. } | Stage::Reading(_) | Stage::Found(_)
+        )
     }
 
     /// Whether nothing is left to be committed, but for a PostgreSQL transaction that is not whole.
@@ -287,7 +289,7 @@ impl Transactions {
         }
     }
 
-    /// Goes on as far as it can without waiting longer than a slice.
+    /// Goes on as far as it can without waiting.
     ///
     /// # Errors
     /// [`Error::Aborted`] and [`Error::FencedBy`] end this producer's transactions, the others the run.
@@ -301,10 +303,19 @@ impl Transactions {
     ) -> Result<(), Error> {
         let is_idle_due = self.idle_due_at(now).is_some_and(|due_at| now >= due_at);
         match &mut self.stage {
-            Stage::Initializing => self.initialize(link, waiting, flight, now),
+            Stage::Initializing { call: Asking::NotAsked } => self.initialize(link, waiting, now),
+            Stage::Initializing { call: Asking::Asked } => {
+                if self.is_answered(link)? {
+                    flight.add(link.produce_own(checkpoint::START_KEY, &checkpoint::render_start(&self.instance))?);
+                    self.stage = Stage::Announcing { call: Asking::NotAsked };
+                }
+                Ok(())
+            }
             Stage::Announcing { call } if flight.is_empty() => {
-                *call = Commit::Asked;
-                if self.commit(link)? == Progress::Done {
+                if *call == Asking::NotAsked {
+                    *call = Asking::Asked;
+                    link.call(Call::Commit(self.settings.timeout));
+                } else if self.is_answered(link)? {
                     let (brokers, properties) = link.addresses();
                     let reader = Reader::new(brokers, properties, &self.settings.topic(), &self.instance)?;
                     self.stage = Stage::Reading(Box::new(reader));
@@ -322,7 +333,7 @@ impl Transactions {
                 Ok(())
             }
             Stage::Idle if is_idle_due => {
-                self.open(link, now)?;
+                self.open(now);
                 let sealed = Sealed { commit_lsn: self.idle, end_lsn: self.idle, xid: 0 };
                 self.finish(sealed, self.records, link, flight)
             }
@@ -341,9 +352,11 @@ impl Transactions {
                 }
             }
             Stage::Committing { checkpoint, call } if flight.is_empty() => {
-                *call = Commit::Asked;
                 let checkpoint = *checkpoint;
-                if self.commit(link)? == Progress::Done {
+                if *call == Asking::NotAsked {
+                    *call = Asking::Asked;
+                    link.call(Call::Commit(self.settings.timeout));
+                } else if self.is_answered(link)? {
                     self.stored = checkpoint;
                     self.stored_at = Some(now);
                     self.committed.extend(self.taken.drain(..));
@@ -361,15 +374,18 @@ impl Transactions {
     pub fn deadline(&self, flight: &Flight, is_outage: bool, now: Instant) -> Option<Instant> {
         let look = now + if is_outage { OUTAGE_LOOK_INTERVAL } else { LOOK_INTERVAL };
         match &self.stage {
-            Stage::Initializing | Stage::Reading(_) => Some(look),
-            // The call itself waits for a slice.
-            Stage::Announcing { .. } | Stage::Committing { .. } if flight.is_empty() => {
-                Some(if is_outage { look } else { now })
-            }
+            Stage::Initializing { call: Asking::NotAsked } | Stage::Reading(_) => Some(look),
             Stage::Open { since, .. } if self.inside => Some(*since + self.longest()),
             // What is still held back, a topic to be made, tells by itself.
             Stage::Open { since, .. } => Some((*since + self.settings.interval).max(now + LOOK_INTERVAL)),
             Stage::Idle => self.idle_due_at(now),
+            // The last delivery report has been taken since the last look.
+            Stage::Announcing { call: Asking::NotAsked } | Stage::Committing { call: Asking::NotAsked, .. }
+                if flight.is_empty() =>
+            {
+                Some(now)
+            }
+            // Delivery reports and a call's result wake the loop.
             _ => None,
         }
     }
@@ -379,44 +395,54 @@ impl Transactions {
     /// # Errors
     /// [`Error::Fenced`]. Any other failure leaves it to whoever takes the id next, or to the time-out.
     pub fn close(&mut self, link: &mut Link) -> Result<(), Error> {
-        match std::mem::replace(&mut self.stage, Stage::Closed) {
+        match std::mem::replace(&mut self.stage, Stage::Closed { untouched: None }) {
             Stage::Open { .. }
-            | Stage::Committing { call: Commit::NotAsked, .. }
-            | Stage::Announcing { call: Commit::NotAsked } => {}
-            // librdkafka ends the process when it is told to abort a commit that is under way: what became of it shows
-            // in the checkpoint, once the id is taken anew.
+            | Stage::Committing { call: Asking::NotAsked, .. }
+            | Stage::Announcing { call: Asking::NotAsked } => {}
+            Stage::Initializing { call } => {
+                self.stage = Stage::Closed { untouched: Some(call) };
+                return Ok(());
+            }
+            closed @ Stage::Closed { .. } => {
+                self.stage = closed;
+                return Ok(());
+            }
+            // What became of a commit that is under way shows in the checkpoint, once the id is taken anew.
             _ => return Ok(()),
         }
-        let deadline = Instant::now() + ABORT_LIMIT;
-        loop {
-            match calls::abort(link.client(), SLICE) {
-                Err(error) if is_fenced(error.code) => return Err(failure(&error)),
-                // It waits until the reports of what was purged have been taken.
-                Ok(Progress::Pending) if Instant::now() < deadline => link.serve(),
-                _ => return Ok(()),
-            }
+        if link.is_calling() {
+            return Ok(());
+        }
+        link.call(Call::Abort(ABORT_LIMIT));
+        match link.wait_for_call(Instant::now() + ABORT_LIMIT) {
+            Some(Err(error)) if is_fenced(error.code) => Err(failure(&error)),
+            _ => Ok(()),
         }
     }
 
-    fn initialize(
-        &mut self,
-        link: &mut Link,
-        waiting: &mut Waiting,
-        flight: &mut Flight,
-        now: Instant,
-    ) -> Result<(), Error> {
+    fn initialize(&mut self, link: &mut Link, waiting: &mut Waiting, now: Instant) -> Result<(), Error> {
         let topic = self.settings.topic();
         if !waiting.ensure_checkpoints(link.admin(), &topic, now)? {
             return Ok(());
         }
         // Not before: to open it asks the broker, which may make it in a way of its own.
         link.open_checkpoints(&topic)?;
-        if calls::init(link.client(), SLICE).map_err(|error| failure(&error))? == Progress::Done {
-            calls::begin(link.client()).map_err(|error| failure(&error))?;
-            flight.add(link.produce_own(checkpoint::START_KEY, &checkpoint::render_start(&self.instance))?);
-            self.stage = Stage::Announcing { call: Commit::NotAsked };
-        }
+        link.call(Call::Init);
+        self.stage = Stage::Initializing { call: Asking::Asked };
         Ok(())
+    }
+
+    /// Whether the call that was made is over, well.
+    fn is_answered(&mut self, link: &mut Link) -> Result<bool, Error> {
+        match link.call_result() {
+            None => Ok(false),
+            Some(Ok(())) => Ok(true),
+            Some(Err(error)) => {
+                // The producer is of no more use.
+                self.stage = Stage::Closed { untouched: None };
+                Err(failure(&error))
+            }
+        }
     }
 
     /// Puts the checkpoint into the open transaction, which takes nothing more.
@@ -431,12 +457,8 @@ impl Transactions {
             instance: self.instance.clone(),
         };
         flight.add(link.produce_own(checkpoint::CHECKPOINT_KEY, &checkpoint::render_checkpoint(checkpoint))?);
-        self.stage = Stage::Committing { checkpoint: sealed.end_lsn, call: Commit::NotAsked };
+        self.stage = Stage::Committing { checkpoint: sealed.end_lsn, call: Asking::NotAsked };
         Ok(())
-    }
-
-    fn commit(&self, link: &Link) -> Result<Progress, Error> {
-        calls::commit(link.client(), SLICE).map_err(|error| failure(&error))
     }
 
     fn longest(&self) -> Duration {

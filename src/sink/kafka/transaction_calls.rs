@@ -1,5 +1,5 @@
-//! librdkafka's transactional calls, each for a slice of time: what is not done then goes on in librdkafka's own thread
-//! and is resumed by the next call.
+//! librdkafka's transactional calls. They wait, and are not to be resumed: the thread that makes them tells why
+//! (`transaction_thread`).
 //!
 //! Source: librdkafka's `rdkafka.h`, "Transactional producer API". rust-rdkafka's own `commit_transaction` flushes
 //! first, in steps of 100 ms; here nothing is in flight any more when it is called.
@@ -13,15 +13,6 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use super::error::Error;
 use super::ffi::{Native, text};
 
-/// How far a call has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// It is over.
-    Done,
-    /// The slice is over; call again.
-    Pending,
-}
-
 /// Why a call failed for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError {
@@ -31,66 +22,59 @@ pub struct CallError {
     pub reason: String,
 }
 
-/// Takes the transactional id: fences whoever had it, and ends the transaction that was left open.
+/// Takes the transactional id, however long that takes: fences whoever had it, and ends the transaction that was left open.
 ///
 /// # Errors
 /// When the id is refused, or the client has failed.
-pub fn init(client: Native, slice: Duration) -> Result<Progress, CallError> {
+pub fn init(client: Native) -> Result<(), CallError> {
+    // librdkafka would make "for ever" (-1) twice the transaction's time-out.
     // SAFETY: the client lives as Native states; the error that is returned is ours.
-    outcome(unsafe { rd::rd_kafka_init_transactions(client.raw(), milliseconds(slice)) })
+    outcome(unsafe { rd::rd_kafka_init_transactions(client.raw(), c_int::MAX) })
 }
 
-/// Begins a transaction; asks nobody.
+/// Begins a transaction; asks nobody but librdkafka's main thread.
 ///
 /// # Errors
-/// When the client has failed.
+/// When the client has failed, or the open transaction has: with the reason of that.
 pub fn begin(client: Native) -> Result<(), CallError> {
     // SAFETY: as in init.
-    outcome(unsafe { rd::rd_kafka_begin_transaction(client.raw()) }).map(drop)
-}
-
-/// Why the open transaction has failed, if it has: librdkafka answers with it to a call that is not valid meanwhile.
-#[must_use]
-pub fn failed_already(client: Native) -> Option<CallError> {
-    begin(client).err()
+    outcome(unsafe { rd::rd_kafka_begin_transaction(client.raw()) })
 }
 
 /// Commits the transaction, of which every record has been delivered.
 ///
 /// # Errors
 /// When the outcome is not known, or the transaction has to be given up.
-pub fn commit(client: Native, slice: Duration) -> Result<Progress, CallError> {
+pub fn commit(client: Native, limit: Duration) -> Result<(), CallError> {
     // SAFETY: as in init.
-    outcome(unsafe { rd::rd_kafka_commit_transaction(client.raw(), milliseconds(slice)) })
+    outcome(unsafe { rd::rd_kafka_commit_transaction(client.raw(), milliseconds(limit)) })
 }
 
-/// Gives the transaction up.
+/// Gives the transaction up. It waits until the reports of what it purges have been taken.
 ///
 /// # Errors
-/// When the client has failed.
-pub fn abort(client: Native, limit: Duration) -> Result<Progress, CallError> {
+/// When the client has failed, or the time is over.
+pub fn abort(client: Native, limit: Duration) -> Result<(), CallError> {
     // SAFETY: as in init.
     outcome(unsafe { rd::rd_kafka_abort_transaction(client.raw(), milliseconds(limit)) })
 }
 
-fn milliseconds(slice: Duration) -> c_int {
-    c_int::try_from(slice.as_millis()).unwrap_or(c_int::MAX)
+fn milliseconds(limit: Duration) -> c_int {
+    c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX)
 }
 
-/// Reads and frees what a call returned; null is success.
-fn outcome(error: *mut rd::rd_kafka_error_t) -> Result<Progress, CallError> {
+/// Reads and frees what a call returned; null is success. An error that librdkafka calls retriable is an error here.
+fn outcome(error: *mut rd::rd_kafka_error_t) -> Result<(), CallError> {
     if error.is_null() {
-        return Ok(Progress::Done);
+        return Ok(());
     }
     // SAFETY: the error is not null and belongs to us until it is destroyed below.
     let code = unsafe { rd::rd_kafka_error_code(error) };
     // SAFETY: the same; the text belongs to the error and is copied.
     let reason = text(unsafe { rd::rd_kafka_error_string(error) });
-    // SAFETY: the same.
-    let is_retriable = unsafe { rd::rd_kafka_error_is_retriable(error) } != 0;
     // SAFETY: destroyed once, and not used afterwards.
     unsafe { rd::rd_kafka_error_destroy(error) };
-    if is_retriable { Ok(Progress::Pending) } else { Err(CallError { code: code.into(), reason }) }
+    Err(CallError { code: code.into(), reason })
 }
 
 /// What a call's failure means.
