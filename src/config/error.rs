@@ -1,6 +1,6 @@
 //! What can be wrong with a setting, who has to mend it, and what to do about it.
 //!
-//! No error repeats a value: the place where it stands is enough to find it, and it may be a password in the wrong
+//! Of a wrong value only a plain word is repeated: anything else may be a conninfo, and a password with it, in the wrong
 //! place.
 
 use std::fmt;
@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::exit_code::ExitCode;
-use crate::lsn::ParseLsnError;
 
 /// Where the value of a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +73,32 @@ impl fmt::Display for Place {
     }
 }
 
+/// A wrong value as it may be shown: in quotes with a blank before it, or nothing where it is not a plain word.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Echo(String);
+
+impl Echo {
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        /// As long as a name of PostgreSQL's can be, and a little more.
+        const CHARACTERS_MAX: usize = 80;
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/' | b'+');
+        let is_shown = (1..=CHARACTERS_MAX).contains(&text.len()) && text.bytes().all(is_plain);
+        Echo(if is_shown { format!(" \"{text}\"") } else { String::new() })
+    }
+}
+
+impl fmt::Display for Echo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Why a text is no value of its setting.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ValueError {
-    #[error(transparent)]
-    NotAnLsn(#[from] ParseLsnError),
+    #[error("invalid LSN{given}: write two hexadecimal numbers of up to 8 digits, as in 0/16B3748")]
+    NotAnLsn { given: Echo },
     #[error("0/0 is no position in the WAL")]
     InvalidLsn,
     #[error("the unit is missing: write {example}")]
@@ -87,29 +107,33 @@ pub enum ValueError {
     NotADuration,
     #[error("not a size: write a whole number with B, KiB, MiB or GiB, as in \"64MiB\"")]
     NotASize,
-    #[error("not a whole number")]
-    NotAnInteger,
-    #[error("neither true nor false")]
-    NotABool,
+    #[error("invalid number{given}: use a whole number")]
+    NotAnInteger { given: Echo },
+    #[error("invalid value{given}: use true or false")]
+    NotABool { given: Echo },
     #[error("out of bounds: {low} to {high} is allowed")]
     OutOfBounds { low: String, high: String },
     #[error("out of bounds: \"forever\" is not allowed here, {high} is the most")]
     ForeverNotAllowed { high: String },
-    #[error("not one of {choices}")]
-    NotAChoice { choices: String },
-    #[error("not a slot name: 1 to 63 of the characters a-z, 0-9 and _ are wanted")]
-    NotASlotName,
-    #[error("not a publication name: 1 to 63 bytes are wanted")]
+    #[error("invalid value{given}: use {choices}")]
+    NotAChoice { given: Echo, choices: String },
+    #[error("invalid slot name{given}: use 1 to 63 of a-z, 0-9 and _")]
+    NotASlotName { given: Echo },
+    #[error("invalid publication name: use 1 to 63 bytes")]
     NotAPublicationName,
-    #[error("not a topic prefix: 1 to 200 of the characters A-Z, a-z, 0-9, '.', '_' and '-' are wanted")]
-    NotATopicPrefix,
+    #[error("invalid topic prefix{given}: use 1 to 200 of A-Z, a-z, 0-9, '.', '_' and '-'")]
+    NotATopicPrefix { given: Echo },
+    #[error("a broker is HOST:PORT, without a scheme such as SASL_SSL://")]
+    BrokerScheme,
+    #[error("invalid broker{given}: write HOST:PORT, with a port from 1 to 65535")]
+    NotABroker { given: Echo },
     #[error("it is empty")]
     Empty,
-    #[error("KEY=VALUE is wanted")]
+    #[error("expected KEY=VALUE")]
     NotAProperty,
     #[error("not valid UTF-8")]
     NotUtf8,
-    #[error("wrong type: {wanted} is wanted, {found} stands there")]
+    #[error("expected {wanted}, found {found}")]
     WrongType { wanted: &'static str, found: &'static str },
     #[error("no effect without {without}")]
     NoEffect { without: &'static str },
@@ -139,14 +163,29 @@ pub enum ConfigError {
     Malformed { path: PathBuf, line: usize, why: String },
     #[error("{place}: no such key")]
     UnknownKey { place: Place, nearest: Option<String> },
+    #[error("{place}: a property of librdkafka outside of the table [kafka]")]
+    MisplacedProperty { place: Place },
     #[error("{place}: {why}")]
     Value { place: Place, why: ValueError },
-    #[error("{what} is required, and not given")]
-    Missing { what: &'static str, hint: &'static str },
+    #[error("missing required setting{}: {}", if missing.len() == 1 { "" } else { "s" }, names(missing))]
+    Missing { missing: Vec<Required> },
     #[error("{} and {} contradict each other: {why}", places[0], places[1])]
     Contradiction { places: Box<[Place; 2]>, why: &'static str },
     #[error("{place}: {why}")]
     Secret { place: Place, why: SecretError },
+}
+
+/// A setting that a command cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Required {
+    /// Its key.
+    pub name: &'static str,
+    /// Where it can be given.
+    pub hint: &'static str,
+}
+
+fn names(missing: &[Required]) -> String {
+    missing.iter().map(|required| required.name).collect::<Vec<_>>().join(", ")
 }
 
 impl ConfigError {
@@ -163,6 +202,7 @@ impl ConfigError {
             ConfigError::Unreadable { .. }
             | ConfigError::Malformed { .. }
             | ConfigError::UnknownKey { .. }
+            | ConfigError::MisplacedProperty { .. }
             | ConfigError::Secret { .. } => ExitCode::Setup,
         }
     }
@@ -175,8 +215,16 @@ impl ConfigError {
                 Some(format!("the nearest known key is {nearest}"))
             }
             ConfigError::UnknownKey { nearest: None, .. } => Some("walcat.toml(5) lists the keys".to_owned()),
-            ConfigError::Missing { hint, .. } => Some((*hint).to_owned()),
+            ConfigError::MisplacedProperty { place } => {
+                Some(format!("write it below the line [kafka], as \"{}\" = ...", place.key))
+            }
+            ConfigError::Missing { missing } => {
+                Some(missing.iter().map(|required| required.hint).collect::<Vec<_>>().join("; "))
+            }
             ConfigError::Value { why: ValueError::Refused { instead, .. }, .. } => Some((*instead).to_owned()),
+            ConfigError::Value { why: ValueError::BrokerScheme, .. } => {
+                Some("the protocol is a property: security.protocol in [kafka] or -X".to_owned())
+            }
             ConfigError::Value { place, .. } if place.origin.exit_code() == ExitCode::Usage => {
                 Some("walcat stream --help says what each option takes".to_owned())
             }

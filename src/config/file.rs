@@ -9,8 +9,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin, Place, Setting, ValueError};
-use super::kafka::{Property, check_property};
+use super::kafka::{Property, canonical, check_property, is_property};
 use super::key::{self, Key, Kind, OPEN_TABLES, TABLES};
+
+/// The words of the TOML reader for a key that it has seen before; it points at the key and does not name it.
+const DUPLICATE_KEY: &str = "duplicate key";
 
 /// What a file says.
 #[derive(Default)]
@@ -36,7 +39,11 @@ pub fn parse(text: &str, path: &Path) -> Result<FileSettings, ConfigError> {
         path: path.to_owned(),
         line: reader.line(error.span().map_or(0, |span| span.start)),
         // The error's own text would show the line, which may hold a password.
-        why: error.message().replace('\n', ", "),
+        why: match error.span().and_then(|span| text.get(span)) {
+            // The key alone; only a key can be there twice.
+            Some(key) if error.message() == DUPLICATE_KEY => format!("{DUPLICATE_KEY}: {key}"),
+            _ => error.message().replace('\n', ", "),
+        },
     })?;
     reader.read_table(document.get_ref(), "")?;
     Ok(reader.found)
@@ -76,6 +83,10 @@ impl Reader<'_> {
                     return Err(ConfigError::Value { place, why });
                 }
                 (None, value) => {
+                    let own = if prefix.is_empty() { name.as_str() } else { &name[prefix.len() + 1..] };
+                    if let Some((property, offset)) = property_of(own, offset, value) {
+                        return Err(ConfigError::MisplacedProperty { place: self.place(&property, offset) });
+                    }
                     let is_table = matches!(value, DeValue::Table(_));
                     let nearest = if is_table { key::nearest_table(&name) } else { key::nearest(&name) };
                     let nearest = nearest.map(str::to_owned);
@@ -87,19 +98,25 @@ impl Reader<'_> {
     }
 
     /// `"linger.ms" = 5` and `linger.ms = 5` are the same property.
-    fn read_open_table(&mut self, table: &DeTable<'_>, name: &str, prefix: &str) -> Result<(), ConfigError> {
+    fn read_open_table(&mut self, table: &DeTable<'_>, table_name: &str, prefix: &str) -> Result<(), ConfigError> {
         for (offset, property, value) in entries(table, prefix) {
             if let DeValue::Table(table) = value {
-                self.read_open_table(table, name, &property)?;
+                self.read_open_table(table, table_name, &property)?;
                 continue;
             }
-            let place = self.place(&format!("{name}.{property}"), offset);
-            let is_kafka = name == OPEN_TABLES[0];
+            let place = self.place(&format!("{table_name}.{property}"), offset);
+            let is_kafka = table_name == OPEN_TABLES[0];
             let checked = if is_kafka { check_property(&property) } else { Ok(()) };
             let text = checked.and_then(|()| scalar(value).ok_or_else(|| wrong_type(SCALAR, value)));
             let value = text.map_err(|why| ConfigError::Value { place: place.clone(), why })?;
-            let found = Property { name: property, text: Setting { value, origin: place.origin } };
-            if is_kafka { self.found.kafka.push(found) } else { self.found.topic_properties.push(found) }
+            let name = if is_kafka { canonical(&property).to_owned() } else { property };
+            let found = if is_kafka { &mut self.found.kafka } else { &mut self.found.topic_properties };
+            if let Some(other) = found.iter().find(|other| other.name == name) {
+                let other = Place { origin: other.text.origin.clone(), key: format!("{table_name}.{name}") };
+                let why = "they are two names of one property";
+                return Err(ConfigError::Contradiction { places: Box::new([other, place]), why });
+            }
+            found.push(Property { name, text: Setting { value, origin: place.origin } });
         }
         Ok(())
     }
@@ -115,6 +132,14 @@ fn entries<'t, 'i>(table: &'t DeTable<'i>, prefix: &str) -> Vec<(usize, String, 
     let mut entries: Vec<_> = table.iter().map(entry).collect();
     entries.sort_by_key(|(offset, ..)| *offset);
     entries
+}
+
+/// The property of librdkafka that stands here, dotted or in quotes, and where.
+fn property_of(name: &str, offset: usize, value: &DeValue<'_>) -> Option<(String, usize)> {
+    if let DeValue::Table(table) = value {
+        return entries(table, name).into_iter().find_map(|(offset, name, value)| property_of(&name, offset, value));
+    }
+    is_property(name).then(|| (name.to_owned(), offset))
 }
 
 /// The value of a setting as the texts that the command line would have given.
@@ -233,20 +258,40 @@ mod tests {
             ("\nslto = 'x'", "walcat.toml:2: slto: no such key", "the nearest known key is slot"),
             ("[retry]\nfro = '1s'", "walcat.toml:2: retry.fro: no such key", "the nearest known key is retry.for"),
             ("[filter]\nshape = 'flat'", "walcat.toml:1: filter: no such key", "walcat.toml(5) lists the keys"),
+            (
+                "[kafka]\n'linger.ms' = 1\n'linger.ms' = 2",
+                "walcat.toml:3: duplicate key: 'linger.ms'",
+                "the file is TOML; walcat.toml(5) has an example",
+            ),
+            (
+                "linger.ms = 5",
+                "walcat.toml:1: linger.ms: a property of librdkafka outside of the table [kafka]",
+                "write it below the line [kafka], as \"linger.ms\" = ...",
+            ),
+            (
+                "slot = 's'\n'sasl.password' = 'hunter2'",
+                "walcat.toml:2: sasl.password: a property of librdkafka outside of the table [kafka]",
+                "write it below the line [kafka], as \"sasl.password\" = ...",
+            ),
+            (
+                "[retry]\n'compression.codec' = 'lz4'",
+                "walcat.toml:2: compression.codec: a property of librdkafka outside of the table [kafka]",
+                "write it below the line [kafka], as \"compression.codec\" = ...",
+            ),
             ("colour = 1", "walcat.toml:1: colour: no such key", "walcat.toml(5) lists the keys"),
             (
                 "slot = 5",
-                "walcat.toml:1: slot: wrong type: a string is wanted, a whole number stands there",
+                "walcat.toml:1: slot: expected a string, found a whole number",
                 "walcat.toml(5) says what each key takes",
             ),
             (
                 "once = 'yes'",
-                "walcat.toml:1: once: wrong type: true or false is wanted, a string stands there",
+                "walcat.toml:1: once: expected true or false, found a string",
                 "walcat.toml(5) says what each key takes",
             ),
             (
                 "publication = ['a', 1]",
-                "walcat.toml:1: publication: wrong type: a list of strings is wanted, a whole number stands there",
+                "walcat.toml:1: publication: expected a list of strings, found a whole number",
                 "walcat.toml(5) says what each key takes",
             ),
             (
@@ -261,18 +306,17 @@ mod tests {
             ),
             (
                 "kafka = 1",
-                "walcat.toml:1: kafka: wrong type: a table is wanted, a whole number stands there",
+                "walcat.toml:1: kafka: expected a table, found a whole number",
                 "walcat.toml(5) says what each key takes",
             ),
             (
                 "[[retry]]",
-                "walcat.toml:1: retry: wrong type: a table is wanted, a list stands there",
+                "walcat.toml:1: retry: expected a table, found a list",
                 "walcat.toml(5) says what each key takes",
             ),
             (
                 "[kafka]\n\"linger.ms\" = []",
-                "walcat.toml:2: kafka.linger.ms: wrong type: a string, a number, true or false is wanted, \
-                 a list stands there",
+                "walcat.toml:2: kafka.linger.ms: expected a string, a number, true or false, found a list",
                 "walcat.toml(5) says what each key takes",
             ),
             (
@@ -282,7 +326,7 @@ mod tests {
             ),
             (
                 "slot = 'a'\nslot = 'b'",
-                "walcat.toml:2: duplicate key",
+                "walcat.toml:2: duplicate key: slot",
                 "the file is TOML; walcat.toml(5) has an example",
             ),
         ] {

@@ -2,6 +2,7 @@
 //! break what walcat promises or its memory bound.
 
 use super::error::{Setting, ValueError};
+use crate::sink::kafka::producer;
 
 /// A property as it was given; the value is not yet read from where `file:` or `env:` point.
 #[derive(Clone)]
@@ -42,13 +43,59 @@ const REFUSED: &[(&[&str], &str, &str)] = &[
      "write brokers in the file, or -b, --brokers"),
 ];
 
+/// Second names that librdkafka has for a producer's properties, each with the one that is kept. librdkafka takes either, in
+/// the order in which they come; only one of them may reach it, or what is in force is left to chance.
+const ALIASES: &[(&str, &str)] = &[
+    ("compression.codec", "compression.type"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("message.send.max.retries", "retries"),
+    ("sasl.mechanisms", "sasl.mechanism"),
+    ("sasl.oauthbearer.client.credentials.client.id", "sasl.oauthbearer.client.id"),
+    ("sasl.oauthbearer.client.credentials.client.secret", "sasl.oauthbearer.client.secret"),
+];
+
+/// Properties of Kafka's Java client that librdkafka does not know, and what to write instead.
+#[rustfmt::skip]
+const JAVA: &[(&[&str], &str)] = &[
+    (&["max.request.size"], "write message.max.bytes; without it the broker's limit applies"),
+    (&["buffer.memory"], "set max in [memory]"),
+    (&["ssl.truststore.location", "ssl.truststore.certificates"],
+     "write ssl.ca.location, the path of a PEM file with the CA's certificate"),
+    (&["ssl.truststore.password", "ssl.truststore.type"], "leave it out: ssl.ca.location names a PEM file"),
+    (&["ssl.keystore.type"], "leave it out: ssl.keystore.location names a PKCS#12 file"),
+    (&["ssl.keystore.certificate.chain"], "write ssl.certificate.location, the path of a PEM file"),
+    (&["ssl.keystore.key"], "write ssl.key.location, the path of a PEM file"),
+    (&["sasl.jaas.config"], "write sasl.username and sasl.password"),
+    (&["send.buffer.bytes"], "write socket.send.buffer.bytes"),
+    (&["receive.buffer.bytes"], "write socket.receive.buffer.bytes"),
+    (&["max.block.ms"], "set broker_for in [retry], which bounds the wait for Kafka"),
+    (&["partitioner.class"], "leave it out; murmur2_random, the partitioner of Kafka's Java client, is always on"),
+    (&["key.serializer", "value.serializer", "interceptor.classes"], "leave it out"),
+];
+
+/// The name under which a property is kept: of two names that librdkafka has for it, always the same.
+#[must_use]
+pub fn canonical(name: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, kept)| kept)
+}
+
+/// Whether librdkafka, or walcat's list of what it refuses, knows this name.
+#[must_use]
+pub fn is_property(name: &str) -> bool {
+    let is_refused = REFUSED.iter().any(|(names, ..)| names.contains(&name));
+    is_refused || producer::knows_property(name)
+}
+
 /// Why walcat does not hand on this property, if so.
 pub fn check_property(name: &str) -> Result<(), ValueError> {
     if name.is_empty() {
         return Err(ValueError::NotAProperty);
     }
-    match REFUSED.iter().find(|(names, ..)| names.contains(&name)) {
-        Some((_, reason, instead)) => Err(ValueError::Refused { reason, instead }),
+    if let Some((_, reason, instead)) = REFUSED.iter().find(|(names, ..)| names.contains(&name)) {
+        return Err(ValueError::Refused { reason, instead });
+    }
+    match JAVA.iter().find(|(names, _)| names.contains(&name)) {
+        Some((_, instead)) => Err(ValueError::Refused { reason: "a property of Kafka's Java client only", instead }),
         None => Ok(()),
     }
 }
@@ -89,10 +136,34 @@ mod tests {
     #[test]
     fn every_refused_property_is_in_the_manual() {
         let manual = include_str!("../../man/walcat.toml.5");
+        let (_, manual) = manual.split_once("These are refused").unwrap_or_default();
         let refused: Vec<&str> = manual.lines().filter_map(|line| line.strip_prefix(".It Li ")).collect();
         let refused: Vec<&str> = refused.iter().flat_map(|names| names.split(" , ")).collect();
         let known: Vec<&str> = REFUSED.iter().flat_map(|(names, ..)| names.iter().copied()).collect();
         assert_eq!(refused, known);
+    }
+
+    #[test]
+    fn a_property_of_the_java_client_is_told_from_librdkafkas_own() {
+        for name in JAVA.iter().flat_map(|(names, _)| names.iter()) {
+            let Err(ValueError::Refused { instead, .. }) = check_property(name) else {
+                panic!("{name} is not refused")
+            };
+            for word in instead.split([' ', ',', ';', ':']).filter(|word| word.contains('.')) {
+                assert!(producer::knows_property(word), "{name}: {word} is no property of librdkafka");
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_names_for_a_property_one_is_kept_and_librdkafka_knows_both() {
+        let listed = include_str!("../../man/walcat.toml.5");
+        for (alias, kept) in ALIASES {
+            assert_eq!((canonical(alias), canonical(kept)), (*kept, *kept));
+            assert!(producer::knows_property(alias) && producer::knows_property(kept), "{alias}");
+            assert!(listed.contains(&format!(".It Li {kept} , {alias}")), "{alias} is not in the manual");
+        }
+        assert_eq!(canonical("linger.ms"), "linger.ms");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::error::{ConfigError, Origin, Place, Setting, ValueError};
 use super::file::FileSettings;
-use super::kafka::{Property, check_property, split_property};
+use super::kafka::{Property, canonical, check_property, split_property};
 use super::key::{Key, Kind};
 use super::secret::Environment;
 use super::value;
@@ -180,5 +180,5 @@ fn parse_flag(text: &str) -> Result<Property, ConfigError> {
     let refuse = |key: String| move |why| ConfigError::Value { place: Place { origin: Origin::Flag, key }, why };
     let (name, value) = split_property(text).map_err(refuse("kafka".to_owned()))?;
     check_property(name).map_err(refuse(format!("kafka.{name}")))?;
-    Ok(Property { name: name.to_owned(), text: Setting { value: value.to_owned(), origin: Origin::Flag } })
+    Ok(Property { name: canonical(name).to_owned(), text: Setting { value: value.to_owned(), origin: Origin::Flag } })
 }

@@ -18,7 +18,7 @@ mod tests;
 mod units;
 mod value;
 
-pub use error::{ConfigError, Origin, Place, SecretError, Setting, ValueError};
+pub use error::{ConfigError, Echo, Origin, Place, Required, SecretError, Setting, ValueError};
 pub use key::mistaken_variables;
 pub use key::{Key, Kind, Row};
 pub use layers::Given;

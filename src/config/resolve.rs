@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use super::error::{ConfigError, Origin, Place, ValueError};
+use super::error::{ConfigError, Origin, Place, Required, ValueError};
 use super::file::{self, FileSettings};
 use super::kafka::Property;
 use super::key::Key;
@@ -36,13 +36,21 @@ const REPLICATION_FACTOR_BOUNDS: RangeInclusive<i32> = 1..=10_000;
 /// With `--once` an unreachable broker ends the run, so that cron sees it.
 const BROKER_FOR_ONCE: &str = "1m";
 
-const SLOT_HINT: &str = "-s, --slot, WALCAT_SLOT or slot in the configuration file names it";
-const PUBLICATION_HINT: &str =
-    "-p, --publication, WALCAT_PUBLICATION or publication in the configuration file names it";
-const DEAD_LETTER_HINT: &str =
-    "--dead-letter-topic or dead_letter_topic in the configuration file names it; on_error = \"skip\" needs none";
-const BROKERS_HINT: &str =
-    "-b, --brokers, WALCAT_BROKERS or brokers in the configuration file names them; --sink stdout needs none";
+const SLOT: Required =
+    Required { name: "slot", hint: "-s, --slot, WALCAT_SLOT or slot in the configuration file names the slot" };
+const PUBLICATION: Required = Required {
+    name: "publication",
+    hint: "-p, --publication, WALCAT_PUBLICATION or publication in the configuration file names the publication",
+};
+const DEAD_LETTER_TOPIC: Required = Required {
+    name: "dead_letter_topic",
+    hint: "--dead-letter-topic, WALCAT_DEAD_LETTER_TOPIC or dead_letter_topic in the configuration file names the topic of \
+           dead letters; on_error = \"skip\" needs none",
+};
+const BROKERS: Required = Required {
+    name: "brokers",
+    hint: "-b, --brokers, WALCAT_BROKERS or brokers in the configuration file names the brokers; --sink stdout needs none",
+};
 
 /// All that is configured, each value parsed and none of the secrets read.
 pub struct Config {
@@ -88,20 +96,20 @@ impl Config {
     /// The settings of `stream` and `check`, complete, with the secrets read.
     pub fn stream(&self, environment: &Environment<'_>) -> Result<StreamSettings, ConfigError> {
         let mut settings = self.draft.clone();
+        let needs_brokers = settings.sink == Sink::Kafka && settings.dump.is_none();
+        let required = [
+            (SLOT, settings.slot.is_empty() && !settings.temporary_slot),
+            (PUBLICATION, settings.publications.is_empty()),
+            (BROKERS, needs_brokers && settings.brokers.is_none()),
+            (DEAD_LETTER_TOPIC, settings.on_error == OnError::DeadLetter && settings.dead_letter_topic.is_none()),
+        ];
+        // All at once: who is told one at a time has to start four times.
+        let missing: Vec<Required> = required.iter().filter(|(_, lacks)| *lacks).map(|(what, _)| *what).collect();
+        if !missing.is_empty() {
+            return Err(ConfigError::Missing { missing });
+        }
         if settings.slot.is_empty() {
-            if !settings.temporary_slot {
-                return Err(ConfigError::Missing { what: "slot", hint: SLOT_HINT });
-            }
             settings.slot = format!("walcat_tmp_{}", std::process::id());
-        }
-        if settings.publications.is_empty() {
-            return Err(ConfigError::Missing { what: "publication", hint: PUBLICATION_HINT });
-        }
-        if settings.sink == Sink::Kafka && settings.dump.is_none() && settings.brokers.is_none() {
-            return Err(ConfigError::Missing { what: "brokers", hint: BROKERS_HINT });
-        }
-        if settings.on_error == OnError::DeadLetter && settings.dead_letter_topic.is_none() {
-            return Err(ConfigError::Missing { what: "dead_letter_topic", hint: DEAD_LETTER_HINT });
         }
         settings.dsn = self.dsn(environment)?;
         settings.kafka = self.kafka(environment)?;
@@ -111,7 +119,7 @@ impl Config {
     /// The settings of `slot create`, `slot drop` and `slot status`.
     pub fn slot(&self, environment: &Environment<'_>) -> Result<SlotSettings, ConfigError> {
         if self.draft.slot.is_empty() {
-            return Err(ConfigError::Missing { what: "slot", hint: SLOT_HINT });
+            return Err(ConfigError::Missing { missing: vec![SLOT] });
         }
         Ok(SlotSettings {
             dsn: self.dsn(environment)?,
@@ -188,7 +196,7 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         temporary_slot: layers.is_on(Key::TemporarySlot)?,
         failover: layers.is_on(Key::Failover)?,
         brokers: layers
-            .parse_list(Key::Brokers, value::not_empty)?
+            .parse_list(Key::Brokers, value::brokers)?
             .filter(|brokers| !brokers.is_empty())
             .map(|brokers| brokers.join(",")),
         kafka: Vec::new(),

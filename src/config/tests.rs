@@ -161,13 +161,37 @@ fn a_property_on_the_command_line_replaces_that_of_the_file() {
 }
 
 #[test]
+fn a_property_has_one_value_whichever_of_its_names_is_given() {
+    let file = format!("{REQUIRED}[kafka]\n'compression.codec' = 'gzip'\n'max.in.flight' = 5\n");
+    let shown = |case: &Case<'_>| -> Vec<(String, String)> {
+        settings(case).kafka.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+    };
+    let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    assert_eq!(
+        shown(&Case { file: &file, ..NOTHING }),
+        pairs(&[("compression.type", "gzip"), ("max.in.flight.requests.per.connection", "5")])
+    );
+    let properties = ["compression.type=zstd", "max.in.flight.requests.per.connection=2", "max.in.flight=3"];
+    assert_eq!(
+        shown(&Case { file: &file, properties: &properties, ..NOTHING }),
+        pairs(&[("compression.type", "zstd"), ("max.in.flight.requests.per.connection", "3")])
+    );
+    let twice = format!("{REQUIRED}[kafka]\n'compression.codec' = 'gzip'\n'compression.type' = 'lz4'\n");
+    let error = Case { file: &twice, ..NOTHING }.config().err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("two names of one property"), "{error}");
+}
+
+#[test]
 fn what_is_required_and_given_nowhere_is_a_usage_error() {
     for (file, error) in [
-        ("", "slot is required, and not given"),
-        ("slot = 's'", "publication is required, and not given"),
-        ("slot = 's'\npublication = []", "publication is required, and not given"),
-        ("slot = 's'\npublication = 'p'", "brokers is required, and not given"),
-        ("publication = 'p'\nbrokers = 'k'", "slot is required, and not given"),
+        ("", "missing required settings: slot, publication, brokers"),
+        ("on_error = 'dead-letter'", "missing required settings: slot, publication, brokers, dead_letter_topic"),
+        ("slot = 's'", "missing required settings: publication, brokers"),
+        ("slot = 's'\npublication = []\nbrokers = 'k'", "missing required setting: publication"),
+        ("slot = 's'\npublication = 'p'", "missing required setting: brokers"),
+        ("publication = 'p'\nbrokers = 'k'", "missing required setting: slot"),
     ] {
         let found = Case { file, ..NOTHING }.error();
         assert_eq!((found.to_string().as_str(), found.exit_code()), (error, ExitCode::Usage), "{file:?}");
@@ -189,16 +213,17 @@ fn a_temporary_slot_needs_no_name() {
 #[test]
 fn a_wrong_value_is_a_usage_error_unless_it_stands_in_the_file() {
     for (key, text, why) in [
-        (Key::Slot, "Orders", "not a slot name: 1 to 63 of the characters a-z, 0-9 and _ are wanted"),
-        (Key::Publication, "", "not a publication name: 1 to 63 bytes are wanted"),
-        (
-            Key::TopicPrefix,
-            "a b",
-            "not a topic prefix: 1 to 200 of the characters A-Z, a-z, 0-9, '.', '_' and '-' are wanted",
-        ),
+        (Key::Slot, "Orders", "invalid slot name \"Orders\": use 1 to 63 of a-z, 0-9 and _"),
+        (Key::Publication, "", "invalid publication name: use 1 to 63 bytes"),
+        (Key::TopicPrefix, "a b", "invalid topic prefix: use 1 to 200 of A-Z, a-z, 0-9, '.', '_' and '-'"),
         (Key::Brokers, "", "it is empty"),
-        (Key::Sink, "stderr", "not one of kafka, stdout"),
-        (Key::Startpos, "x", "not an LSN: two hexadecimal numbers of up to 8 digits are wanted, as in 0/16B3748"),
+        (Key::Brokers, "SASL_SSL://k:9092", "a broker is HOST:PORT, without a scheme such as SASL_SSL://"),
+        (Key::Sink, "kafak", "invalid value \"kafak\": use kafka or stdout"),
+        (
+            Key::Startpos,
+            "0/xyz",
+            "invalid LSN \"0/xyz\": write two hexadecimal numbers of up to 8 digits, as in 0/16B3748",
+        ),
         (Key::Endpos, "0/0", "0/0 is no position in the WAL"),
         (Key::StatusInterval, "5", "the unit is missing: write \"200ms\", \"30s\" or \"5m\""),
         (Key::StatusInterval, "10ms", "out of bounds: 50ms to 1h is allowed"),
@@ -246,7 +271,7 @@ fn a_refused_property_is_a_usage_error_unless_it_stands_in_the_file() {
     assert_eq!(error.to_string(), format!("walcat.toml:2: kafka.acks: {refused}"));
     assert_eq!(error.exit_code(), ExitCode::Setup);
     let error = Case { properties: &["sasl.password hunter2"], ..NOTHING }.error();
-    assert_eq!((error.to_string().as_str(), error.exit_code()), ("-X: KEY=VALUE is wanted", ExitCode::Usage));
+    assert_eq!((error.to_string().as_str(), error.exit_code()), ("-X: expected KEY=VALUE", ExitCode::Usage));
 }
 
 #[test]

@@ -95,6 +95,15 @@ pub fn check(properties: &[(String, String)], transaction_timeout: Option<Durati
     create("", properties, transactional.as_ref(), context).map(drop)
 }
 
+/// Whether librdkafka has a property of this name, or of which this is a second name.
+#[must_use]
+pub fn knows_property(name: &str) -> bool {
+    use rdkafka::error::KafkaError;
+    // An empty value is refused, or it is not: either way the name was found first.
+    let set = ClientConfig::new().set(name, "").create_native_config();
+    !matches!(set, Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)))
+}
+
 /// librdkafka's words, without the value, which may be a secret.
 fn reason(error: &rdkafka::error::KafkaError, properties: &[(String, String)]) -> String {
     use rdkafka::error::KafkaError;
