@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::replication::command::quote_identifier;
+use crate::replication::command::quote_identifier_where_needed;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,7 +146,10 @@ pub fn publication(name: &str, exists: bool) -> Verdict {
     }
     Verdict::error(
         format!("publication {name}: does not exist"),
-        format!("CREATE PUBLICATION {} FOR ALL TABLES, before the slot is created", quote_identifier(name)),
+        format!(
+            "CREATE PUBLICATION {} FOR ALL TABLES, before the slot is created",
+            quote_identifier_where_needed(name)
+        ),
     )
 }
 

@@ -7,6 +7,7 @@
 
 use std::ffi::CString;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -85,6 +86,7 @@ impl Connecting {
         }
         if let Some(dsn) = dsn {
             let dsn_text = text(dsn)?;
+            check_scheme(dsn)?;
             if is_conninfo(dsn) {
                 let options = ffi::parse_conninfo(&dsn_text).map_err(|_| conninfo_error(conninfo_complaint(dsn)))?;
                 check_port(&options)?;
@@ -100,7 +102,9 @@ impl Connecting {
             let is_refused = ffi::refuses_parameters(&parameters);
             return Err(if is_refused { conninfo_error(one_line(&handle.error_message())) } else { failed(&handle) });
         }
-        let timeout = timeout(&handle.options());
+        let options = handle.options();
+        check_root_certificate(&options)?;
+        let timeout = timeout(&options);
         let (host, deadline) = ((handle.host(), handle.port()), Instant::now() + timeout);
         Ok(Connecting { parameters, handle, direction: Direction::Write, host, timeout, deadline })
     }
@@ -229,6 +233,46 @@ fn check_port(options: &[(String, String)]) -> Result<(), Error> {
     }
 }
 
+/// A URI whose scheme libpq does not know is a database name to it, which the server repeats with the password in it.
+fn check_scheme(dsn: &str) -> Result<(), Error> {
+    let begins_as_uri = ["postgres://", "postgresql://"].iter().any(|scheme| dsn.starts_with(scheme));
+    if begins_as_uri {
+        return Ok(());
+    }
+    if dsn.starts_with("jdbc:") {
+        return Err(conninfo_error("\"jdbc:\" is the form of Java's driver".to_owned()));
+    }
+    if let Some((scheme, _)) = dsn.split_once("://")
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+    {
+        return Err(conninfo_error(format!("unknown scheme \"{scheme}://\": use postgresql:// or postgres://")));
+    }
+    if !dsn.contains('=') && dsn.contains(['@', ':', '/']) {
+        let why = "it is neither a URI nor key=value pairs, and a database name with \"@\", \":\" or \"/\" is written dbname=NAME";
+        return Err(conninfo_error(why.to_owned()));
+    }
+    Ok(())
+}
+
+/// libpq looks for the file only when a server has answered, and then as if the server had failed.
+fn check_root_certificate(options: &[(String, String)]) -> Result<(), Error> {
+    let value = |wanted: &str| {
+        options.iter().find(|(key, value)| key == wanted && !value.is_empty()).map(|(_, value)| value.as_str())
+    };
+    let is_verified = matches!(value("sslmode"), Some("verify-ca" | "verify-full"));
+    let is_remote = value("hostaddr").is_some()
+        || value("host").is_some_and(|hosts| hosts.split(',').any(|host| !host.is_empty() && !host.starts_with('/')));
+    if !is_verified || !is_remote || value("sslrootcert") == Some("system") {
+        return Ok(());
+    }
+    let of_home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".postgresql/root.crt"));
+    let Some(path) = value("sslrootcert").map(PathBuf::from).or_else(of_home) else { return Ok(()) };
+    match std::fs::metadata(&path) {
+        Err(error) => Err(conninfo_error(format!("sslrootcert: cannot read {}: {error}", path.display()))),
+        Ok(_) => Ok(()),
+    }
+}
+
 /// What libpq takes as a connection string; anything else is a bare database name.
 fn is_conninfo(dsn: &str) -> bool {
     dsn.contains('=') || dsn.starts_with("postgres://") || dsn.starts_with("postgresql://")
@@ -249,6 +293,41 @@ mod tests {
         let error = Connecting::start(Some("host=localhost password=hunter2 bogus"), Kind::Ordinary).unwrap_err();
         assert!(matches!(error, Error::Conninfo { .. }), "{error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_uri_that_libpq_would_take_for_a_database_name_is_refused_and_not_shown() {
+        for (dsn, why) in [
+            ("postgre://bob:hunter2@host/x", "unknown scheme \"postgre://\": use postgresql:// or postgres://"),
+            ("mysql://bob:hunter2@host/x?a=b", "unknown scheme \"mysql://\""),
+            ("jdbc:postgresql://host/x?user=bob&password=hunter2", "\"jdbc:\" is the form of Java's driver"),
+            ("bob:hunter2@host/x", "it is neither a URI nor key=value pairs"),
+            ("hunter2 x://host", "it is neither a URI nor key=value pairs"),
+        ] {
+            let error = Connecting::start(Some(dsn), Kind::Ordinary).unwrap_err();
+            assert!(matches!(error, Error::Conninfo { .. }), "{dsn}: {error}");
+            let shown = format!("{error} {error:?} {:?}", error.hint());
+            assert!(shown.contains(why) && !shown.contains("hunter2"), "{shown}");
+        }
+        for dsn in ["shop", "dbname=a@b", "host=/run/x dbname=a://b"] {
+            assert!(check_scheme(dsn).is_ok(), "{dsn}");
+        }
+    }
+
+    #[test]
+    fn a_root_certificate_that_is_missing_is_found_before_a_server_is_asked() {
+        let start = |dsn: &str| Connecting::start(Some(dsn), Kind::Ordinary).map(drop);
+        let error = start("host=127.0.0.1 port=1 sslmode=verify-full sslrootcert=/nowhere.crt").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot read the conninfo: sslrootcert: cannot read /nowhere.crt: No such file or directory (os error 2)"
+        );
+        for dsn in [
+            "host=127.0.0.1 port=1 sslmode=require sslrootcert=/nowhere.crt",
+            "host=127.0.0.1 port=1 sslmode=verify-full sslrootcert=Cargo.toml",
+        ] {
+            assert!(!matches!(start(dsn), Err(Error::Conninfo { .. })), "{dsn}");
+        }
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub enum Error {
     Wait(#[from] std::io::Error),
 }
 
+/// What messages call the command that ends another session.
+pub(super) const TERMINATE: &str = "pg_terminate_backend";
+
 /// What may be done about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
@@ -80,7 +83,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match (self, self.sqlstate()) {
             (Error::Conninfo { .. }, _) => {
-                "write it as for psql: 'host=... port=... dbname=... user=...' or postgresql://user@host/dbname"
+                "write it as for psql: 'host=... port=... dbname=... user=...' or postgresql://user@host:port/dbname, and the \
+                 password into ~/.pgpass"
             }
             (Error::Connect { needs_password: true, .. }, _) => {
                 "put the password into ~/.pgpass (or PGPASSFILE), or give the dsn as file:PATH or env:NAME"
@@ -89,7 +93,11 @@ impl Error {
                 "check user, password and pg_hba.conf; a replication connection needs a line for the database itself"
             }
             (_, Some("3D000")) => "name an existing database with dbname= in the dsn",
-            (_, Some("42501")) => "the role needs: ALTER ROLE ... REPLICATION, and SELECT is not needed",
+            (Error::Command { command: TERMINATE, .. }, Some("42501")) => {
+                "to end another role's session a role needs pg_signal_backend, and that of a superuser only a superuser ends: \
+                 GRANT pg_signal_backend TO the role of walcat, or end the session by hand"
+            }
+            (_, Some("42501")) => "run ALTER ROLE ... REPLICATION for the role of walcat; SELECT is not required",
             (_, Some("53300")) => "raise max_wal_senders or max_connections, or stop other replication clients",
             (_, Some("53400")) => "raise max_replication_slots, or drop a slot that nobody uses",
             (_, Some("55006")) => "another process reads the slot; stop it, or use another slot",
@@ -127,7 +135,7 @@ fn exit_code_of_sqlstate(sqlstate: &str) -> ExitCode {
 /// libpq's messages have several lines.
 pub(super) fn one_line(message: &str) -> String {
     let lines = message.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("LOCATION:"));
-    let line = lines.collect::<Vec<_>>().join("; ");
+    let line = without_passwords(&lines.collect::<Vec<_>>().join("; "));
     if line.is_empty() { "the server closed the connection".to_owned() } else { line }
 }
 
@@ -143,7 +151,27 @@ pub fn split_connect_message(verbose: &str) -> (Option<String>, String) {
     });
     let is_source_line = |line: &&str| line.starts_with("LOCATION:");
     let message = verbose.lines().map(str::trim).filter(|line| !is_source_line(line)).collect::<Vec<_>>().join("; ");
-    (sqlstate, message)
+    (sqlstate, without_passwords(&message))
+}
+
+/// A text in which what looks like the password of a URI is masked: the server repeats a name that it does not know.
+fn without_passwords(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        shown.extend([before, "://"]);
+        let end = after.find(['"', ' ', '\'']).unwrap_or(after.len());
+        let (authority, next) = after.split_at(end);
+        match (authority.find(':'), authority.rfind('@')) {
+            (Some(colon), Some(at)) if colon < at => {
+                shown.extend([&authority[..=colon], "********", &authority[at..]]);
+            }
+            _ => shown.push_str(authority),
+        }
+        rest = next;
+    }
+    shown.push_str(rest);
+    shown
 }
 
 #[cfg(test)]
@@ -161,6 +189,22 @@ mod tests {
         let refused = "connection to server at \"localhost\" (::1), port 1 failed: Connection refused\n\tIs the server \
                        running on that host and accepting TCP/IP connections?";
         assert_eq!(split_connect_message(refused).0, None);
+    }
+
+    #[test]
+    fn what_looks_like_a_password_in_a_message_is_masked() {
+        for (text, shown) in [
+            (
+                "database \"postgre://bob:hunter2@h/x\" does not exist",
+                "database \"postgre://bob:********@h/x\" does not exist",
+            ),
+            ("a://b:hunter2@c d://e:hunter@2@f", "a://b:********@c d://e:********@f"),
+            ("see https://example.com:8080/x", "see https://example.com:8080/x"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(one_line(text), shown);
+            assert_eq!(split_connect_message(text).1, shown);
+        }
     }
 
     #[test]

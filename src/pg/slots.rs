@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::conn::{Connection, Wait};
 use super::connecting::Kind;
-use super::error::Error;
+use super::error::{Error, TERMINATE};
 use super::server::json_row;
 use crate::lsn::Lsn;
 use crate::replication::command::{self, SlotOptions, quote_literal};
@@ -86,6 +86,22 @@ pub struct ReplicationLag {
     pub replay_lag: Option<String>,
 }
 
+/// Who holds a slot, as far as the role may see it: client, application, and since when.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn holder(connection: &mut Connection, pid: i32, wait: &mut Wait<'_>) -> Result<Option<String>, Error> {
+    let query = format!(
+        "SELECT concat_ws(', ', 'pid ' || pid, 'user ' || usename, \
+         CASE WHEN backend_start IS NULL THEN NULL ELSE 'client ' || COALESCE(host(client_addr), 'on this host') END, \
+         'application ' || NULLIF(application_name, ''), \
+         'since ' || to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')) \
+         FROM pg_catalog.pg_stat_activity WHERE pid = {pid}"
+    );
+    let result = connection.command("reading pg_stat_activity", &query, wait)?;
+    Ok(result.value(0, 0).map(str::to_owned))
+}
+
 /// The slot's row; none when there is no such slot.
 ///
 /// # Errors
@@ -116,7 +132,7 @@ pub fn replication_lag(
 /// Those of [`Connection::command`].
 pub fn terminate(connection: &mut Connection, pid: i32, wait: &mut Wait<'_>) -> Result<bool, Error> {
     let query = format!("SELECT pg_catalog.pg_terminate_backend({pid})");
-    let result = connection.command("pg_terminate_backend", &query, wait)?;
+    let result = connection.command(TERMINATE, &query, wait)?;
     Ok(result.value(0, 0) == Some("t"))
 }
 

@@ -40,8 +40,8 @@ pub enum Error {
     #[error(transparent)]
     State(#[from] state_file::Error),
     /// The slot is held by another process for longer than allowed.
-    #[error("the slot {slot} has been held by another process for {seconds} s (pid {pid})")]
-    SlotHeld { slot: String, pid: String, seconds: u64 },
+    #[error("the slot {slot} has been held by another process for {seconds} s ({holder})")]
+    SlotHeld { slot: String, holder: String, seconds: u64 },
     /// The recording cannot be written.
     #[error("cannot write the recording {path}: {source}")]
     Record { path: String, source: io::Error },

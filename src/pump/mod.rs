@@ -282,6 +282,10 @@ impl Pump {
         }
         if !matches!(self.stage, Stage::Stopping { .. }) {
             info!(slot = self.report.slot(), in_flight = self.session.ring().outstanding(); "signal: draining");
+            if let (Some((_, reason)), Some(limit)) = (self.output.outage(), self.times.shutdown_timeout) {
+                warn!(slot = self.report.slot(), wait_s = limit.as_secs(), reason;
+                    "signal: Kafka is not accepting records; waiting for it before the end (a second signal ends at once)");
+            }
             self.stage = Stage::Stopping { deadline: self.times.shutdown_timeout.map(|timeout| now + timeout) };
         }
         Ok(())

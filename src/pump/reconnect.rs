@@ -88,7 +88,7 @@ impl Pump {
                 "connecting again is given up: the time of [retry] for is spent");
         }
         match error {
-            Error::SlotHeld { slot, pid, .. } => Error::SlotHeld { slot, pid, seconds },
+            Error::SlotHeld { slot, holder, .. } => Error::SlotHeld { slot, holder, seconds },
             error => error,
         }
     }

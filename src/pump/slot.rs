@@ -90,6 +90,18 @@ pub fn check_plugin(slot: &Slot) -> Result<(), Error> {
     Err(Error::Setup { message, hint: "walcat works with logical slots of the plugin pgoutput".to_owned() })
 }
 
+/// A slot is one of this database.
+///
+/// # Errors
+/// [`Error::Setup`].
+pub fn check_database(slot: &Slot, database: &str) -> Result<(), Error> {
+    let Some(other) = slot.database.as_deref().filter(|other| *other != database) else { return Ok(()) };
+    Err(Error::Setup {
+        message: format!("the slot {} belongs to the database {other}, and this is {database}", slot.slot_name),
+        hint: "connect to the slot's database, or use another slot".to_owned(),
+    })
+}
+
 /// The slot, where it exists, is one that can be read.
 pub(super) fn check_existing(
     source: &Source,
@@ -106,10 +118,7 @@ fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
     let name = &slot.slot_name;
     let setup = |message: String, hint: &str| Err(Error::Setup { message, hint: hint.to_owned() });
     check_plugin(slot)?;
-    if let Some(other) = slot.database.as_deref().filter(|other| *other != database) {
-        let message = format!("the slot {name} belongs to the database {other}, and this is {database}");
-        return setup(message, "connect to the slot's database, or use another slot");
-    }
+    check_database(slot, database)?;
     if let Some(why) = slot.lost() {
         return setup(
             format!("the slot {name} is lost for good: {why}"),
@@ -144,12 +153,18 @@ impl Held {
             slots::terminate(connection, pid, &mut |socket, way| waiter.wait(socket, way))?;
             self.taken_over = true;
         }
-        let pid = holder.map_or("unknown".to_owned(), |pid| pid.to_string());
-        if source.slot_for.is_some_and(|limit| began.elapsed() >= limit) {
-            return Err(Error::SlotHeld { slot: slot.to_owned(), pid, seconds: began.elapsed().as_secs() });
-        }
-        if !self.told {
-            warn!(slot, pid = pid.as_str(); "the slot is held by another process: waiting");
+        let is_over = source.slot_for.is_some_and(|limit| began.elapsed() >= limit);
+        if is_over || !self.told {
+            let wait = &mut |socket, way| waiter.wait(socket, way);
+            let known = holder.map(|pid| slots::holder(connection, pid, wait)).transpose()?.flatten();
+            let holder = known.unwrap_or_else(|| match holder {
+                Some(pid) => format!("pid {pid}"),
+                None => "unknown, it has just ended".to_owned(),
+            });
+            if is_over {
+                return Err(Error::SlotHeld { slot: slot.to_owned(), holder, seconds: began.elapsed().as_secs() });
+            }
+            warn!(slot, holder = holder.as_str(); "the slot is held by another process: waiting");
             self.told = true;
         }
         Ok(waiter.sleep(ATTEMPT_INTERVAL)?)
@@ -164,6 +179,7 @@ fn create(
 ) -> Result<(String, Lsn), Error> {
     let options = SlotOptions { temporary, failover: source.failover };
     let lsn = create_slot(source.dsn.as_deref(), &source.slot, options, connection, waiter)?;
+    info!(slot = source.slot.as_str(), lsn:% = lsn, temporary, failover = options.failover; "slot created");
     Ok((source.slot.clone(), lsn))
 }
 
@@ -187,7 +203,7 @@ pub fn create_slot(
         });
     }
     let mut notice_at = Instant::now() + SLOT_NOTICE_INTERVAL;
-    let lsn = slots::create(connection, name, options, &mut |socket, way| {
+    slots::create(connection, name, options, &mut |socket, way| {
         if Instant::now() >= notice_at {
             let blocking = blocking_transactions(dsn, waiter).unwrap_or_default().join("; ");
             warn!(slot = name, blocking = blocking.as_str();
@@ -195,9 +211,8 @@ pub fn create_slot(
             notice_at = Instant::now() + SLOT_NOTICE_INTERVAL;
         }
         waiter.wait(socket, way)
-    })?;
-    info!(slot = name, lsn:% = lsn, temporary = options.temporary, failover = options.failover; "slot created");
-    Ok(lsn)
+    })
+    .map_err(Error::from)
 }
 
 /// The server can have standbys keep a copy of the slot, where that is asked for.

@@ -214,10 +214,11 @@ pub fn check_publications(
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let existing = publications::existing(connection, publications, wait)?;
     let Some(missing) = publications.iter().find(|name| !existing.contains(name)) else { return Ok(()) };
+    let quoted = command::quote_identifier_where_needed(missing);
     Err(Error::Setup {
         message: format!("the publication {missing} does not exist in the database {}", connection.database()),
         hint: format!(
-            "CREATE PUBLICATION {missing} FOR ALL TABLES (or FOR TABLE ...); if the slot {slot} already holds changes \
+            "CREATE PUBLICATION {quoted} FOR ALL TABLES (or FOR TABLE ...); if the slot {slot} already holds changes \
              from before the publication, PostgreSQL cannot decode them: drop and create the slot after it"
         ),
     })

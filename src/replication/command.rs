@@ -76,6 +76,21 @@ pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// The same for SQL that a person reads: a name that needs no quotes has none.
+#[must_use]
+pub fn quote_identifier_where_needed(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    // Reserved words need them too; of those only some are likely names.
+    const RESERVED: [&str; 10] =
+        ["all", "default", "end", "group", "limit", "order", "primary", "select", "table", "user"];
+    if starts_well && name.bytes().all(is_plain) && !RESERVED.contains(&name) {
+        name.to_owned()
+    } else {
+        quote_identifier(name)
+    }
+}
+
 /// Quotes a text as a literal, for standard_conforming_strings = on.
 #[must_use]
 pub fn quote_literal(text: &str) -> String {
