@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use env_logger::{Builder, Target, WriteStyle};
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
-use log::{LevelFilter, Record};
+use log::{LevelFilter, Record, error};
 use serde_json::Map;
 
 use crate::config::{LogFormat, LogSettings};
@@ -27,8 +27,11 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 /// Sends the log to stderr from now on; where `RUST_LOG` is set it decides what is logged.
 pub fn init(settings: LogSettings) {
     let mut builder = Builder::new();
-    if std::env::var_os("RUST_LOG").is_some_and(|filters| !filters.is_empty()) {
-        builder.parse_env("RUST_LOG");
+    let filters = std::env::var_os("RUST_LOG").filter(|filters| !filters.is_empty());
+    let filters = filters.map(|filters| filters.to_string_lossy().into_owned());
+    let mistake = filters.as_deref().and_then(|filters| mistaken_filter(filters).map(str::to_owned));
+    if let (Some(filters), None) = (&filters, &mistake) {
+        builder.parse_filters(filters);
     } else {
         // The libraries below have nothing to say that an operator could use, but for their warnings.
         builder.filter_level(settings.level.min(LevelFilter::Warn));
@@ -48,18 +51,39 @@ pub fn init(settings: LogSettings) {
     let _ = FORMAT.set(settings.format);
     // A second logger is refused; only a test would install one, and then the first may stay.
     let _ = builder.try_init();
+    if let Some(filter) = mistake {
+        // At the level that even -q shows.
+        error!(filter = filter.as_str(); "RUST_LOG is ignored: it is not of the form walcat=debug,librdkafka=warn");
+    }
 }
 
-/// Tells why the process ends, whatever is logged otherwise: two lines for a person, or an object as the log has them.
+/// The first part of `RUST_LOG` that names no level; env_logger would leave it out and log next to nothing.
+fn mistaken_filter(filters: &str) -> Option<&str> {
+    let (filters, _) = filters.split_once('/').unwrap_or((filters, ""));
+    filters.split(',').map(str::trim).find(|filter| match filter.split_once('=') {
+        Some((_, level)) => level.trim().parse::<LevelFilter>().is_err(),
+        None => false,
+    })
+}
+
+/// Tells why the process ends, whatever is logged otherwise: a line and its hint as the log has them. Before there is a log,
+/// two lines for a person.
 pub fn tell_failure(message: &str, hint: Option<&str>, code: ExitCode) {
     let text = match FORMAT.get() {
         Some(LogFormat::Json) => failure_json(SystemTime::now(), message, hint, code),
-        Some(LogFormat::Text) | None => {
+        Some(LogFormat::Text) => failure_text(SystemTime::now(), message, hint),
+        None => {
             let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
             format!("walcat: {message}{hint}")
         }
     };
     eprintln!("{text}");
+}
+
+fn failure_text(at: SystemTime, message: &str, hint: Option<&str>) -> String {
+    let head = format!("{} ERROR", humantime::format_rfc3339_millis(at));
+    let hint = hint.map(|hint| format!("\n{head} hint: {}", escaped(hint))).unwrap_or_default();
+    format!("{head} {}{hint}", escaped(message))
 }
 
 fn failure_json(at: SystemTime, message: &str, hint: Option<&str>, code: ExitCode) -> String {
@@ -216,6 +240,29 @@ mod tests {
              \"message\":\"streaming started\",\"slot\":\"orders\",\"lsn\":\"0/16B3748\",\"rows\":7,\"lag\":0.5,\
              \"idle\":true}\n"
         );
+    }
+
+    #[test]
+    fn a_failure_is_a_line_of_the_log_and_so_is_its_hint() {
+        let at = UNIX_EPOCH + Duration::from_millis(1_795_213_800_123);
+        let head = "2026-11-20T22:30:00.123Z ERROR";
+        assert_eq!(failure_text(at, "it\nfailed", Some("try")), format!("{head} it\\nfailed\n{head} hint: try"));
+        assert_eq!(failure_text(at, "it failed", None), format!("{head} it failed"));
+    }
+
+    #[test]
+    fn a_filter_that_names_no_level_is_found() {
+        for (filters, mistake) in [
+            ("walcat=debug,librdkafka=warn", None),
+            ("debug", None),
+            ("walcat", None),
+            ("walcat=TRACE/regex=x", None),
+            ("walcat=chatty", Some("walcat=chatty")),
+            ("info, walcat=chatty", Some("walcat=chatty")),
+            ("walcat=", Some("walcat=")),
+        ] {
+            assert_eq!(mistaken_filter(filters), mistake, "{filters}");
+        }
     }
 
     #[test]
