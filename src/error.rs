@@ -27,6 +27,12 @@ pub enum Error {
     /// `check` found errors, which it has printed.
     #[error("{count} of {total} checks failed")]
     Checks { count: usize, total: usize },
+    /// `slot status` found an error, which it has printed with the rest.
+    #[error("{finding}")]
+    Slot { finding: String, hint: Option<String> },
+    /// `slot drop` would discard changes, and there is nobody to ask.
+    #[error("the slot {slot} is not dropped: {bytes} bytes of WAL that nobody has read would be discarded")]
+    Unasked { slot: String, bytes: u64 },
 }
 
 impl Error {
@@ -39,7 +45,8 @@ impl Error {
             Error::Input { .. } => ExitCode::NoInput,
             Error::Recording { source, .. } => source.exit_code(),
             Error::Output(_) => ExitCode::Os,
-            Error::Checks { .. } => ExitCode::Setup,
+            Error::Checks { .. } | Error::Slot { .. } => ExitCode::Setup,
+            Error::Unasked { .. } => ExitCode::Usage,
         }
     }
 
@@ -52,6 +59,8 @@ impl Error {
             Error::Recording { source: recording::Error::Cut { .. }, .. } => {
                 Some("the run that wrote it ended early, or writes it still; all that is whole was printed".to_owned())
             }
+            Error::Slot { hint, .. } => hint.clone(),
+            Error::Unasked { .. } => Some("--force drops it without a question; on a terminal walcat asks".to_owned()),
             Error::Input { .. } | Error::Recording { .. } | Error::Output(_) | Error::Checks { .. } => None,
         }
     }

@@ -43,7 +43,7 @@ impl ExitCode {
         (
             ExitCode::Usage,
             "the command line: an unknown command or flag, a value that does not parse, a required setting given \
-             nowhere, endpos before startpos",
+             nowhere, endpos before startpos, slot drop without a terminal or --force",
         ),
         (
             ExitCode::Data,
@@ -70,7 +70,7 @@ impl ExitCode {
         (
             ExitCode::Setup,
             "set-up: the configuration file, a conninfo that libpq refuses, a missing database, publication, slot or \
-             topic, another plugin, wal_level, a server that is too old, a lost slot, a gap; check with errors",
+             topic, another plugin, wal_level, a server that is too old, a lost slot, a gap; check and slot status with errors",
         ),
         (
             ExitCode::Fenced,

@@ -42,7 +42,7 @@ fn run(cli: &Cli) -> Result<(), Error> {
             let settings = config.slot(environment)?;
             match command {
                 SlotCommand::Create(_) => slot::create(&settings),
-                SlotCommand::Drop(_) => slot::drop(&settings),
+                SlotCommand::Drop(options) => slot::drop(&settings, options.force),
                 SlotCommand::Status(options) => slot::status(&settings, options.format),
             }
         }

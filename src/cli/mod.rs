@@ -83,6 +83,8 @@ pub enum SlotCommand {
     /// a slot that is older than the publication fails at the first change in between, for good.
     Create(SlotCreateOptions),
     /// Drops the slot, and with it its place in the WAL
+    ///
+    /// Says how much WAL nobody has read, and asks first. Without a terminal to ask on, --force is required.
     Drop(SlotDropOptions),
     /// Shows who reads the slot, how far it is and how much WAL it holds
     ///
@@ -106,6 +108,9 @@ pub struct SlotCreateOptions {
 pub struct SlotDropOptions {
     #[command(flatten)]
     connection: ConnectionOptions,
+    /// Drop the slot without a question
+    #[arg(long, help_heading = "PostgreSQL")]
+    pub force: bool,
     #[command(flatten)]
     log: LogOptions,
 }
@@ -181,7 +186,7 @@ impl SlotCommand {
                 failover.add_to(&mut given);
                 (connection, log)
             }
-            SlotCommand::Drop(SlotDropOptions { connection, log })
+            SlotCommand::Drop(SlotDropOptions { connection, log, force: _ })
             | SlotCommand::Status(SlotStatusOptions { connection, log, format: _ }) => (connection, log),
         };
         connection.add_to(&mut given);

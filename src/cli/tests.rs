@@ -100,7 +100,7 @@ fn a_switch_can_be_turned_off() {
 fn each_command_takes_its_options() {
     for arguments in [
         &["slot", "create", "-c", "f", "-d", "x", "-s", "s", "-p", "p"][..],
-        &["slot", "drop", "-c", "f", "-d", "x", "-s", "s"],
+        &["slot", "drop", "-c", "f", "-d", "x", "-s", "s", "--force"],
         &["slot", "status", "-c", "f", "-d", "x", "-s", "s", "--format", "json"],
         &[
             "check",

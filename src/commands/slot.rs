@@ -1,12 +1,11 @@
 //! `walcat slot create|drop|status`.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
-use log::info;
 use serde::Serialize;
 
-use crate::checks::{self, SlotFacts, Verdict};
+use crate::checks::{self, Severity, SlotFacts, Verdict};
 use crate::cli::StatusFormat;
 use crate::config::{Engine, SlotSettings};
 use crate::error::Error;
@@ -75,26 +74,48 @@ pub fn create(settings: &SlotSettings) -> Result<(), Error> {
     print(&format!("slot {} created, starting at {lsn}\n", settings.slot))
 }
 
-/// Drops the slot. The changes that it still held are given up: that is what the command is for.
+/// Drops the slot. The changes that it still held are given up, so it asks first, or is told to by `--force`.
 ///
 /// # Errors
-/// 78 for a slot that does not exist, 69 for one that is read.
-pub fn drop(settings: &SlotSettings) -> Result<(), Error> {
+/// 78 for a slot that does not exist or belongs to another database, 69 for one that is read, 2 where nobody can be asked.
+pub fn drop(settings: &SlotSettings, force: bool) -> Result<(), Error> {
     let mut commands = Commands::new()?;
     let mut connection = commands.connect_for_sql(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let slot = slots::find(&mut connection, &settings.slot, wait)?.ok_or_else(|| missing_slot(&settings.slot))?;
     slot::check_plugin(&slot)?;
+    slot::check_database(&slot, &connection.database())?;
+    let discarded_bytes = |facts: &ServerFacts| wal_lsn(facts).bytes_since(slot.confirmed());
+    // One that is read is not dropped: the server says so, whatever the answer.
+    if !slot.active && !force {
+        let bytes = discarded_bytes(&server::facts(&mut connection, wait)?);
+        if !is_confirmed_by_user(&settings.slot, bytes)? {
+            return print(&format!("slot {} is kept\n", settings.slot));
+        }
+    }
+    let bytes = discarded_bytes(&server::facts(&mut connection, wait)?);
     slots::drop(&mut connection, &settings.slot, wait)?;
-    info!(slot = settings.slot.as_str(); "slot dropped");
-    print(&format!("slot {} dropped\n", settings.slot))
+    let confirmed = slot.confirmed();
+    print(&format!("slot {} dropped; {bytes} bytes of WAL after {confirmed} were not read\n", settings.slot))
+}
+
+/// Asks on the terminal whether the slot is to be dropped.
+fn is_confirmed_by_user(slot: &str, bytes: u64) -> Result<bool, Error> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(Error::Unasked { slot: slot.to_owned(), bytes });
+    }
+    eprint!("Drop the slot {slot}? {bytes} bytes of WAL that nobody has read are discarded. [y/N] ");
+    let mut answer = String::new();
+    stdin.read_line(&mut answer).map_err(pump::Error::from)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Prints the state of the slot, and what to do when something is wrong with it.
 ///
 /// # Errors
-/// 78 for a slot that does not exist.
+/// 78 for a slot that does not exist, or that an error was found with.
 pub fn status(settings: &SlotSettings, format: StatusFormat) -> Result<(), Error> {
     let mut commands = Commands::new()?;
     let mut connection = commands.connect_for_sql(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
@@ -111,7 +132,11 @@ pub fn status(settings: &SlotSettings, format: StatusFormat) -> Result<(), Error
     print(&match format {
         StatusFormat::Table => status.table(),
         StatusFormat::Json => status.json(),
-    })
+    })?;
+    match status.severity {
+        Severity::Error => Err(Error::Slot { finding: status.finding, hint: status.hint }),
+        Severity::Ok | Severity::Warning => Ok(()),
+    }
 }
 
 /// What `slot status` prints. The names are PostgreSQL's where it has one.
@@ -133,6 +158,8 @@ struct Status {
     flush_lag: Option<String>,
     replay_lag: Option<String>,
     verdict: String,
+    #[serde(skip)]
+    severity: Severity,
     finding: String,
     hint: Option<String>,
 }
@@ -159,6 +186,7 @@ impl Status {
             flush_lag: lag.flush_lag,
             replay_lag: lag.replay_lag,
             verdict: verdict.severity.to_string(),
+            severity: verdict.severity,
             finding: verdict.finding,
             hint: Some(verdict.hint).filter(|hint| !hint.is_empty()),
         }

@@ -16,20 +16,31 @@ fn two_for_a_command_line_that_is_wrong() {
     let complete = ["stream", "--dsn", "host=/nowhere", "--slot", "s", "--publication", "p", "--brokers", NOBODY];
     for (arguments, texts) in [
         (&["--flubb"] as &[&str], &["unexpected argument '--flubb'"] as &[&str]),
-        (&["--endpos", "0/xyz"], &["--endpos: not an LSN", "hint: walcat stream --help"]),
-        (&["--startpos", "16B3748"], &["--startpos: not an LSN", "hint: "]),
+        (&["--endpos", "0/xyz"], &["--endpos: invalid LSN \"0/xyz\"", "hint: walcat stream --help"]),
+        (&["--startpos", "16B3748"], &["--startpos: invalid LSN \"16B3748\"", "hint: "]),
         (&["--startpos", "0/5", "--endpos", "0/4"], &["--endpos and --startpos contradict", "before the start"]),
         (&["--wait", "5"], &["--wait: the unit is missing", "hint: "]),
-        (&["--sink", "sock"], &["--sink: not one of", "hint: "]),
+        (&["--sink", "sock"], &["--sink: invalid value \"sock\": use kafka or stdout", "hint: "]),
         (&["-X", "acks=1"], &["-X acks", "hint: "]),
+        (
+            &["-X", "max.request.size=1"],
+            &["-X max.request.size: a property of Kafka's Java client", "message.max.bytes"],
+        ),
+        (&["--brokers", "SASL_SSL://b:9092"], &["--brokers: a broker is HOST:PORT", "hint: ", "security.protocol"]),
     ] {
         let run = Walcat::new(&complete).with(arguments).run().expect_code(2).expect_log(texts);
         assert!(!run.log.contains("/nowhere"), "it has not connected: {}", run.log);
     }
     let slot = ["stream", "--dsn", "host=/nowhere", "--slot", "A-b", "--publication", "p", "--brokers", NOBODY];
-    Walcat::new(&slot).run().expect_code(2).expect_log(&["--slot: not a slot name", "a-z, 0-9 and _"]);
+    Walcat::new(&slot).run().expect_code(2).expect_log(&["--slot: invalid slot name \"A-b\"", "a-z, 0-9 and _"]);
     let none = ["stream", "--dsn", "host=/nowhere", "--slot", "s", "--publication", "p"];
-    Walcat::new(&none).run().expect_code(2).expect_log(&["brokers is required", "hint: ", "WALCAT_BROKERS"]);
+    Walcat::new(&none).run().expect_code(2).expect_log(&[
+        "missing required setting: brokers",
+        "hint: ",
+        "WALCAT_BROKERS",
+    ]);
+    let nothing = Walcat::new(&["stream"]).run().expect_code(2);
+    nothing.expect_log(&["missing required settings: slot, publication, brokers", "WALCAT_SLOT", "WALCAT_BROKERS"]);
     Walcat::new(&["flubb"]).run().expect_code(2);
 }
 
@@ -119,6 +130,20 @@ fn sixty_nine_for_a_broker_that_does_not_come_within_its_time() {
 }
 
 #[test]
+fn a_failure_has_its_time_and_a_log_level_that_does_not_exist_silences_nothing() {
+    let dsn = "host=127.0.0.1 port=1 dbname=postgres user=postgres";
+    let run = Walcat::new(&["stream", "--dsn", dsn, "--slot", "s", "--publication", "p", "--sink", "stdout"]);
+    let run = run.with(&["--wait", "1s"]).env("RUST_LOG", "walcat=chatty").run().expect_code(69);
+    let run = run.expect_log(&["RUST_LOG is ignored", "filter=walcat=chatty", "PostgreSQL does not answer yet"]);
+    for line in run.log.lines() {
+        let (time, level) = (line.get(..24).unwrap_or_default(), line.get(25..30).unwrap_or_default());
+        assert!(time.ends_with('Z') && ["ERROR", "WARN "].contains(&level), "{line}");
+    }
+    let last: Vec<&str> = run.log.lines().rev().take(2).collect();
+    assert!(last[1].contains("ERROR cannot connect") && last[0].contains("ERROR hint: check host"), "{}", run.log);
+}
+
+#[test]
 fn seventy_for_a_defect() {
     let run = Walcat::new(&["stream", "--dsn", "host=/nowhere", "--slot", "s", "--publication", "p"])
         .with(&["--sink", "stdout"])
@@ -134,6 +159,14 @@ fn seventy_for_a_library_that_aborts() {
         .env("WALCAT_TEST_ABORT", "1")
         .run();
     run.expect_code(70).expect_log(&["aborted (SIGABRT)", "hint: please send us", "walcat --version"]);
+}
+
+#[test]
+fn seventy_eight_for_a_root_certificate_that_is_not_there() {
+    let dsn = "host=127.0.0.1 port=1 dbname=postgres user=postgres sslmode=verify-full sslrootcert=/nowhere.crt";
+    let run = Walcat::new(&["stream", "--dsn", dsn, "--slot", "s", "--publication", "p", "--sink", "stdout"]).run();
+    run.expect_code(78)
+        .expect_log(&["sslrootcert: cannot read /nowhere.crt: No such file", "hint: write it as for psql"]);
 }
 
 #[test]

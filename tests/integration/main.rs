@@ -27,6 +27,7 @@ mod reconnects;
 mod secrets;
 mod secure;
 mod set_up;
+mod slots;
 mod starvation;
 mod stdout_and_dump;
 mod versions;

@@ -198,7 +198,7 @@ fn slots_are_made_looked_at_and_dropped_through_a_pooler_too() {
     let checks = command(&["check", "--publication", &world.publication, "--brokers", brokers]);
     assert!(checks.stdout.contains("published tables: "), "{}", checks.stdout);
     assert!(!checks.stdout.contains("walsenders:"), "polling needs none: {}", checks.stdout);
-    command(&["slot", "drop"]).expect_code(0);
+    command(&["slot", "drop", "--force"]).expect_code(0);
     assert_eq!(found(), "0");
 }
 

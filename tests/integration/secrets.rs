@@ -69,6 +69,7 @@ fn no_password_is_in_the_output_of_a_run_that_fails() {
 
 #[test]
 fn no_password_is_in_what_a_wrong_place_for_it_gives() {
+    let world = World::without_slot(Postgres::shared(), Kafka::shared(), "");
     let uri = format!("postgresql://somebody:{}@127.0.0.1:notaport/db", planted("uri"));
     let stream = ["stream", "-vv", "--sink", "stdout", "--slot", "s", "--publication", "p", "--dsn"];
     let run = Walcat::new(&stream).with(&[&uri]).run();
@@ -76,9 +77,18 @@ fn no_password_is_in_what_a_wrong_place_for_it_gives() {
     hides(&run);
     let uri = format!("postgresql://somebody:{}%zz@127.0.0.1/db", planted("uri"));
     hides(&Walcat::new(&stream).with(&[&uri]).run().expect_code(78));
+    // libpq takes these for the name of a database, which the server repeats.
+    for scheme in ["postgre://", "jdbc:postgresql://", ""] {
+        let uri = format!("{scheme}somebody:{}@127.0.0.1/db", planted("scheme"));
+        let run = Walcat::new(&stream).with(&[&uri]).env("PGHOST", "127.0.0.1").env("PGPORT", &world.pg.port);
+        let run = run.env("PGUSER", "postgres").run().expect_code(78);
+        hides(&run.expect_log(&["cannot read the conninfo", "hint: write it as for psql", "postgresql://"]));
+    }
+    let named = format!("host=127.0.0.1 port={} user=postgres dbname=a://b:{}@c", world.pg.port, planted("named"));
+    hides(&Walcat::new(&stream).with(&[&named]).run().expect_code(78).expect_log(&["a://b:********@c"]));
     let quoted = format!("host=127.0.0.1 password='{}", planted("quote"));
     hides(&Walcat::new(&stream).with(&[&quoted]).run().expect_code(78));
-    let config = file("wrong.toml", &format!("dsn = \"host=x\"\nslot = \"{}\"\n", planted("SLOT")));
+    let config = file("wrong.toml", &format!("dsn = \"host=x\"\nslot = \"host=x password={}\"\n", planted("SLOT")));
     hides(&Walcat::new(&["stream", "--config", &config]).run().expect_code(78));
     let config = file("malformed.toml", &format!("dsn = \"host=x password={}\n", planted("malformed")));
     hides(&Walcat::new(&["stream", "--config", &config]).run().expect_code(78));

@@ -17,7 +17,7 @@ fn a_configuration_file_that_cannot_be_used_is_named_with_its_line() {
     let nested = file("nested.toml", "[retry]\nfro = \"1s\"\n");
     run(&nested).expect_log(&[&format!("{nested}:2: "), "retry.fro", "nearest known key is retry.for"]);
     let slot = file("slot.toml", "slot = \"A-b\"\n");
-    run(&slot).expect_log(&[&format!("{slot}:1: slot: not a slot name"), "hint: "]);
+    run(&slot).expect_log(&[&format!("{slot}:1: slot: invalid slot name \"A-b\""), "hint: "]);
 }
 
 #[test]

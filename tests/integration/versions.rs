@@ -79,7 +79,7 @@ fn smoke(version: u32) {
     for text in [world.slot.as_str(), "pgoutput", &world.database, &world.confirmed()] {
         assert!(status.stdout.contains(text), "no {text} in:\n{}", status.stdout);
     }
-    slot(&world, &["drop"]).run().expect_code(0);
+    slot(&world, &["drop", "--force"]).run().expect_code(0);
     slot(&world, &["status"]).run().expect_code(78);
     assert_eq!(world.sql("SELECT count(*) FROM pg_replication_slots"), "0");
     pg.stop("fast");
