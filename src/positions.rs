@@ -133,6 +133,18 @@ pub enum Disagreement {
         stored.bytes_since(*server)
     )]
     StoreAhead { store: String, stored: Lsn, timeline: u32, server: Lsn },
+    /// A slot that was read from has no checkpoint.
+    #[error(
+        "{store} is not there, and the slot {slot}, which stands at {confirmed}, has been read{}: the topic was deleted or \
+         emptied, or the slot was read without exactly-once delivery",
+        if known.is_valid() { format!(" by this process up to {known}") } else { String::new() }
+    )]
+    NoCheckpoint { store: String, slot: String, confirmed: Lsn, known: Lsn },
+    /// The slot of a stored position is not there.
+    #[error(
+        "the slot {slot} does not exist, and {store} says that all up to {stored} is delivered from it: it was dropped"
+    )]
+    SlotMissing { store: String, slot: String, stored: Lsn },
     /// The slot was moved past what the server has written.
     #[error(
         "the slot {slot} stands at {confirmed}, and the WAL of this server ends at {wal_end}, {} bytes before: the server \
@@ -163,6 +175,14 @@ impl Disagreement {
                 "consumers hold changes that this server does not have: mend them, then go on from the slot's position: \
                  --accept-gap; set synchronized_standby_slots on the primary so that a failover cannot lose changes"
             }
+            Disagreement::NoCheckpoint { .. } => {
+                "find out what became of the topic; to begin at the slot's position, from where everything is delivered, \
+                 possibly again: --accept-gap"
+            }
+            Disagreement::SlotMissing { .. } => {
+                "the changes since it was dropped are not in the stream: copy the tables anew, then create a slot and begin at \
+                 its position: --accept-gap"
+            }
             Disagreement::SlotAhead { .. } => {
                 "drop the slot, create a new one and copy the tables anew; or go on from the slot's position without the \
                  changes before it: --accept-gap"
@@ -183,14 +203,8 @@ pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Star
         return Err(Disagreement::SlotAhead { slot, confirmed, wal_end });
     }
     let Some(stored) = stored else { return Ok(Start::at_slot(facts)) };
+    judge_identity(stored, store, &facts.system_identifier, &facts.slot)?;
     let store = store.to_owned();
-    if stored.system_identifier != facts.system_identifier {
-        let (stored, server) = (stored.system_identifier.clone(), facts.system_identifier.clone());
-        return Err(Disagreement::OtherCluster { store, stored, server });
-    }
-    if stored.slot != facts.slot {
-        return Err(Disagreement::OtherSlot { store, stored: stored.slot.clone(), slot: facts.slot.clone() });
-    }
     let other_timeline = |at: Reached| {
         let (store, server) = (store.clone(), facts.timeline);
         Disagreement::OtherTimeline { store, stored: at.lsn, timeline: at.timeline, server }
@@ -217,6 +231,41 @@ pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Star
     // The end of the shared WAL may lie inside a record of ours: the end of a record, or the slot's own position, does not.
     let lsn = if is_cut { records.lsn.max(confirmed) } else { idle.lsn };
     Ok(Start { lsn, records, is_cut })
+}
+
+/// Whether a slot that is not there may be made: not when a store says that it was read.
+///
+/// # Errors
+/// [`Disagreement`].
+pub fn judge_new_slot(stored: &Stored, store: &str, system_identifier: &str, slot: &str) -> Result<(), Disagreement> {
+    judge_identity(stored, store, system_identifier, slot)?;
+    let (store, slot) = (store.to_owned(), slot.to_owned());
+    Err(Disagreement::SlotMissing { store, slot, stored: stored.end_lsn })
+}
+
+fn judge_identity(stored: &Stored, store: &str, system_identifier: &str, slot: &str) -> Result<(), Disagreement> {
+    let store = store.to_owned();
+    if stored.system_identifier != system_identifier {
+        let (stored, server) = (stored.system_identifier.clone(), system_identifier.to_owned());
+        return Err(Disagreement::OtherCluster { store, stored, server });
+    }
+    if stored.slot != slot {
+        return Err(Disagreement::OtherSlot { store, stored: stored.slot.clone(), slot: slot.to_owned() });
+    }
+    Ok(())
+}
+
+/// Whether it is no wonder that there is no checkpoint: this process `known` of none, and nothing had been read from the
+/// slot when the first instance started, which stands where it stood then.
+///
+/// # Errors
+/// [`Disagreement::NoCheckpoint`].
+pub fn judge_missing(unread_slot_at: Option<Lsn>, known: Lsn, store: &str, facts: &Facts) -> Result<(), Disagreement> {
+    let (confirmed, slot) = (facts.confirmed, facts.slot.clone());
+    if !known.is_valid() && unread_slot_at == Some(confirmed) {
+        return Ok(());
+    }
+    Err(Disagreement::NoCheckpoint { store: store.to_owned(), slot, confirmed, known })
 }
 
 /// The history of a timeline, as TIMELINE_HISTORY sends it: one line per timeline before it, its number and the LSN of
@@ -366,6 +415,25 @@ mod tests {
         let other = Stored { slot: "t".to_owned(), ..stored(1, 100) };
         let verdict = judge(Some(&other), "the checkpoint", &facts(1, 200, 100, &[]));
         assert!(matches!(verdict, Err(Disagreement::OtherSlot { .. })));
+    }
+
+    #[test]
+    fn a_slot_without_a_checkpoint_is_new_or_a_disagreement() {
+        let facts = facts(1, 200, 100, &[]);
+        assert_eq!(judge_missing(Some(Lsn(100)), Lsn::INVALID, "the checkpoint", &facts), Ok(()));
+        for (unread_slot_at, known) in [(None, 0), (Some(Lsn(90)), 0), (Some(Lsn(100)), 150)] {
+            let error = judge_missing(unread_slot_at, Lsn(known), "the checkpoint", &facts).unwrap_err().to_string();
+            assert!(error.contains("stands at 0/64, has been read"), "{error}");
+            assert_eq!(error.contains("by this process up to 0/96"), known == 150, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_a_store_knows_is_not_made_anew() {
+        let verdict = |identifier, slot| judge_new_slot(&stored(1, 100), "the state file", identifier, slot);
+        assert!(matches!(verdict("7", "s"), Err(Disagreement::SlotMissing { .. })));
+        assert!(matches!(verdict("8", "s"), Err(Disagreement::OtherCluster { .. })));
+        assert!(matches!(verdict("7", "t"), Err(Disagreement::OtherSlot { .. })));
     }
 
     #[test]

@@ -194,9 +194,9 @@ pub struct EndOptions {
     /// Now is the server's WAL position at the start. An unreachable broker is waited for a minute, not for ever.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     once: Option<String>,
-    /// Go on from the slot's position though the stored one disagrees with it
+    /// Go on from the slot's position though the stored one disagrees with it or is missing
     ///
-    /// After reading what the error said: changes between the two positions are not in the stream.
+    /// After reading what the error said: changes between the two positions are not in the stream, or come again.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     accept_gap: Option<String>,
     /// End the process that holds the slot, once

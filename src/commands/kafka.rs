@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
 use crate::lsn::Lsn;
+use crate::pg::publications::PublishedTable;
 use crate::positions::Stored;
 use crate::pump::start::Started;
+use crate::route::sanitize;
 use crate::sink;
 use crate::sink::kafka::dead_letters::OnError;
 use crate::sink::kafka::{self, TopicTemplate, producer};
@@ -87,7 +89,14 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::t
             records: None,
         },
         database: started.system.database.clone(),
+        slot_at: started.facts.confirmed,
+        read_topics: started.read_tables.iter().map(|table| topic_of(settings, table)).collect(),
     })
+}
+
+fn topic_of(settings: &StreamSettings, table: &PublishedTable) -> String {
+    let prefix = settings.topic_prefix.as_deref().map_or(String::new(), |prefix| format!("{prefix}."));
+    sanitize(&format!("{prefix}{}.{}", table.schema, table.table))
 }
 
 /// librdkafka's properties: what the settings mean for it, then the user's own.

@@ -112,6 +112,19 @@ pub fn find(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Res
     json_row(&connection.command("reading pg_replication_slots", &query, wait)?, "reading pg_replication_slots")
 }
 
+/// Whether no transaction was ever sent from a slot, as far as the server's statistics tell: they do not survive its crash,
+/// and are no part of what a standby copies.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn is_unread(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Result<bool, Error> {
+    const NAME: &str = "reading pg_stat_replication_slots";
+    let name = quote_literal(name);
+    let query = format!("SELECT total_txns FROM pg_catalog.pg_stat_replication_slots WHERE slot_name = {name}");
+    let result = connection.command(NAME, &query, wait)?;
+    Ok(result.value(0, 0).is_none_or(|count| count == "0"))
+}
+
 /// The statistics of the process that reads a slot; none when nobody does.
 ///
 /// # Errors

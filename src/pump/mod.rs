@@ -41,7 +41,7 @@ use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::poller::{Poller, Wakeup};
-use crate::positions::Facts;
+use crate::positions::{self, Facts};
 use crate::relations::Relation;
 use crate::session::Session;
 use crate::signal::StopSignals;
@@ -92,6 +92,8 @@ pub struct Pump {
     backoff: Backoff,
     /// The same for Kafka transactions that fail, without end: Kafka is waited for as long as `broker_for` says.
     restarts: Backoff,
+    /// The slot, where this run has made it and nothing stored has been compared with it yet.
+    new_slot: Option<String>,
     /// When the present connection began to stream.
     connected_at: Instant,
     /// The server's process of the present session, or of the last one.
@@ -164,6 +166,7 @@ impl Pump {
             was_overtaken: parts.retry.budget == Some(Duration::ZERO),
             backoff: Backoff::new(parts.retry),
             restarts: Backoff::new(Policy { budget: None, ..parts.retry }),
+            new_slot: parts.started.new_slot,
             connected_at: now,
             session_pid,
             received_at_loss: Lsn::INVALID,
@@ -185,8 +188,23 @@ impl Pump {
                 self.confirm_before_failing();
                 // The failure that ends the run is the one to report.
                 let _ = self.output.close();
+                if matches!(error, Error::Positions(_)) {
+                    self.drop_new_slot();
+                }
                 return Err(error);
             }
+        }
+    }
+
+    /// A slot that was made, and that a checkpoint of another one forbids to use, is not left behind.
+    fn drop_new_slot(&mut self) {
+        let Some(name) = self.new_slot.take() else { return };
+        self.feed.close(true);
+        let mut waiter = Waiter::until(&mut self.poller, &mut self.signals, Instant::now() + FINISH_TIMEOUT);
+        match slot::drop_new(&self.source, &name, &mut waiter) {
+            Ok(()) => info!(slot = name.as_str(); "the slot that was created is dropped again"),
+            Err(error) => warn!(slot = name.as_str(), error:% = error;
+                "the slot that was created cannot be dropped again, and holds WAL: drop it"),
         }
     }
 
@@ -227,7 +245,8 @@ impl Pump {
         let Some(transactions) = self.output.transactions() else { return Ok(()) };
         let Some(found) = transactions.found() else { return Ok(()) };
         let store = format!("the checkpoint in the topic {}", transactions.settings().topic());
-        let known = found.map(|stored| Known { stored, store });
+        let missing = positions::judge_missing(found.unread_slot_at, transactions.known(), &store, &self.facts);
+        let known = found.stored.map(|stored| Known { stored, store });
         let wal_end = self.facts.wal_end;
         let is_of_past = |known: &&Known| known.stored.timeline < self.facts.timeline;
         let checkpoint =
@@ -237,9 +256,15 @@ impl Pump {
             return Err(Error::Overtaken { checkpoint, wal_end });
         }
         self.was_overtaken = false;
-        let start = start::check_stored(known.as_ref(), &self.facts, self.source.accept_gap)?;
+        let start = match missing {
+            Err(missing) if known.is_none() => {
+                start::accept(Err(missing), Lsn::INVALID, &self.facts, self.source.accept_gap)?
+            }
+            _ => start::check_stored(known.as_ref(), &self.facts, self.source.accept_gap)?,
+        };
         // Accepted once, by somebody who has read it.
         self.source.accept_gap = false;
+        self.new_slot = None;
         transactions.begin_at(start, self.facts.timeline);
         self.session.begin_at(start.lsn);
         Ok(())

@@ -102,15 +102,15 @@ pub fn check_database(slot: &Slot, database: &str) -> Result<(), Error> {
     })
 }
 
-/// The slot, where it exists, is one that can be read.
+/// The slot, where it exists, is one that can be read. Says whether it exists.
 pub(super) fn check_existing(
     source: &Source,
     database: &str,
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let found = slots::find(connection, &source.slot, &mut |socket, way| waiter.wait(socket, way))?;
-    found.map_or(Ok(()), |slot| check_slot(&slot, database))
+    found.map_or(Ok(false), |slot| check_slot(&slot, database).map(|()| true))
 }
 
 /// A slot that exists is one that can be read.
@@ -230,6 +230,20 @@ fn check_failover(options: SlotOptions, server_version: i32) -> Result<(), Error
 fn blocking_transactions(dsn: Option<&str>, waiter: &mut Waiter<'_>) -> Result<Vec<String>, pg::Error> {
     let mut connection = Connection::connect(dsn, Kind::Ordinary, &mut |socket, way| waiter.wait(socket, way))?;
     slots::blocking_transactions(&mut connection, &mut |socket, way| waiter.wait(socket, way))
+}
+
+/// Drops a slot that this run has made and cannot use: it would hold WAL for nobody.
+pub(super) fn drop_new(source: &Source, name: &str, waiter: &mut Waiter<'_>) -> Result<(), pg::Error> {
+    const SLOT_IS_ACTIVE: &str = "55006";
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    let mut connection = Connection::connect(source.dsn.as_deref(), source.engine.kind(), wait)?;
+    loop {
+        match slots::drop(&mut connection, name, &mut |socket, way| waiter.wait(socket, way)) {
+            // Our own session has not quite ended.
+            Err(error) if error.sqlstate() == Some(SLOT_IS_ACTIVE) => waiter.sleep(ATTEMPT_INTERVAL)?,
+            result => return result,
+        }
+    }
 }
 
 fn copy(

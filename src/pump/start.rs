@@ -10,15 +10,16 @@ use log::{info, warn};
 use super::error::Error;
 use super::feed::Feed;
 use super::slot;
-use super::source::{ATTEMPT_INTERVAL, Engine, Source};
+use super::source::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
 use super::waiting::Waiter;
 use crate::lsn::Lsn;
 use crate::pg::peek::Peek;
-use crate::pg::publications;
+use crate::pg::publications::{self, PublishedTable};
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
+use crate::pg::slots;
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection};
-use crate::positions::{self, Facts, Reached, Start, Stored, Switch};
+use crate::positions::{self, Disagreement, Facts, Reached, Start, Stored, Switch};
 use crate::replication::command::{self, StartReplication};
 
 /// A position that was delivered, and what messages call the place where it is kept.
@@ -47,6 +48,10 @@ pub struct Started {
     pub is_cut: bool,
     /// What a stored position is judged by.
     pub facts: Facts,
+    /// The tables that are published, if something was read from the slot before, as far as the server knows; else none.
+    pub read_tables: Vec<PublishedTable>,
+    /// The slot, where this run has made it.
+    pub new_slot: Option<String>,
 }
 
 /// Reads what is stored, as often as the slot has to be waited for: its holder may be the one that stores.
@@ -61,8 +66,12 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
     let mut connection = connect(source, waiter)?;
     let server_version = connection.server_version();
     check_version(server_version)?;
-    let database = identify(&mut connection, waiter)?.0.database;
-    slot::check_existing(source, &database, &mut connection, waiter)?;
+    let system = identify(&mut connection, waiter)?.0;
+    let database = system.database.clone();
+    let exists = slot::check_existing(source, &database, &mut connection, waiter)?;
+    if !exists && source.slot_mode == SlotMode::Create {
+        check_new_slot(source, &system.identifier, store)?;
+    }
     check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
     let (began, mut held) = (Instant::now(), slot::Held::default());
     loop {
@@ -76,6 +85,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
         // In this order: while another process still delivers, what is stored is never before the slot that was seen, nor
         // after the WAL's end.
         let known = store()?;
+        let read_tables = read_tables(source, &name, &mut connection, waiter)?;
         let (system, switches) = identify(&mut connection, waiter)?;
         let facts = Facts {
             system_identifier: system.identifier.clone(),
@@ -94,7 +104,18 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
                 info!(slot = name.as_str(), lsn:% = start.lsn, system = system.identifier.as_str(),
                     timeline = system.timeline; "streaming started");
                 let Start { lsn: start, records, is_cut } = start;
-                return Ok(Started { feed, system, server_version, start, records, is_cut, facts });
+                let new_slot = (!exists && source.slot_mode == SlotMode::Create).then_some(name);
+                return Ok(Started {
+                    feed,
+                    system,
+                    server_version,
+                    start,
+                    records,
+                    is_cut,
+                    facts,
+                    read_tables,
+                    new_slot,
+                });
             }
             Err((back, error)) if error.sqlstate() == Some("55006") => {
                 connection = back;
@@ -143,23 +164,56 @@ fn begin(
 /// [`Error::Positions`].
 pub fn check_stored(known: Option<&Known>, facts: &Facts, accept_gap: bool) -> Result<Start, Error> {
     let (stored, store) = known.map_or((None, ""), |known| (Some(&known.stored), known.store.as_str()));
-    match positions::judge(stored, store, facts) {
-        Ok(start) => {
-            if let Some(stored) = stored.filter(|_| start.is_cut) {
-                info!(slot = facts.slot.as_str(), idle:% = stored.end_lsn, stored_timeline = stored.timeline,
-                    timeline = facts.timeline, records_end:% = start.records.lsn, lsn:% = start.lsn;
-                    "the server does not have the WAL up to the stored position, which held no records: going back");
-            }
-            Ok(start)
-        }
+    let verdict = positions::judge(stored, store, facts);
+    if let (Ok(Start { is_cut: true, lsn, records }), Some(stored)) = (&verdict, stored) {
+        info!(slot = facts.slot.as_str(), idle:% = stored.end_lsn, stored_timeline = stored.timeline,
+            timeline = facts.timeline, records_end:% = records.lsn, lsn:%;
+            "the server does not have the WAL up to the stored position, which held no records: going back");
+    }
+    accept(verdict, stored.map_or(Lsn::INVALID, |stored| stored.end_lsn), facts, accept_gap)
+}
+
+/// A verdict, or the slot's position where the operator accepts that.
+///
+/// # Errors
+/// [`Error::Positions`].
+pub fn accept(
+    verdict: Result<Start, Disagreement>,
+    stored: Lsn,
+    facts: &Facts,
+    accept_gap: bool,
+) -> Result<Start, Error> {
+    match verdict {
         Err(disagreement) if accept_gap => {
-            let stored = stored.map_or(Lsn::INVALID, |stored| stored.end_lsn);
             warn!(slot = facts.slot.as_str(), lsn:% = facts.confirmed, stored:% = stored,
                 disagreement:% = disagreement; "--accept-gap: going on from the slot's position");
             Ok(Start::at_slot(facts))
         }
-        Err(disagreement) => Err(disagreement.into()),
+        verdict => Ok(verdict?),
     }
+}
+
+/// A slot that is missing may be made: no store says that it was read.
+fn check_new_slot(source: &Source, system_identifier: &str, store: &mut ReadStore<'_>) -> Result<(), Error> {
+    let Some(Known { stored, store }) = store()? else { return Ok(()) };
+    match positions::judge_new_slot(&stored, &store, system_identifier, &source.slot) {
+        Err(disagreement) if !source.accept_gap => Err(disagreement.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The tables that are published, where transactions were sent from the slot before.
+fn read_tables(
+    source: &Source,
+    slot: &str,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<Vec<PublishedTable>, Error> {
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    if source.publications.is_empty() || slots::is_unread(connection, slot, wait)? {
+        return Ok(Vec::new());
+    }
+    Ok(publications::published_tables(connection, &source.publications, wait)?)
 }
 
 /// The server is one that walcat reads.

@@ -10,6 +10,7 @@ mod proxy;
 mod servers;
 mod walcat;
 
+mod checkpoints;
 mod corpus;
 mod crashes;
 mod dead_letters;

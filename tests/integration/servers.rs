@@ -156,6 +156,12 @@ impl Kafka {
         self.topics(&[&["--create", "--topic", topic], arguments].concat());
     }
 
+    /// Deletes a topic, and waits until it is gone.
+    pub fn delete_topic(&self, topic: &str) {
+        self.topics(&["--delete", "--topic", topic]);
+        eventually("the topic is gone", 30, || !self.topics(&["--list"]).lines().any(|name| name == topic));
+    }
+
     /// How many partitions a topic has, and what was set for it alone, as Kafka's own tool says it.
     pub fn describe_topic(&self, topic: &str) -> String {
         self.topics(&["--describe", "--topic", topic])

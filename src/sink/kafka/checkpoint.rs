@@ -26,6 +26,12 @@ pub const START_KEY: &[u8] = b"start";
 /// The key of checkpoints.
 pub const CHECKPOINT_KEY: &[u8] = b"checkpoint";
 
+/// How the topic's name begins.
+const TOPIC_PREFIX: &str = "__walcat.";
+
+/// How long the list of topics is waited for.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A process that holds the transactional id, or held it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
@@ -85,14 +91,25 @@ pub struct Checkpoint {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Record {
-    Start { instance: Instance },
+    Start(Start),
     Checkpoint(Checkpoint),
+}
+
+/// An instance has taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Which.
+    pub instance: Instance,
+    /// Where the slot stood when the instance started, if nothing had been read from it: then it is no wonder that there
+    /// is no checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread_slot_at: Option<Lsn>,
 }
 
 /// The value of a start record.
 #[must_use]
-pub fn render_start(instance: &Instance) -> Vec<u8> {
-    render(&Record::Start { instance: instance.clone() })
+pub fn render_start(start: Start) -> Vec<u8> {
+    render(&Record::Start(start))
 }
 
 /// The value of a checkpoint.
@@ -109,7 +126,7 @@ fn render(record: &Record) -> Vec<u8> {
 /// The topic's name; a slot's name is unique in its cluster, so two slots never share a topic.
 #[must_use]
 pub fn topic(system_identifier: &str, database: &str, slot: &str) -> String {
-    sanitize(&format!("__walcat.{system_identifier}.{database}.{slot}"))
+    sanitize(&format!("{TOPIC_PREFIX}{system_identifier}.{database}.{slot}"))
 }
 
 /// The transactional id.
@@ -130,6 +147,12 @@ pub struct Reader {
     pub newest_start: Option<Instance>,
     /// The last checkpoint.
     pub checkpoint: Option<Checkpoint>,
+    /// The first start record that is left.
+    pub first_start: Option<Start>,
+    /// Whether a start record of this process, in whichever renewal, has been read.
+    has_seen_process: bool,
+    /// Whether all that the topic held has been read.
+    is_at_end: bool,
 }
 
 impl Reader {
@@ -153,6 +176,7 @@ impl Reader {
             .set("group.id", "walcat")
             .set("isolation.level", "read_committed")
             .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false")
             .set_log_level(RDKafkaLogLevel::Info);
@@ -168,6 +192,9 @@ impl Reader {
             has_seen_start: false,
             newest_start: None,
             checkpoint: None,
+            first_start: None,
+            has_seen_process: false,
+            is_at_end: false,
         })
     }
 
@@ -180,6 +207,10 @@ impl Reader {
         while let Some(message) = self.consumer.poll(Duration::ZERO) {
             let message = match message {
                 Ok(message) => message,
+                Err(KafkaError::PartitionEOF(_)) => {
+                    self.is_at_end = true;
+                    continue;
+                }
                 Err(error) => match error.rdkafka_error_code() {
                     Some(code @ (Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed)) => {
                         let reason = format!("the checkpoint topic {} may not be read", self.topic);
@@ -191,9 +222,11 @@ impl Reader {
             let malformed = |reason: String| Error::Checkpoint { topic: self.topic.clone(), reason };
             let value = message.payload().ok_or_else(|| malformed("a record without a value".to_owned()))?;
             match serde_json::from_slice(value).map_err(|error| malformed(error.to_string()))? {
-                Record::Start { instance } => {
-                    self.has_seen_start |= instance == self.instance;
-                    self.newest_start = Some(instance);
+                Record::Start(start) => {
+                    self.has_seen_start |= start.instance == self.instance;
+                    self.has_seen_process |= start.instance.is_same_process(&self.instance);
+                    self.first_start.get_or_insert_with(|| start.clone());
+                    self.newest_start = Some(start.instance);
                 }
                 Record::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint),
             }
@@ -202,16 +235,18 @@ impl Reader {
     }
 
     /// Waits for another process's start record after our own; none when there is none by the deadline. One before ours, and
-    /// what it left, is of the past.
+    /// what it left, is of the past. Once `has_announced`, ours is in the topic; where it is not any more it was compacted
+    /// away for a later one.
     ///
     /// # Errors
     /// Those of [`Reader::advance`].
-    pub fn wait_for_other(&mut self, deadline: Instant) -> Result<Option<Instance>, Error> {
+    pub fn wait_for_other(&mut self, has_announced: bool, deadline: Instant) -> Result<Option<Instance>, Error> {
         const LOOK_INTERVAL: Duration = Duration::from_millis(20);
         loop {
             self.advance()?;
             let other = self.newest_start.as_ref().filter(|other| !other.is_same_process(&self.instance));
-            if let (Some(other), true) = (other, self.has_seen_start) {
+            let is_after_ours = self.has_seen_process || (has_announced && self.is_at_end);
+            if let (Some(other), true) = (other, is_after_ours) {
                 return Ok(Some(other.clone()));
             }
             if Instant::now() >= deadline {
@@ -219,6 +254,29 @@ impl Reader {
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
+    }
+}
+
+impl Reader {
+    /// Checkpoint topics of other clusters for a database and a slot of the same names: the cluster was made anew or
+    /// copied, or another one is connected to. Empty where Kafka does not say.
+    #[must_use]
+    pub fn topics_of_other_systems(&self) -> Vec<String> {
+        let Ok(metadata) = self.consumer.fetch_metadata(None, METADATA_TIMEOUT) else { return Vec::new() };
+        let names = metadata.topics().iter().map(rdkafka::metadata::MetadataTopic::name);
+        names.filter(|name| is_of_other_system(name, &self.topic)).map(str::to_owned).collect()
+    }
+}
+
+/// Whether both are checkpoint topics of the same database and slot, of two clusters.
+fn is_of_other_system(name: &str, ours: &str) -> bool {
+    let parts = |name: &'_ str| {
+        let (system, rest) = name.strip_prefix(TOPIC_PREFIX)?.split_once('.')?;
+        system.bytes().all(|byte| byte.is_ascii_digit()).then(|| (system.to_owned(), rest.to_owned()))
+    };
+    match (parts(name), parts(ours)) {
+        (Some((system, rest)), Some((our_system, our_rest))) => system != our_system && rest == our_rest,
+        _ => false,
     }
 }
 
@@ -263,9 +321,12 @@ mod tests {
             Record::Checkpoint(found) => assert_eq!(found, checkpoint),
             other => panic!("{other:?}"),
         }
-        match serde_json::from_slice(&render_start(&instance)).unwrap() {
-            Record::Start { instance: found } => assert_eq!(found, instance),
-            other => panic!("{other:?}"),
+        for unread_slot_at in [None, Some(Lsn(0x10))] {
+            let start = Start { instance: instance.clone(), unread_slot_at };
+            match serde_json::from_slice(&render_start(start.clone())).unwrap() {
+                Record::Start(found) => assert_eq!(found, start),
+                other => panic!("{other:?}"),
+            }
         }
         let old = br#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#;
         match serde_json::from_slice(old).unwrap() {
@@ -273,6 +334,22 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(instance.to_string(), "pid 7 on h, started 2023-11-14T22:13:20Z");
+    }
+
+    #[test]
+    fn a_topic_of_another_cluster_has_the_same_database_and_slot() {
+        let ours = topic("7", "d.e", "s");
+        for (name, expected) in [
+            (topic("8", "d.e", "s"), true),
+            (topic("7", "d.e", "s"), false),
+            (topic("8", "d.e", "t"), false),
+            (topic("8", "d", "s"), false),
+            ("__walcat.8".to_owned(), false),
+            ("__walcat.x.d.e.s".to_owned(), false),
+            ("8.d.e.s".to_owned(), false),
+        ] {
+            assert_eq!(is_of_other_system(&name, &ours), expected, "{name}");
+        }
     }
 
     #[test]

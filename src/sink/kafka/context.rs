@@ -23,6 +23,8 @@ pub struct Report {
     pub ticket: Ticket,
     /// Bytes of key and value, as they were counted when it was queued.
     pub size: usize,
+    /// Its place in its partition; negative where it is not known.
+    pub offset: i64,
     /// Why it failed for good, if it did.
     pub failure: Option<Failure>,
 }
@@ -139,7 +141,8 @@ impl ProducerContext for Context {
         });
         let size = message.key_len() + message.payload_len();
         // The channel is as long as what can be in flight, so there is room; a producer that was given up has no readers.
-        let sent = self.reports.try_send(Report { ticket: Ticket(opaque as u64), size, failure });
+        let sent =
+            self.reports.try_send(Report { ticket: Ticket(opaque as u64), size, offset: message.offset(), failure });
         let is_full = matches!(sent, Err(TrySendError::Full(_)));
         debug_assert!(!is_full, "more delivery reports than records in flight");
     }

@@ -16,7 +16,8 @@ pub(super) fn find_successor(link: &Link, transactions: &Transactions, reason: S
     let (brokers, properties) = link.addresses();
     let topic = transactions.settings().topic();
     let reader = Reader::new(brokers, properties, &topic, transactions.instance());
-    match reader.and_then(|mut reader| reader.wait_for_other(Instant::now() + FENCE_LOOK)) {
+    match reader.and_then(|mut reader| reader.wait_for_other(transactions.has_announced(), Instant::now() + FENCE_LOOK))
+    {
         Ok(Some(other)) => Error::FencedBy { by: other.to_string() },
         Ok(None) => Error::Aborted { reason: format!("{reason}; no other instance has started since") },
         Err(error) => error,

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer as _};
 
 use super::admin::Admin;
@@ -18,6 +19,9 @@ use super::waiting::ADMIN_TIMEOUT;
 use crate::change::{RelationIndex, Ticket};
 use crate::encode::Destination;
 use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CHANGE_MAX};
+
+/// How long questions about the topics may take; keepalives are not answered meanwhile.
+const TOPICS_LIMIT: Duration = Duration::from_secs(5);
 
 /// The ticket of walcat's own records, which belong to no entry.
 pub const OWN: Ticket = Ticket(u64::MAX);
@@ -224,6 +228,30 @@ impl Link {
             Destination::Relation(index) => self.topics.get(index.0 as usize).and_then(Option::as_ref),
             Destination::Message => self.message_topic.as_ref(),
         }
+    }
+
+    /// Whether any of the topics is there and was ever written to; also where it takes too long to find out.
+    ///
+    /// # Errors
+    /// [`Error::Aborted`] when the cluster does not say which topics there are.
+    pub(super) fn has_records(&self, topics: &[String]) -> Result<bool, Error> {
+        if topics.is_empty() {
+            return Ok(false);
+        }
+        let deadline = Instant::now() + TOPICS_LIMIT;
+        let client = self.producer.client();
+        let failed = |error: KafkaError| Error::Aborted { reason: format!("the list of topics: {error}") };
+        let metadata = client.fetch_metadata(None, TOPICS_LIMIT).map_err(failed)?;
+        for topic in metadata.topics().iter().filter(|topic| topics.iter().any(|name| name == topic.name())) {
+            for partition in topic.partitions() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let end = client.fetch_watermarks(topic.name(), partition.id(), left);
+                if left.is_zero() || end.is_ok_and(|(_, end)| end > 0) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Queues a record of walcat's own for the checkpoint topic; returns its size.

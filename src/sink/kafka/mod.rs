@@ -35,7 +35,7 @@ use self::dead_letters::{DeadLetters, OnError, Refused};
 pub use self::error::Error;
 use self::fence::find_successor;
 use self::ffi::Header;
-use self::link::{Addresses, Flight, Link, record_size};
+use self::link::{Addresses, Flight, Link, OWN, record_size};
 use self::producer::Transactional;
 use self::refusals::Failing;
 use self::transaction::Transactions;
@@ -322,8 +322,10 @@ impl KafkaSink {
                 return Some(Settled::Refused(report.ticket, failure));
             }
             self.availability.delivered(now);
-            if self.transactions.is_none() {
-                return Some(Settled::Delivered(report.ticket));
+            match &mut self.transactions {
+                None => return Some(Settled::Delivered(report.ticket)),
+                Some(transactions) if report.ticket == OWN => transactions.delivered_own(report.offset),
+                Some(_) => {}
             }
         }
     }

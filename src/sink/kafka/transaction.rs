@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use log::{debug, info};
+use log::{debug, info, warn};
 
 use super::checkpoint::{self, Checkpoint, Instance, Reader};
 use super::error::Error;
@@ -50,6 +50,10 @@ pub struct Settings {
     pub identity: Stored,
     /// The database, for names.
     pub database: String,
+    /// Where the slot stood at the start.
+    pub slot_at: Lsn,
+    /// The topics of the tables that are published, where the slot may have been read from before; empty where it was not.
+    pub read_topics: Vec<String>,
 }
 
 impl Settings {
@@ -74,6 +78,15 @@ enum Asking {
     Asked,
 }
 
+/// What the checkpoint topic holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The stored position.
+    pub stored: Option<Stored>,
+    /// Where the slot stood when the first instance started, if nothing had been read from it.
+    pub unread_slot_at: Option<Lsn>,
+}
+
 enum Stage {
     /// Takes the transactional id.
     Initializing { call: Asking },
@@ -81,8 +94,8 @@ enum Stage {
     Announcing { call: Asking },
     /// Reads the checkpoint topic up to the start record.
     Reading(Box<Reader>),
-    /// The stored position is known and waits to be judged; none where nothing was stored yet.
-    Found(Option<Stored>),
+    /// What is stored is known, and waits to be judged.
+    Found(Found),
     /// The open transaction is empty: Kafka knows nothing of it.
     Idle,
     /// A transaction is open, and has begun with its first change.
@@ -111,6 +124,15 @@ pub struct Transactions {
     stored_at: Option<Instant>,
     /// The end of the last records that are stored.
     records: Reached,
+    /// The last position that this process has stored or found stored, whatever has happened since.
+    known: Lsn,
+    /// Whether a start record of this process was ever committed.
+    has_announced: bool,
+    /// Where the last record of ours is in the topic.
+    last_offset: i64,
+    /// A record of ours came to lie before the last one: the topic is another one, which the broker may have made in a way of
+    /// its own.
+    is_other_topic: bool,
     /// A position past the stored one that no transaction carries yet.
     idle: Lsn,
     /// Do not wait for the interval: the run ends.
@@ -134,6 +156,10 @@ impl Transactions {
             stored: Lsn::INVALID,
             stored_at: None,
             records: Reached::NOTHING,
+            known: Lsn::INVALID,
+            has_announced: false,
+            last_offset: -1,
+            is_other_topic: false,
             idle: Lsn::INVALID,
             hurry: false,
             expired_at: None,
@@ -155,6 +181,7 @@ impl Transactions {
         self.stored = Lsn::INVALID;
         self.idle = Lsn::INVALID;
         self.hurry = false;
+        self.is_other_topic = false;
         untouched.is_none()
     }
 
@@ -176,6 +203,18 @@ impl Transactions {
         self.stored
     }
 
+    /// The last position that this process knew to be stored; 0/0 for none.
+    #[must_use]
+    pub fn known(&self) -> Lsn {
+        self.known
+    }
+
+    /// Whether a start record of this process was ever committed.
+    #[must_use]
+    pub fn has_announced(&self) -> bool {
+        self.has_announced
+    }
+
     /// Whether changes can be taken now.
     #[must_use]
     pub fn has_room(&self, now: Instant) -> bool {
@@ -193,10 +232,10 @@ impl Transactions {
         }
     }
 
-    /// The stored position, once, when it is known; changes are taken after [`Transactions::begin_at`].
-    pub fn found(&mut self) -> Option<Option<Stored>> {
-        match &mut self.stage {
-            Stage::Found(stored) => Some(stored.clone()),
+    /// What is stored, when it is known; changes are taken after [`Transactions::begin_at`].
+    pub fn found(&self) -> Option<Found> {
+        match &self.stage {
+            Stage::Found(found) => Some(found.clone()),
             _ => None,
         }
     }
@@ -207,8 +246,9 @@ impl Transactions {
             // A first position, one that the operator has chosen, and one that was cut or reached on another timeline are
             // stored before anything is confirmed.
             let is_stored =
-                found.as_ref().is_some_and(|found| (found.end_lsn, found.timeline) == (start.lsn, timeline));
+                found.stored.as_ref().is_some_and(|found| (found.end_lsn, found.timeline) == (start.lsn, timeline));
             self.stored = if is_stored { start.lsn } else { Lsn::INVALID };
+            self.known = self.stored;
             self.records = start.records;
             self.idle = start.lsn;
             self.stored_at = None;
@@ -256,6 +296,12 @@ impl Transactions {
             self.committed.pop_front();
         }
         Some(ticket)
+    }
+
+    /// A record of ours lies at this offset of the checkpoint topic.
+    pub fn delivered_own(&mut self, offset: i64) {
+        self.is_other_topic |= self.known.is_valid() && offset <= self.last_offset;
+        self.last_offset = offset;
     }
 
     /// Whether it is known, and judged, what was delivered before.
@@ -306,7 +352,11 @@ impl Transactions {
             Stage::Initializing { call: Asking::NotAsked } => self.initialize(link, waiting, now),
             Stage::Initializing { call: Asking::Asked } => {
                 if self.is_answered(link)? {
-                    flight.add(link.produce_own(checkpoint::START_KEY, &checkpoint::render_start(&self.instance))?);
+                    // A topic that is made anew after this process had stored a position is one that was lost.
+                    let is_read = self.known.is_valid() || link.has_records(&self.settings.read_topics)?;
+                    let unread_slot_at = (!is_read).then_some(self.settings.slot_at);
+                    let start = checkpoint::Start { instance: self.instance.clone(), unread_slot_at };
+                    flight.add(link.produce_own(checkpoint::START_KEY, &checkpoint::render_start(start))?);
                     self.stage = Stage::Announcing { call: Asking::NotAsked };
                 }
                 Ok(())
@@ -318,6 +368,7 @@ impl Transactions {
                 } else if self.is_answered(link)? {
                     let (brokers, properties) = link.addresses();
                     let reader = Reader::new(brokers, properties, &self.settings.topic(), &self.instance)?;
+                    self.has_announced = true;
                     self.stage = Stage::Reading(Box::new(reader));
                 }
                 Ok(())
@@ -325,10 +376,18 @@ impl Transactions {
             Stage::Reading(reader) => {
                 reader.advance()?;
                 if reader.has_seen_start {
-                    let found = reader.checkpoint.take().map(|checkpoint| checkpoint.stored);
-                    let stored = found.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn);
-                    info!(slot = self.settings.identity.slot.as_str(), stored:% = stored; "checkpoint read");
-                    self.stage = Stage::Found(found);
+                    let stored = reader.checkpoint.take().map(|checkpoint| checkpoint.stored);
+                    let slot = self.settings.identity.slot.as_str();
+                    if stored.is_none() {
+                        for topic in reader.topics_of_other_systems() {
+                            warn!(slot, topic = topic.as_str();
+                                "another cluster has a checkpoint for this database and slot: is this the right server?");
+                        }
+                    }
+                    let end_lsn = stored.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn);
+                    info!(slot, stored:% = end_lsn; "checkpoint read");
+                    let unread_slot_at = reader.first_start.as_ref().and_then(|start| start.unread_slot_at);
+                    self.stage = Stage::Found(Found { stored, unread_slot_at });
                 }
                 Ok(())
             }
@@ -351,6 +410,9 @@ impl Transactions {
                     _ => Ok(()),
                 }
             }
+            Stage::Committing { call: Asking::NotAsked, .. } if flight.is_empty() && self.is_other_topic => {
+                Err(Error::Aborted { reason: "the checkpoint topic is not the one it was".to_owned() })
+            }
             Stage::Committing { checkpoint, call } if flight.is_empty() => {
                 let checkpoint = *checkpoint;
                 if *call == Asking::NotAsked {
@@ -358,6 +420,7 @@ impl Transactions {
                     link.call(Call::Commit(self.settings.timeout));
                 } else if self.is_answered(link)? {
                     self.stored = checkpoint;
+                    self.known = checkpoint;
                     self.stored_at = Some(now);
                     self.committed.extend(self.taken.drain(..));
                     self.stage = Stage::Idle;
@@ -486,5 +549,58 @@ impl Transactions {
             Some(at) if self.idle.bytes_since(self.stored) < CHECKPOINT_BYTES => Some(at + CHECKPOINT_INTERVAL),
             _ => Some(now),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(end_lsn: u64, timeline: u32) -> Stored {
+        let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
+        Stored { system_identifier, timeline, slot, end_lsn: Lsn(end_lsn), records: None }
+    }
+
+    fn transactions(stored: Option<Stored>) -> Transactions {
+        let settings = Settings {
+            interval: Duration::from_millis(100),
+            records_max: 100,
+            timeout: Duration::from_secs(60),
+            identity: found(0, 1),
+            database: "d".to_owned(),
+            slot_at: Lsn(1),
+            read_topics: Vec::new(),
+        };
+        let stage = Stage::Found(Found { stored, unread_slot_at: None });
+        Transactions { stage, ..Transactions::new(settings) }
+    }
+
+    #[test]
+    fn a_position_that_is_not_stored_like_this_is_stored_though_nothing_follows() {
+        let now = Instant::now();
+        let start = |lsn| Start { lsn: Lsn(lsn), records: Reached::NOTHING, is_cut: false };
+        for (what, stored, lsn, timeline, is_due) in [
+            ("as it was stored", Some(found(100, 1)), 100, 1, false),
+            ("a first one", None, 100, 1, true),
+            ("accepted below what is stored", Some(found(200, 1)), 100, 1, true),
+            ("accepted above it", Some(found(50, 1)), 100, 1, true),
+            ("on another timeline", Some(found(100, 1)), 100, 2, true),
+        ] {
+            let mut transactions = transactions(stored);
+            transactions.begin_at(start(lsn), timeline);
+            assert_eq!(transactions.idle_due_at(now), is_due.then_some(now), "{what}");
+            assert_eq!(transactions.stored(), if is_due { Lsn::INVALID } else { Lsn(lsn) }, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_lies_before_the_last_one_is_in_another_topic() {
+        let mut transactions = transactions(Some(found(100, 1)));
+        transactions.delivered_own(7);
+        transactions.begin_at(Start { lsn: Lsn(100), records: Reached::NOTHING, is_cut: false }, 1);
+        transactions.delivered_own(9);
+        assert!(!transactions.is_other_topic);
+        transactions.delivered_own(0);
+        assert!(transactions.is_other_topic);
     }
 }

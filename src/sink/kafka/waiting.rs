@@ -177,9 +177,12 @@ impl Waiting {
         }
     }
 
-    /// The producer is another one: what it was asked will not be answered, and what waited will come again.
+    /// The producer is another one: what it was asked will not be answered, and what waited will come again. What was known
+    /// of topics is asked again: one that was deleted may be why.
     pub fn renew(&mut self, now: Instant) {
         self.held.clear();
+        self.existing.clear();
+        self.policies.clear();
         self.request = Request::Probe { sent_at: now };
     }
 
