@@ -20,6 +20,8 @@ pub enum Wakeup {
     Catalog,
     /// The socket of the connection that asks for the WAL held while Kafka is away.
     Outage,
+    /// The socket of the connection that asks a standby for its timeline.
+    Timeline,
     /// librdkafka's queues.
     Kafka,
     /// Standard output takes bytes again.
@@ -33,7 +35,7 @@ pub enum Wakeup {
 pub struct Poller {
     poll: Poll,
     events: Events,
-    armed: [Option<RawFd>; 6],
+    armed: [Option<RawFd>; 7],
     turns: u64,
 }
 
@@ -43,7 +45,7 @@ impl Poller {
     /// # Errors
     /// When the operating system has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Poller { poll: Poll::new()?, events: Events::with_capacity(8), armed: [None; 6], turns: 0 })
+        Ok(Poller { poll: Poll::new()?, events: Events::with_capacity(8), armed: [None; 7], turns: 0 })
     }
 
     /// Registers a descriptor anew for the next sleep; one that changed replaces the earlier one.

@@ -112,6 +112,15 @@ fn identify_system_by_sql(connection: &mut Connection, wait: &mut Wait<'_>) -> R
     json_row(&result, NAME)?.ok_or_else(|| Error::Answer { command: NAME, reason: "no row".to_owned() })
 }
 
+/// Whether the server is in recovery.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn is_standby(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<bool, Error> {
+    let result = connection.command("pg_is_in_recovery", "SELECT pg_catalog.pg_is_in_recovery()", wait)?;
+    Ok(result.value(0, 0) == Some("t"))
+}
+
 /// TIMELINE_HISTORY: the timelines before this one; none for the first, which has no history. A connection that is none
 /// for replication reads the file that it comes from, where the role may; else none.
 ///

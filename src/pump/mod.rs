@@ -16,7 +16,9 @@ pub mod slot;
 pub mod source;
 pub mod start;
 pub mod store;
+mod storing;
 pub mod waiting;
+mod watch;
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +36,9 @@ use self::report::Report;
 use self::source::Source;
 use self::start::{Known, Started};
 use self::store::{Identity, Store};
+use self::storing::Vouched;
 use self::waiting::Waiter;
+use self::watch::Watch;
 use crate::backoff::{Backoff, Policy};
 use crate::limits::{CONNECT_TIMEOUT, FINISH_TIMEOUT};
 use crate::lsn::Lsn;
@@ -87,6 +91,13 @@ pub struct Pump {
     identity: Identity,
     /// What a position that is found later is judged by.
     facts: Facts,
+    /// Whether the timeline changes under the stream.
+    watch: Watch,
+    /// What was delivered when the standby was asked last, and what it has answered for.
+    asked_for: Vouched,
+    vouched: Vouched,
+    /// An open transaction waits for the answer.
+    asked_for_transaction: bool,
     /// The last checkpoint was past the WAL's end, and the server has been asked again since.
     was_overtaken: bool,
     backoff: Backoff,
@@ -143,6 +154,17 @@ impl Pump {
         };
         parts.store.begin(identity.at(parts.started.start, Lsn::INVALID), now)?;
         let session_pid = parts.started.feed.session_pid();
+        let watch = Watch::new(
+            identity.slot.clone(),
+            parts.source.dsn.clone(),
+            // What only looks stores nothing.
+            parts.started.is_standby && matches!(parts.output, Output::Records(_)),
+            identity.timeline,
+            now,
+        );
+        if let Some(transactions) = parts.output.transactions() {
+            transactions.ask_timeline(watch.is_needed());
+        }
         // A peek begins where the slot stands, which may be before what is stored.
         parts.session.pass_before(parts.started.start);
         Ok(Pump {
@@ -162,6 +184,10 @@ impl Pump {
             store: parts.store,
             identity,
             facts: parts.started.facts,
+            watch,
+            asked_for: Vouched::default(),
+            vouched: Vouched::default(),
+            asked_for_transaction: false,
             // Where nothing is connected again, what was asked first has to do.
             was_overtaken: parts.retry.budget == Some(Duration::ZERO),
             backoff: Backoff::new(parts.retry),
@@ -324,25 +350,10 @@ impl Pump {
         match self.stage {
             Stage::Reading => false,
             Stage::Draining => drained && has_begun && self.session.is_settled() && self.session.feedback().is_stored(),
-            Stage::Stopping { deadline } => drained || deadline.is_some_and(|deadline| now >= deadline),
+            Stage::Stopping { deadline } => {
+                drained && !self.waits_for_timeline() || deadline.is_some_and(|deadline| now >= deadline)
+            }
         }
-    }
-
-    /// Stores what is delivered, so that it may be confirmed. The server does not wait for the interval, and neither does
-    /// the end of the run.
-    fn store(&mut self, now: Instant) -> Result<(), Error> {
-        let ends = self.stage != Stage::Reading;
-        let feedback = self.session.feedback();
-        let at_once = ends || feedback.is_reply_owed() || self.feed.waits_for_confirmation();
-        let Some(transactions) = self.output.transactions() else {
-            return self.store.keep(&self.identity, feedback, at_once, now);
-        };
-        if ends {
-            transactions.hurry();
-        }
-        transactions.offer(feedback.delivered(), at_once);
-        feedback.confirm(transactions.stored());
-        Ok(())
     }
 
     fn send_status_update(&mut self, now: Instant) -> Result<(), Error> {
@@ -370,6 +381,10 @@ impl Pump {
         {
             self.poller.arm(Wakeup::Catalog, socket, direction.interest())?;
         }
+        match self.watch.socket() {
+            Some((socket, direction)) => self.poller.arm(Wakeup::Timeline, socket, direction.interest())?,
+            None => self.poller.disarm(Wakeup::Timeline),
+        }
         match self.outage.socket() {
             Some((socket, direction)) => self.poller.arm(Wakeup::Outage, socket, direction.interest())?,
             None => self.poller.disarm(Wakeup::Outage),
@@ -396,9 +411,10 @@ impl Pump {
         let catalog = self.asking.as_ref().map(|_| now + CONNECT_TIMEOUT);
         let store = self.store.deadline(self.session.feedback().delivered(), now);
         let feed = if self.may_read(now) { self.feed.deadline() } else { None };
-        let others =
-            [feed, self.output.deadline(now), stopping, catalog, store, self.report.deadline(), self.outage.deadline()];
-        others.into_iter().flatten().fold(self.session.feedback().deadline(), Instant::min)
+        let store = store.filter(|_| !self.watch.is_needed());
+        let own = [self.report.deadline(), self.outage.deadline(), self.watch.deadline()];
+        let others = [feed, self.output.deadline(now), stopping, catalog, store].into_iter().chain(own);
+        others.flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
 
     /// Ends the stream in order: a last status update, CopyDone, and the server's own end.
@@ -454,8 +470,10 @@ impl Pump {
             let _ = recorder.finish();
         }
         let feedback = self.session.feedback();
+        let latest = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
+        let position = if self.watch.is_needed() { self.vouched } else { latest };
         // A store that fails may be what ends the run: then nothing more is confirmed.
-        if self.store.keep(&self.identity, feedback, true, Instant::now()).is_ok() && !feedback.is_sent() {
+        if self.store.keep(&self.identity, position, feedback, true, Instant::now()).is_ok() && !feedback.is_sent() {
             let update = self.session.feedback().update(Instant::now());
             // The connection may be what failed.
             let _: Result<(), pg::Error> = self.feed.update(update);

@@ -12,6 +12,7 @@ use super::output::Output;
 use super::source::{SlotMode, Source, Takeover};
 use super::start::{self, Known, Started};
 use super::waiting::Waiter;
+use super::watch::Watch;
 use super::{Pump, Stage};
 use crate::pg;
 use crate::pg::catalog::Catalog;
@@ -149,6 +150,17 @@ impl Pump {
         self.identity.go_on(started.system.timeline, self.session.feedback().records_end());
         self.facts = started.facts;
         let now = Instant::now();
+        self.watch = Watch::new(
+            self.identity.slot.clone(),
+            self.source.dsn.clone(),
+            started.is_standby,
+            self.identity.timeline,
+            now,
+        );
+        (self.asked_for, self.vouched, self.asked_for_transaction) = Default::default();
+        if let Some(transactions) = self.output.transactions() {
+            transactions.ask_timeline(self.watch.is_needed());
+        }
         self.connected_at = now;
         if self.output.renew(now)? {
             self.session.restarted(now);

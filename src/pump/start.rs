@@ -50,6 +50,8 @@ pub struct Started {
     pub facts: Facts,
     /// The tables that are published, if something was read from the slot before, as far as the server knows; else none.
     pub read_tables: Vec<PublishedTable>,
+    /// Whether the server is a standby, whose timeline may change.
+    pub is_standby: bool,
     /// The slot, where this run has made it.
     pub new_slot: Option<String>,
 }
@@ -85,6 +87,8 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
         // In this order: while another process still delivers, what is stored is never before the slot that was seen, nor
         // after the WAL's end.
         let known = store()?;
+        // In this order: one that is promoted in between counts as a standby, whose timeline is asked for again.
+        let is_standby = server::is_standby(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
         let read_tables = read_tables(source, &name, &mut connection, waiter)?;
         let (system, switches) = identify(&mut connection, waiter)?;
         let facts = Facts {
@@ -114,6 +118,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
                     is_cut,
                     facts,
                     read_tables,
+                    is_standby,
                     new_slot,
                 });
             }

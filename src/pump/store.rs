@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::error::Error;
 use super::start::Known;
+use super::storing::Vouched;
 use crate::feedback::Feedback;
 use crate::lsn::Lsn;
 use crate::positions::{Reached, Stored};
@@ -85,22 +86,23 @@ impl Store {
         }
     }
 
-    /// Stores what is delivered when it is due, then lets it be confirmed. It is due at once when `at_once` says so: the
-    /// server waits for it, or the run ends.
+    /// Stores what is delivered, up to `position`, when it is due, then lets it be confirmed. It is due at once when
+    /// `at_once` says so: the server waits for it, or the run ends.
     ///
     /// # Errors
     /// [`Error::State`]: nothing more is confirmed.
-    pub fn keep(
+    pub(super) fn keep(
         &mut self,
         identity: &Identity,
+        position: Vouched,
         feedback: &mut Feedback,
         at_once: bool,
         now: Instant,
     ) -> Result<(), Error> {
         let Store::File(file) = self else { return Ok(()) };
-        let delivered = feedback.delivered();
+        let Vouched { delivered, records_end } = position;
         if delivered > file.end_lsn() && (at_once || now >= file.due_at(now)) {
-            file.write(identity.at(delivered, feedback.records_end()), now)?;
+            file.write(identity.at(delivered, records_end), now)?;
         }
         feedback.confirm(file.end_lsn());
         Ok(())
@@ -144,18 +146,22 @@ mod tests {
 
         feedback.heard(Lsn(500), now);
         feedback.deliver(Lsn(300));
-        store.keep(&identity, &mut feedback, false, now + second / 2).unwrap();
+        let keep = |store: &mut Store, feedback: &mut Feedback, at_once, now| {
+            let position = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
+            store.keep(&identity, position, feedback, at_once, now)
+        };
+        keep(&mut store, &mut feedback, false, now + second / 2).unwrap();
         assert_eq!((on_disk(), feedback.confirmed()), (Lsn(100), Lsn(100)));
         assert_eq!(store.deadline(feedback.delivered(), now), Some(now + second));
-        store.keep(&identity, &mut feedback, false, now + second).unwrap();
+        keep(&mut store, &mut feedback, false, now + second).unwrap();
         assert_eq!((on_disk(), feedback.confirmed()), (Lsn(300), Lsn(300)));
         feedback.deliver(Lsn(400));
-        store.keep(&identity, &mut feedback, true, now + second).unwrap();
+        keep(&mut store, &mut feedback, true, now + second).unwrap();
         assert_eq!((on_disk(), feedback.confirmed()), (Lsn(400), Lsn(400)));
 
         std::fs::remove_dir_all(directory.path()).unwrap();
         feedback.deliver(Lsn(500));
-        assert!(store.keep(&identity, &mut feedback, true, now + second).is_err());
+        assert!(keep(&mut store, &mut feedback, true, now + second).is_err());
         assert_eq!(feedback.confirmed(), Lsn(400), "what could not be stored is not confirmed");
     }
 

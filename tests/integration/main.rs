@@ -23,6 +23,7 @@ mod memory;
 mod once_and_endpos;
 mod operations;
 mod polling;
+mod promotion;
 mod readme;
 mod reconnects;
 mod secrets;

@@ -78,6 +78,19 @@ enum Asking {
     Asked,
 }
 
+/// Whether the timeline has to be asked for before a checkpoint carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vouching {
+    /// It does not change under the stream.
+    Never,
+    /// It may; nothing waits for it now.
+    Later,
+    /// A checkpoint waits for it, and nothing more is taken.
+    Wanted,
+    /// It is known for the checkpoint that waited.
+    Answered,
+}
+
 /// What the checkpoint topic holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -126,6 +139,7 @@ pub struct Transactions {
     records: Reached,
     /// The last position that this process has stored or found stored, whatever has happened since.
     known: Lsn,
+    vouching: Vouching,
     /// Whether a start record of this process was ever committed.
     has_announced: bool,
     /// Where the last record of ours is in the topic.
@@ -157,6 +171,7 @@ impl Transactions {
             stored_at: None,
             records: Reached::NOTHING,
             known: Lsn::INVALID,
+            vouching: Vouching::Never,
             has_announced: false,
             last_offset: -1,
             is_other_topic: false,
@@ -215,9 +230,52 @@ impl Transactions {
         self.has_announced
     }
 
+    /// Whether the timeline has to be asked for before each checkpoint: the server is a standby, which may be promoted.
+    pub fn ask_timeline(&mut self, may_change: bool) {
+        self.vouching = if may_change { Vouching::Later } else { Vouching::Never };
+    }
+
+    /// Whether a checkpoint waits for the timeline of what was taken so far.
+    #[must_use]
+    pub fn wants_timeline(&self) -> bool {
+        self.vouching == Vouching::Wanted
+    }
+
+    /// The timeline, asked for since it was wanted.
+    pub fn timeline_is(&mut self, timeline: u32) {
+        if self.vouching == Vouching::Wanted {
+            self.settings.identity.timeline = timeline;
+            self.vouching = Vouching::Answered;
+        }
+    }
+
+    /// The server was promoted to this timeline, which stays.
+    pub fn is_promoted(&mut self, timeline: u32) {
+        self.settings.identity.timeline = timeline;
+        self.vouching = Vouching::Never;
+    }
+
+    /// Whether a checkpoint can be written now.
+    fn knows_timeline(&mut self) -> bool {
+        match self.vouching {
+            Vouching::Never => true,
+            Vouching::Answered => {
+                self.vouching = Vouching::Later;
+                true
+            }
+            Vouching::Later | Vouching::Wanted => {
+                self.vouching = Vouching::Wanted;
+                false
+            }
+        }
+    }
+
     /// Whether changes can be taken now.
     #[must_use]
     pub fn has_room(&self, now: Instant) -> bool {
+        if matches!(self.vouching, Vouching::Wanted | Vouching::Answered) {
+            return false;
+        }
         match self.stage {
             Stage::Idle => true,
             // One that is due is not kept open by more of them; and what is under way must not fill the ring, or the end
@@ -392,6 +450,9 @@ impl Transactions {
                 Ok(())
             }
             Stage::Idle if is_idle_due => {
+                if !self.knows_timeline() {
+                    return Ok(());
+                }
                 self.open(now);
                 let sealed = Sealed { commit_lsn: self.idle, end_lsn: self.idle, xid: 0 };
                 self.finish(sealed, self.records, link, flight)
@@ -402,8 +463,9 @@ impl Transactions {
                     return self.check_length(since, is_outage, now);
                 }
                 let is_due = self.hurry || !self.has_room(now);
-                match self.sealed {
-                    Some(sealed) if is_due && waiting.is_empty() => {
+                let sealed = self.sealed;
+                match sealed {
+                    Some(sealed) if is_due && waiting.is_empty() && self.knows_timeline() => {
                         let timeline = self.settings.identity.timeline;
                         self.finish(sealed, Reached { timeline, lsn: sealed.end_lsn }, link, flight)
                     }
@@ -437,6 +499,9 @@ impl Transactions {
     pub fn deadline(&self, flight: &Flight, is_outage: bool, now: Instant) -> Option<Instant> {
         let look = now + if is_outage { OUTAGE_LOOK_INTERVAL } else { LOOK_INTERVAL };
         match &self.stage {
+            // The answer wakes the loop.
+            Stage::Idle | Stage::Open { .. } if self.vouching == Vouching::Wanted => None,
+            Stage::Idle | Stage::Open { .. } if self.vouching == Vouching::Answered => Some(now),
             Stage::Initializing { call: Asking::NotAsked } | Stage::Reading(_) => Some(look),
             Stage::Open { since, .. } if self.inside => Some(*since + self.longest()),
             // What is still held back, a topic to be made, tells by itself.
@@ -591,6 +656,25 @@ mod tests {
             assert_eq!(transactions.idle_due_at(now), is_due.then_some(now), "{what}");
             assert_eq!(transactions.stored(), if is_due { Lsn::INVALID } else { Lsn(lsn) }, "{what}");
         }
+    }
+
+    #[test]
+    fn a_checkpoint_waits_for_the_timeline_of_a_standby_and_takes_nothing_more_meanwhile() {
+        let now = Instant::now();
+        let mut transactions = transactions(None);
+        transactions.ask_timeline(true);
+        transactions.begin_at(Start { lsn: Lsn(1), records: Reached::NOTHING, is_cut: false }, 1);
+        assert!(transactions.has_room(now) && !transactions.wants_timeline());
+        // What is answered before a checkpoint waits was asked before its records were taken.
+        transactions.timeline_is(2);
+        assert!(!transactions.knows_timeline() && transactions.wants_timeline());
+        assert!(!transactions.has_room(now));
+        transactions.timeline_is(2);
+        assert!(!transactions.has_room(now) && !transactions.wants_timeline());
+        assert!(transactions.knows_timeline() && transactions.has_room(now));
+        assert!(!transactions.knows_timeline(), "the next one asks again");
+        transactions.is_promoted(3);
+        assert!(transactions.knows_timeline() && transactions.has_room(now));
     }
 
     #[test]

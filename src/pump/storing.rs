@@ -1,0 +1,73 @@
+//! When a position goes to its store, and with which timeline: a standby is asked for its own before.
+
+use std::time::Instant;
+
+use super::{Error, Pump, Stage};
+use crate::lsn::Lsn;
+
+/// What a store may take, as a standby has answered for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Vouched {
+    /// All up to it is delivered.
+    pub delivered: Lsn,
+    /// The end of the last records of that.
+    pub records_end: Lsn,
+}
+
+impl Pump {
+    /// Stores what is delivered, so that it may be confirmed. The server does not wait for the interval, and neither does
+    /// the end of the run.
+    pub(super) fn store(&mut self, now: Instant) -> Result<(), Error> {
+        self.heed_timeline();
+        let ends = self.stage != Stage::Reading;
+        let feedback = self.session.feedback();
+        let at_once = ends || feedback.is_reply_owed() || self.feed.waits_for_confirmation();
+        let latest = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
+        if let Some(transactions) = self.output.transactions() {
+            if ends {
+                transactions.hurry();
+            }
+            transactions.offer(latest.delivered, at_once);
+            feedback.confirm(transactions.stored());
+            let wants = transactions.wants_timeline();
+            if (wants || self.watch.is_due(now)) && self.watch.ask(now) {
+                self.asked_for_transaction = wants;
+            }
+            return Ok(());
+        }
+        if !self.watch.is_needed() {
+            return self.store.keep(&self.identity, latest, feedback, at_once, now);
+        }
+        let is_due = self.store.deadline(latest.delivered, now).is_some_and(|due_at| at_once || now >= due_at);
+        if (is_due || self.watch.is_due(now)) && self.watch.ask(now) {
+            self.asked_for = latest;
+        }
+        self.store.keep(&self.identity, self.vouched, self.session.feedback(), at_once, now)
+    }
+
+    /// Takes the standby's answer. What was received before the question is of the history of its timeline.
+    fn heed_timeline(&mut self) {
+        let Some(timeline) = self.watch.answer() else { return };
+        if timeline != self.identity.timeline {
+            self.identity.go_on(timeline, self.identity.records.lsn);
+            self.facts.timeline = timeline;
+        }
+        self.vouched = self.asked_for;
+        let is_for_transaction = std::mem::take(&mut self.asked_for_transaction);
+        let Some(transactions) = self.output.transactions() else { return };
+        if !self.watch.is_needed() {
+            transactions.is_promoted(timeline);
+        } else if is_for_transaction {
+            transactions.timeline_is(timeline);
+        }
+    }
+
+    /// Whether something delivered waits for the standby's answer to be stored.
+    pub(super) fn waits_for_timeline(&mut self) -> bool {
+        let delivered = self.session.feedback().delivered();
+        self.watch.is_needed()
+            && self.output.transactions().is_none()
+            && self.feed.session_pid() != 0
+            && self.store.deadline(delivered, Instant::now()).is_some()
+    }
+}

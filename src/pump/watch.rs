@@ -1,0 +1,109 @@
+//! The timeline of a stream that is read from a standby. A standby that is promoted keeps its walsenders, so the timeline
+//! changes while the stream goes on; nothing in the stream tells.
+//!
+//! A position is stored with its timeline, so before it is stored a standby is asked for the timeline of now: what was
+//! received before the question belongs to the history of the timeline that is answered. A primary's timeline does not
+//! change while it runs: it is not asked.
+
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use log::{debug, info};
+
+use crate::pg::Direction;
+use crate::pg::lookup::Lookup;
+
+/// The timeline, and whether the server is a standby. A standby's own functions tell the timeline of its last restart
+/// point, and of what it receives only to those who may see that.
+const QUERY: &CStr = c"
+SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
+  THEN pg_catalog.format('%s standby', GREATEST(
+    (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
+    (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver)))
+  ELSE pg_catalog.format('%s primary',
+    ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int)
+  END";
+
+/// How often it is asked though nothing is to be stored, and how soon again after a failure.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What has to be asked before a position is stored.
+#[derive(Debug)]
+pub(super) struct Watch {
+    slot: String,
+    /// None for a primary.
+    lookup: Option<Lookup>,
+    is_asking: bool,
+    /// The last question failed.
+    has_failed: bool,
+    asked_at: Instant,
+    timeline: u32,
+}
+
+impl Watch {
+    /// Of the server that is streamed from.
+    pub fn new(slot: String, dsn: Option<String>, is_standby: bool, timeline: u32, now: Instant) -> Self {
+        let lookup = is_standby.then(|| Lookup::new("the standby's timeline", dsn));
+        Watch { slot, lookup, is_asking: false, has_failed: false, asked_at: now, timeline }
+    }
+
+    /// Whether the timeline may change.
+    pub fn is_needed(&self) -> bool {
+        self.lookup.is_some()
+    }
+
+    /// Asks, unless it is asked already. Says whether that begins now: what was received before it is answered for.
+    pub fn ask(&mut self, now: Instant) -> bool {
+        let Some(lookup) = &mut self.lookup else { return false };
+        if self.is_asking || (self.has_failed && now < self.asked_at + INTERVAL) {
+            return false;
+        }
+        self.asked_at = now;
+        self.is_asking = lookup.ask(QUERY, &[]).is_ok();
+        self.has_failed = !self.is_asking;
+        self.is_asking
+    }
+
+    /// The timeline, once it is answered. A failure is none: it is asked again.
+    pub fn answer(&mut self) -> Option<u32> {
+        if !self.is_asking {
+            return None;
+        }
+        let answer = match self.lookup.as_mut()?.poll() {
+            Ok(None) => return None,
+            Ok(Some(answer)) => answer,
+            Err(error) => {
+                debug!(slot = self.slot.as_str(), error:% = error; "the standby does not tell its timeline");
+                (self.is_asking, self.has_failed) = (false, true);
+                return None;
+            }
+        };
+        (self.is_asking, self.has_failed) = (false, false);
+        let (timeline, role) = answer.split_once(' ')?;
+        let timeline = timeline.parse::<u32>().ok()?.max(self.timeline);
+        if timeline != self.timeline {
+            info!(slot = self.slot.as_str(), timeline, role; "the server has gone on to another timeline");
+            self.timeline = timeline;
+        }
+        if role == "primary" {
+            self.lookup = None;
+        }
+        Some(timeline)
+    }
+
+    /// Whether it is to be asked again by the clock.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|deadline| now >= deadline)
+    }
+
+    /// The socket to wait for while it is asked.
+    pub fn socket(&self) -> Option<(RawFd, Direction)> {
+        self.lookup.as_ref().filter(|_| self.is_asking).and_then(Lookup::socket)
+    }
+
+    /// When it is to be asked again at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        (self.lookup.is_some() && !self.is_asking).then(|| self.asked_at + INTERVAL)
+    }
+}
