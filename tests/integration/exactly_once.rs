@@ -238,8 +238,9 @@ fn a_transaction_longer_than_kafkas_limit_is_an_error_that_names_the_setting() {
 fn a_stop_amid_a_transaction_shows_nothing_of_it_and_frees_readers_at_once() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY, text text)");
     world.sql("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 200000) i");
-    let mut running = stream(&world).spawn();
-    running.wait_for_log("checkpoint read");
+    let mut running = stream(&world).env("RUST_LOG", "walcat=debug").spawn();
+    // The transaction is being read.
+    running.wait_for_log("relation announced");
     let begun = Instant::now();
     running.terminate().expect_code(75);
     assert!(kafka::read_committed(&world.kafka.brokers, &world.topic("t")).is_empty());
