@@ -210,7 +210,7 @@ fn a_checkpoint_topic_of_several_partitions_is_read_where_it_is_written() {
     run.expect_log(&[&format!("stored={stored}")]);
 }
 
-fn checkpoint_topic(world: &World) -> String {
+pub fn checkpoint_topic(world: &World) -> String {
     let system = world.sql("SELECT system_identifier FROM pg_control_system()");
     format!("__walcat.{system}.{}.{}", world.database, world.slot)
 }

@@ -10,6 +10,7 @@ mod proxy;
 mod servers;
 mod walcat;
 
+mod acls;
 mod checkpoints;
 mod corpus;
 mod crashes;

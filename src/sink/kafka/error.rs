@@ -104,6 +104,10 @@ impl Error {
             Error::Refused { code: Code::UnknownTopic | Code::UnknownTopicOrPartition, .. } => {
                 "create the topic, or let walcat do it: [topics] create = true, or auto.create.topics.enable on the broker"
             }
+            Error::Refused { code: Code::TopicAuthorizationFailed, .. } => {
+                "grant the ACL Write on the topic, and Create where it is to be made; then start walcat again: the slot still \
+                 holds the change"
+            }
             Error::Refused { .. } => "mend the cause, then start walcat again: the slot still holds the change",
             Error::Authentication { .. } => "check security.protocol, sasl.* and ssl.* in [kafka] or -X",
             Error::Fatal { .. } | Error::Aborted { .. } | Error::Fenced { .. } => "start walcat again: nothing is lost",
@@ -117,8 +121,9 @@ impl Error {
                 "lower transaction.timeout.ms in [kafka], or raise transaction.max.timeout.ms of the brokers"
             }
             Error::Transactional { .. } => {
-                "delivery = \"exactly-once\" needs the ACLs Write and Describe on the transactional id and the topics, and \
-                 Read on the checkpoint topic"
+                "delivery = \"exactly-once\" takes the ACLs Write on the transactional id, Write and Read on the checkpoint \
+                 topic (and Create, unless it is there), and Write on the topics of the changes (and Create, unless they \
+                 are there); see walcat(1), exactly-once delivery"
             }
             Error::TransactionTooLong { .. } => {
                 "raise transaction.timeout.ms in [kafka] (and transaction.max.timeout.ms of the brokers), then start walcat \

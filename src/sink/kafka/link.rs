@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseProducer, Producer as _};
 
 use super::admin::Admin;
@@ -257,11 +257,10 @@ impl Link {
     /// Queues a record of walcat's own for the checkpoint topic; returns its size.
     ///
     /// # Errors
-    /// [`Error::Aborted`] when librdkafka does not take it.
-    pub(super) fn produce_own(&self, key: &[u8], value: &[u8]) -> Result<usize, Error> {
-        let refused = |reason: String| Error::Aborted { reason: format!("the checkpoint is refused: {reason}") };
-        let topic = self.checkpoint_topic.as_ref().ok_or_else(|| refused("there is no topic".to_owned()))?;
-        topic.produce_first(key, value, OWN).map_err(|code| refused(code.to_string()))?;
+    /// librdkafka's code when it does not take it.
+    pub(super) fn produce_own(&self, key: &[u8], value: &[u8]) -> Result<usize, Code> {
+        let topic = self.checkpoint_topic.as_ref().ok_or(Code::UnknownTopic)?;
+        topic.produce_first(key, value, OWN)?;
         Ok(record_size(Some(key), Some(value)))
     }
 }

@@ -9,7 +9,7 @@ use super::context::{Failure, UNPROVEN};
 use super::dead_letters::{OnError, Refused, is_passable, short_key};
 use super::fence::find_successor;
 use super::link::record_size;
-use super::transaction_calls::{self as calls, is_fenced};
+use super::transaction_calls::is_fenced;
 use super::{Error, KafkaSink, ffi};
 use crate::change::Ticket;
 use crate::lsn::Lsn;
@@ -149,12 +149,22 @@ impl KafkaSink {
             _ => None,
         };
         let (link, transactions) = (&self.link, self.transactions.as_ref());
+        if let Some(transactions) = transactions
+            && failure.topic == transactions.settings().topic()
+        {
+            let cause = cause.as_ref().map_or(failure.code, |cause| cause.code);
+            let is_denied = self.waiting.is_denied(&failure.topic);
+            let is_missing = matches!(cause, Code::UnknownTopic | Code::UnknownTopicOrPartition);
+            if cause == Code::TopicAuthorizationFailed || is_missing && is_denied {
+                return transactions.explain_checkpoint(cause, is_denied);
+            }
+        }
         match (transactions, fatal) {
             (Some(transactions), Some((code, reason))) if is_fenced(code) => find_successor(link, transactions, reason),
             (Some(transactions), _) if is_fenced(failure.code) => {
                 find_successor(link, transactions, failure.code.to_string())
             }
-            (Some(transactions), _) if is_consequence => match cause.map(|cause| calls::failure(&cause)) {
+            (Some(transactions), _) if is_consequence => match cause.map(|cause| transactions.explain(cause)) {
                 Some(Error::Fenced { reason }) => find_successor(link, transactions, reason),
                 Some(error) => error,
                 None => Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) },

@@ -12,11 +12,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
+use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::checkpoint::{self, Checkpoint, Instance, Reader};
 use super::error::Error;
 use super::link::{Flight, Link};
-use super::transaction_calls::{failure, is_fenced};
+use super::transaction_calls::{CallError, failure, is_fenced};
 use super::transaction_thread::Call;
 use super::waiting::Waiting;
 use crate::change::Ticket;
@@ -362,6 +363,45 @@ impl Transactions {
         self.last_offset = offset;
     }
 
+    /// Whether there is nothing to deliver, as far as is known.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        matches!(self.stage, Stage::Idle | Stage::Found(_))
+    }
+
+    /// What a call's failure means here.
+    #[must_use]
+    pub fn explain(&self, error: CallError) -> Error {
+        match error.code {
+            Code::TransactionalIdAuthorizationFailed => {
+                let id = self.settings.transactional_id();
+                let reason = format!("the transactional id {id} may not be used: it takes the ACL Write on it");
+                Error::Transactional { code: error.code, reason }
+            }
+            _ => failure(&error),
+        }
+    }
+
+    /// What it means that a record for the checkpoint topic is refused; `is_denied` says that it may not be made.
+    #[must_use]
+    pub fn explain_checkpoint(&self, code: Code, is_denied: bool) -> Error {
+        let topic = self.settings.topic();
+        match code {
+            Code::TopicAuthorizationFailed | Code::UnknownTopic | Code::UnknownTopicOrPartition if is_denied => {
+                let reason = format!(
+                    "the checkpoint topic {topic} may not be created: it takes the ACL Create, or the topic made by hand \
+                     (one partition, cleanup.policy=compact) with the ACL Write"
+                );
+                Error::Transactional { code: Code::TopicAuthorizationFailed, reason }
+            }
+            Code::TopicAuthorizationFailed => {
+                let reason = format!("the checkpoint topic {topic} may not be written: it takes the ACL Write");
+                Error::Transactional { code, reason }
+            }
+            code => Error::Aborted { reason: format!("the checkpoint is refused: {code}") },
+        }
+    }
+
     /// Whether it is known, and judged, what was delivered before.
     #[must_use]
     pub fn has_begun(&self) -> bool {
@@ -414,7 +454,9 @@ impl Transactions {
                     let is_read = self.known.is_valid() || link.has_records(&self.settings.read_topics)?;
                     let unread_slot_at = (!is_read).then_some(self.settings.slot_at);
                     let start = checkpoint::Start { instance: self.instance.clone(), unread_slot_at };
-                    flight.add(link.produce_own(checkpoint::START_KEY, &checkpoint::render_start(start))?);
+                    let start = checkpoint::render_start(start);
+                    let refused = |code| self.explain_checkpoint(code, waiting.is_denied(&self.settings.topic()));
+                    flight.add(link.produce_own(checkpoint::START_KEY, &start).map_err(refused)?);
                     self.stage = Stage::Announcing { call: Asking::NotAsked };
                 }
                 Ok(())
@@ -568,7 +610,7 @@ impl Transactions {
             Some(Err(error)) => {
                 // The producer is of no more use.
                 self.stage = Stage::Closed { untouched: None };
-                Err(failure(&error))
+                Err(self.explain(error))
             }
         }
     }
@@ -584,7 +626,9 @@ impl Transactions {
             xid: sealed.xid,
             instance: self.instance.clone(),
         };
-        flight.add(link.produce_own(checkpoint::CHECKPOINT_KEY, &checkpoint::render_checkpoint(checkpoint))?);
+        let refused = |code| self.explain_checkpoint(code, false);
+        let value = checkpoint::render_checkpoint(checkpoint);
+        flight.add(link.produce_own(checkpoint::CHECKPOINT_KEY, &value).map_err(refused)?);
         self.stage = Stage::Committing { checkpoint: sealed.end_lsn, call: Asking::NotAsked };
         Ok(())
     }

@@ -75,6 +75,8 @@ pub struct Waiting {
     request: Request,
     /// Topics that were made, or found when they were to be made.
     existing: HashSet<String>,
+    /// Those of them that may not be made, and need not be there.
+    denied: HashSet<String>,
     /// The topics' `cleanup.policy`, as far as it was asked; none where it is not known.
     policies: HashMap<String, Option<String>>,
     held: VecDeque<Held>,
@@ -88,6 +90,7 @@ impl Waiting {
             template,
             request: Request::Probe { sent_at: now },
             existing: HashSet::new(),
+            denied: HashSet::new(),
             policies: HashMap::new(),
             held: VecDeque::new(),
         }
@@ -177,11 +180,18 @@ impl Waiting {
         }
     }
 
+    /// Whether the cluster has refused to make a topic.
+    #[must_use]
+    pub fn is_denied(&self, topic: &str) -> bool {
+        self.denied.contains(topic)
+    }
+
     /// The producer is another one: what it was asked will not be answered, and what waited will come again. What was known
     /// of topics is asked again: one that was deleted may be why.
     pub fn renew(&mut self, now: Instant) {
         self.held.clear();
         self.existing.clear();
+        self.denied.clear();
         self.policies.clear();
         self.request = Request::Probe { sent_at: now };
     }
@@ -240,6 +250,7 @@ impl Waiting {
             // It may be there all the same: the broker has the last word on its records.
             Err(error) if matches!(error.code, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
                 warn!(topic = topic.as_str(), error:% = error.code; "topics may not be created here: it has to be there");
+                self.denied.insert(topic.clone());
             }
             Err(error) if is_transient(error.code) => {
                 self.ask_later(&error, availability, now);

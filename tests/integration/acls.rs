@@ -1,0 +1,148 @@
+//! Kafka's ACLs, against its own authorizer: what walcat(1) says that exactly-once delivery takes is enough, and whatever of
+//! it is missing is named.
+
+use std::ffi::{CString, c_char};
+use std::ptr;
+
+use rdkafka::bindings as rd;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::exactly_once::checkpoint_topic;
+use crate::servers::{Kafka, Postgres, World};
+use crate::walcat::{Finished, Walcat};
+
+use rd::rd_kafka_AclOperation_t as Operation;
+use rd::rd_kafka_ResourceType_t as Resource;
+
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY)";
+
+/// An operation that the user is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Acl {
+    operation: Operation,
+    resource: Resource,
+    name: String,
+}
+
+fn acl(operation: Operation, resource: Resource, name: &str) -> Acl {
+    Acl { operation, resource, name: name.to_owned() }
+}
+
+/// Allows the user just these. They are for the names of one world, so that nothing has to be taken back.
+fn allow(kafka: &Kafka, acls: &[Acl]) {
+    let admin: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", &kafka.brokers).create().expect("admin client");
+    let text = |text: &str| CString::new(text).expect("no NUL");
+    let principal = text(&format!("User:{}", kafka.variables["SASL_USER"]));
+    let mut error: [c_char; 256] = [0; 256];
+    let mut bindings: Vec<_> = acls
+        .iter()
+        .map(|acl| {
+            // SAFETY: texts and the error buffer are live for the call, which copies them.
+            unsafe {
+                rd::rd_kafka_AclBinding_new(
+                    acl.resource,
+                    text(&acl.name).as_ptr(),
+                    rd::rd_kafka_ResourcePatternType_t::RD_KAFKA_RESOURCE_PATTERN_LITERAL,
+                    principal.as_ptr(),
+                    c"*".as_ptr(),
+                    acl.operation,
+                    rd::rd_kafka_AclPermissionType_t::RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW,
+                    error.as_mut_ptr(),
+                    error.len(),
+                )
+            }
+        })
+        .collect();
+    assert!(bindings.iter().all(|binding| !binding.is_null()), "{acls:?}");
+    let client = admin.client().native_ptr();
+    // SAFETY: the client is live until the end of this function.
+    let queue = unsafe { rd::rd_kafka_queue_new(client) };
+    // SAFETY: client, queue and the array of bindings are live; the request copies the bindings.
+    unsafe { rd::rd_kafka_CreateAcls(client, bindings.as_mut_ptr(), bindings.len(), ptr::null(), queue) };
+    // SAFETY: the queue is live.
+    let event = unsafe { rd::rd_kafka_queue_poll(queue, 30_000) };
+    assert!(!event.is_null(), "no answer");
+    // SAFETY: the event is live.
+    assert_eq!(unsafe { rd::rd_kafka_event_error(event) }, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
+    let mut count = 0;
+    // SAFETY: the event is of this kind, and the results belong to it.
+    let results =
+        unsafe { rd::rd_kafka_CreateAcls_result_acls(rd::rd_kafka_event_CreateAcls_result(event), &raw mut count) };
+    assert_eq!(count, acls.len());
+    for index in 0..count {
+        // SAFETY: the array has so many elements; a null error is success.
+        assert!(unsafe { rd::rd_kafka_acl_result_error(*results.add(index)) }.is_null(), "{:?}", acls[index]);
+    }
+    for binding in bindings {
+        // SAFETY: destroyed once.
+        unsafe { rd::rd_kafka_AclBinding_destroy(binding) };
+    }
+    // SAFETY: each is destroyed once, before the client.
+    unsafe {
+        rd::rd_kafka_event_destroy(event);
+        rd::rd_kafka_queue_destroy(queue);
+    }
+}
+
+/// What walcat(1) lists.
+fn listed(world: &World) -> Vec<Acl> {
+    let id = format!("walcat{}", &checkpoint_topic(world)["__walcat".len()..]);
+    let (checkpoints, topic) = (checkpoint_topic(world), world.topic("t"));
+    vec![
+        acl(Operation::RD_KAFKA_ACL_OPERATION_WRITE, Resource::RD_KAFKA_RESOURCE_TRANSACTIONAL_ID, &id),
+        acl(Operation::RD_KAFKA_ACL_OPERATION_CREATE, Resource::RD_KAFKA_RESOURCE_TOPIC, &checkpoints),
+        acl(Operation::RD_KAFKA_ACL_OPERATION_WRITE, Resource::RD_KAFKA_RESOURCE_TOPIC, &checkpoints),
+        acl(Operation::RD_KAFKA_ACL_OPERATION_READ, Resource::RD_KAFKA_RESOURCE_TOPIC, &checkpoints),
+        acl(Operation::RD_KAFKA_ACL_OPERATION_CREATE, Resource::RD_KAFKA_RESOURCE_TOPIC, &topic),
+        acl(Operation::RD_KAFKA_ACL_OPERATION_WRITE, Resource::RD_KAFKA_RESOURCE_TOPIC, &topic),
+    ]
+}
+
+fn run(world: &World) -> Finished {
+    let variable = |name: &str| world.kafka.variables[name].as_str();
+    let stream: Walcat = world.stream().with(&["--delivery", "exactly-once", "--once"]);
+    stream
+        .with(&["--brokers", variable("SASL_SSL_BROKERS"), "-X", "security.protocol=SASL_SSL"])
+        .with(&["-X", "sasl.mechanism=SCRAM-SHA-256", "-X", "sasl.password=env:KAFKA_PASSWORD"])
+        .with(&["-X", &format!("sasl.username={}", variable("SASL_USER"))])
+        .with(&["-X", &format!("ssl.ca.location={}", variable("CA_FILE"))])
+        .env("KAFKA_PASSWORD", variable("SASL_PASSWORD"))
+        .run()
+}
+
+#[test]
+fn exactly_once_works_with_the_acls_that_are_listed_and_names_each_that_is_missing() {
+    let kafka = Kafka::start("acls", &["--sasl-ssl", "--acls"]);
+    let changed = || {
+        let world = World::on(Postgres::shared(), &kafka, TABLE);
+        world.sql("INSERT INTO t VALUES (1)");
+        world
+    };
+    let world = changed();
+    allow(&kafka, &listed(&world));
+    run(&world).expect_code(0);
+    assert_eq!(crate::kafka::read_committed(&kafka.brokers, &world.topic("t")).len(), 1);
+    // Nothing but the topics' own ACLs is needed again: what is there need not be created.
+    world.sql("INSERT INTO t VALUES (2)");
+    run(&world).expect_code(0);
+
+    for missing in 0..listed(&world).len() {
+        let world = changed();
+        let mut acls = listed(&world);
+        let Acl { operation, name, .. } = acls.remove(missing);
+        allow(&kafka, &acls);
+        let before = world.confirmed();
+        let operation = match operation {
+            Operation::RD_KAFKA_ACL_OPERATION_WRITE => "Write",
+            Operation::RD_KAFKA_ACL_OPERATION_READ => "Read",
+            _ => "Create",
+        };
+        let ended = run(&world);
+        println!("without {operation} on {name}:\n{}", ended.log);
+        ended.expect_code(77).expect_log(&[&name, operation, "hint: "]);
+        assert_eq!(world.confirmed(), before);
+    }
+}
