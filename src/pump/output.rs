@@ -48,6 +48,14 @@ impl Output {
         }
     }
 
+    /// A Kafka transaction has failed: fails too when none has been committed for too long.
+    pub(super) fn has_failed(&mut self, reason: &str, now: Instant) -> Result<(), sink::Error> {
+        match self {
+            Output::Records(Sink::Kafka(kafka)) => Ok(kafka.has_failed(reason, now)?),
+            _ => Ok(()),
+        }
+    }
+
     /// Fails when another instance has taken over the Kafka transactions.
     pub(super) fn check_successor(&mut self) -> Result<(), sink::Error> {
         match self {

@@ -52,6 +52,9 @@ impl Pump {
         // Our own session would hold the slot.
         self.feed.close(error.remedy() == Remedy::Transaction);
         self.output.close()?;
+        if error.remedy() == Remedy::Transaction {
+            self.output.has_failed(&error.to_string(), Instant::now())?;
+        }
         let (mut error, began) = (error, Instant::now());
         let mut holder_look = HOLDER_LOOK;
         loop {

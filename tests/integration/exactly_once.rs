@@ -197,6 +197,25 @@ fn the_checkpoint_topic_is_compacted_and_one_that_is_not_is_refused() {
     assert_eq!(world.confirmed(), before);
 }
 
+/// Records that time out before librdkafka says that their topic is missing would be sent again for ever.
+#[test]
+fn a_missing_topic_is_an_error_though_kafka_transactions_are_shorter_than_it_takes_to_say_so() {
+    let kafka = Kafka::start("no-topic", &["--set", "auto.create.topics.enable=false"]);
+    let world = World::on(Postgres::shared(), &kafka, TABLES);
+    world.sql(&transactions(1));
+    let before = world.confirmed();
+    let config = file("no-topic.toml", "[topics]\ncreate = false\n");
+    let run = stream(&world).with(&["--once", "--config", &config, "-X", "transaction.timeout.ms=20000"]).run();
+    run.expect_code(78).expect_log(&["for topic", "Unknown topic", "hint: create the topic"]);
+
+    // Where they are shorter still, the time that Kafka gets is that of all of them.
+    let config = file("no-topic.toml", "[topics]\ncreate = false\n[retry]\nbroker_for = \"12s\"\n");
+    let run = stream(&world).with(&["--once", "--config", &config, "-X", "transaction.timeout.ms=4000"]).run();
+    let run = run.expect_code(69).expect_log(&["has taken no records for 1", "was not delivered", "broker_for"]);
+    assert!(run.log.matches("the stream is interrupted").count() > 1, "{}", run.log);
+    assert_eq!(world.confirmed(), before);
+}
+
 /// More partitions than one do no harm: what is stored is found again.
 #[test]
 fn a_checkpoint_topic_of_several_partitions_is_read_where_it_is_written() {

@@ -4,6 +4,9 @@
 //! when a broker is frozen. So an idle producer's report is first checked by a probe, and records without any delivery
 //! for a while count as an outage too, which only a delivery ends: a broker that answers need not be the one that they
 //! wait for.
+//!
+//! A Kafka transaction that fails is begun again, and what is delivered then may be delivered in vain again. So an outage
+//! that lasts over such failures dates from the first of them, until a transaction with changes is committed.
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +39,12 @@ pub struct Availability {
     patience: Duration,
     /// Records are under way.
     under_way: bool,
+    /// Since when they have been, at times, without a Kafka transaction being committed.
+    attempt: Option<Instant>,
+    /// Since when Kafka transactions have come to nothing.
+    fruitless: Option<Instant>,
+    /// Since when there has been nothing to deliver.
+    idle_since: Option<Instant>,
     reason: String,
 }
 
@@ -50,6 +59,9 @@ impl Availability {
             progress: now,
             patience: stall_timeout.unwrap_or(PATIENCE_MAX).min(PATIENCE_MAX),
             under_way: false,
+            attempt: None,
+            fruitless: None,
+            idle_since: None,
             reason: String::new(),
         }
     }
@@ -59,6 +71,33 @@ impl Availability {
         self.state = State::Reachable;
         self.ever_reached = true;
         self.progress = now;
+    }
+
+    /// A Kafka transaction with changes or a position was committed.
+    pub fn committed(&mut self) {
+        self.attempt = None;
+        self.fruitless = None;
+    }
+
+    /// A Kafka transaction has failed. Says since when they have.
+    pub fn failed(&mut self, now: Instant) -> Instant {
+        *self.fruitless.get_or_insert(self.attempt.unwrap_or(now))
+    }
+
+    /// What was under way has been given up.
+    pub fn begin_again(&mut self, now: Instant) {
+        self.attempt = None;
+        self.idle_since = None;
+        self.progress = now;
+    }
+
+    /// There is nothing to deliver: what a failed transaction held has been delivered after all, or is gone.
+    pub fn rest(&mut self, now: Instant) {
+        self.attempt = None;
+        let since = *self.idle_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= self.patience {
+            self.fruitless = None;
+        }
     }
 
     /// A broker answered.
@@ -99,6 +138,10 @@ impl Availability {
     /// Time has passed; `under_way` says whether records wait for their delivery.
     pub fn tick(&mut self, under_way: bool, now: Instant) {
         self.under_way = under_way;
+        if under_way {
+            self.attempt.get_or_insert(now);
+            self.idle_since = None;
+        }
         if !under_way {
             self.progress = now;
         } else if now.saturating_duration_since(self.progress) >= self.patience
@@ -119,7 +162,9 @@ impl Availability {
     #[must_use]
     pub fn outage(&self) -> Option<(Instant, &str)> {
         match self.state {
-            State::Unreachable { since } => Some((since, &self.reason)),
+            State::Unreachable { since } => {
+                Some((self.fruitless.map_or(since, |first| first.min(since)), &self.reason))
+            }
             _ => None,
         }
     }
@@ -176,6 +221,39 @@ mod tests {
         assert_eq!(availability.outage(), None);
         availability.tick(true, now + 110 * SECOND);
         assert_eq!(availability.outage().map(|(since, _)| since), Some(now + 100 * SECOND));
+    }
+
+    #[test]
+    fn an_outage_goes_on_when_a_transaction_is_begun_again_and_delivers_something() {
+        let now = Instant::now();
+        let mut availability = Availability::new(Some(3 * SECOND), now);
+        availability.tick(true, now + SECOND);
+        availability.tick(true, now + 5 * SECOND);
+        assert_eq!(availability.failed(now + 6 * SECOND), now + SECOND);
+        availability.begin_again(now + 7 * SECOND);
+        availability.tick(true, now + 7 * SECOND);
+        availability.delivered(now + 8 * SECOND);
+        assert_eq!(availability.outage(), None, "what begins again may work");
+        availability.tick(true, now + 11 * SECOND);
+        assert_eq!(availability.outage(), Some((now + SECOND, NO_DELIVERY)));
+        assert_eq!(availability.failed(now + 12 * SECOND), now + SECOND);
+        availability.committed();
+        assert_eq!(availability.failed(now + 13 * SECOND), now + 13 * SECOND);
+    }
+
+    #[test]
+    fn a_failure_long_before_is_none_of_a_later_outage() {
+        let now = Instant::now();
+        let mut availability = Availability::new(Some(3 * SECOND), now);
+        availability.tick(true, now);
+        availability.failed(now + SECOND);
+        availability.begin_again(now + SECOND);
+        for second in 2..6 {
+            availability.tick(false, now + second * SECOND);
+            availability.rest(now + second * SECOND);
+        }
+        availability.tick(true, now + 100 * SECOND);
+        assert_eq!(availability.failed(now + 101 * SECOND), now + 100 * SECOND);
     }
 
     #[test]

@@ -39,7 +39,7 @@ use self::link::{Addresses, Flight, Link, OWN, record_size};
 use self::producer::Transactional;
 use self::refusals::Failing;
 use self::transaction::Transactions;
-use self::transaction_calls::{CallError, failure, is_fenced};
+use self::transaction_calls::{CallError, is_fenced};
 use self::waiting::{Held, Release, Waiting};
 use super::{Settled, Taken};
 use crate::catalog_facts::CatalogAnswer;
@@ -123,6 +123,7 @@ impl KafkaSink {
     /// Those of [`KafkaSink::new`].
     pub fn renew(&mut self, now: Instant) -> Result<(), super::Error> {
         self.close()?;
+        self.availability.begin_again(now);
         self.skipped.clear();
         self.failing = None;
         if self.transactions.as_mut().is_none_or(Transactions::renew) {
@@ -131,6 +132,24 @@ impl KafkaSink {
             self.flight = Flight::default();
         }
         Ok(())
+    }
+
+    /// A Kafka transaction has failed, and is to be begun again.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when none has been committed for longer than `broker_for`.
+    pub fn has_failed(&mut self, reason: &str, now: Instant) -> Result<(), Error> {
+        let since = self.availability.failed(now);
+        self.check_outage(since, reason, now)
+    }
+
+    fn check_outage(&self, since: Instant, reason: &str, now: Instant) -> Result<(), Error> {
+        let outage = now.saturating_duration_since(since);
+        if self.settings.broker_for.is_none_or(|limit| outage < limit) {
+            return Ok(());
+        }
+        let (brokers, _) = self.link.addresses();
+        Err(Error::Unreachable { seconds: outage.as_secs(), reason: reason.to_owned(), brokers: brokers.to_owned() })
     }
 
     /// Gives up a Kafka transaction that is open.
@@ -281,6 +300,9 @@ impl KafkaSink {
             self.waiting.heed(answer, &mut self.availability, now)?;
         }
         self.availability.tick(self.is_under_way(), now);
+        if self.transactions.as_ref().is_some_and(Transactions::rests) {
+            self.availability.rest(now);
+        }
         self.release(now)?;
         if let (OnError::DeadLetter { topic }, Some(template)) = (&self.settings.on_error, &self.settings.create_topics)
         {
@@ -296,13 +318,8 @@ impl KafkaSink {
         if self.availability.outage().is_some() {
             self.waiting.probe(self.link.admin(), now);
         }
-        if let (Some((since, reason)), Some(limit)) = (self.availability.outage(), self.settings.broker_for) {
-            let outage = now.saturating_duration_since(since);
-            if outage >= limit {
-                let (brokers, _) = self.link.addresses();
-                let (seconds, reason) = (outage.as_secs(), reason.to_owned());
-                return Err(Error::Unreachable { seconds, reason, brokers: brokers.to_owned() }.into());
-            }
+        if let Some((since, reason)) = self.availability.outage() {
+            self.check_outage(since, reason, now)?;
         }
         Ok(())
     }
@@ -333,10 +350,14 @@ impl KafkaSink {
     fn advance_transactions(&mut self, now: Instant) -> Result<(), Error> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
         let (is_outage, was_calling) = (self.availability.outage().is_some(), self.link.is_calling());
+        let stored = transactions.stored();
         let result = transactions.advance(&mut self.link, &mut self.waiting, &mut self.flight, is_outage, now);
         self.dead_letters.forget_before(transactions.stored());
         if was_calling && !self.link.is_calling() && result.is_ok() {
             self.availability.delivered(now);
+        }
+        if transactions.stored() > stored {
+            self.availability.committed();
         }
         match result {
             Err(Error::Fenced { reason }) => Err(find_successor(&self.link, transactions, reason)),
@@ -394,7 +415,7 @@ impl KafkaSink {
                     ffi::fatal_error(self.link.client()).unwrap_or_else(|| (error.code, error.reason.clone()));
                 match &self.transactions {
                     Some(transactions) if is_fenced(code) => Err(find_successor(&self.link, transactions, reason)),
-                    Some(_) => Err(failure(&CallError { code, reason })),
+                    Some(transactions) => Err(transactions.explain(CallError { code, reason })),
                     None => Err(Error::Fatal { code, reason }),
                 }
             }

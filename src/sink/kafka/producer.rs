@@ -74,6 +74,9 @@ pub fn create(
             let timeout_ms = timeout.as_millis().to_string();
             config.set("transactional.id", id);
             config.set("transaction.timeout.ms", &timeout_ms).set("message.timeout.ms", &timeout_ms);
+            if config.get(PROPAGATION).is_none() {
+                config.set(PROPAGATION, propagation(*timeout).as_millis().to_string());
+            }
         }
         None => {
             config.set("message.timeout.ms", "0");
@@ -83,6 +86,15 @@ pub fn create(
     config.set("queue.buffering.max.messages", (RECORDS_IN_FLIGHT_MAX + RECORDS_PER_CHANGE_MAX).to_string());
     config.set_log_level(RDKafkaLogLevel::Info);
     config.create_with_context(context).map_err(|error| Error::Producer { reason: reason(&error, properties) })
+}
+
+/// How long librdkafka looks for a topic before it reports that there is none.
+const PROPAGATION: &str = "topic.metadata.propagation.max.ms";
+
+/// That time for transactions: librdkafka's own, 30 s, is longer than some transactions may be, and records that time out
+/// first would be sent again for ever. At least as long as a topic may take that a broker makes by itself.
+fn propagation(timeout: Duration) -> Duration {
+    timeout.mul_f64(0.75).clamp(Duration::from_secs(10), Duration::from_secs(30))
 }
 
 /// Whether [`create`] would take the properties, files that they name included. Contacts no broker.
