@@ -16,7 +16,7 @@ pub mod slot;
 pub mod source;
 pub mod start;
 pub mod store;
-mod storing;
+pub mod storing;
 pub mod waiting;
 mod watch;
 

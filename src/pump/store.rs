@@ -91,7 +91,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::State`]: nothing more is confirmed.
-    pub(super) fn keep(
+    pub fn keep(
         &mut self,
         identity: &Identity,
         position: Vouched,

@@ -7,7 +7,7 @@ use crate::lsn::Lsn;
 
 /// What a store may take, as a standby has answered for it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Vouched {
+pub struct Vouched {
     /// All up to it is delivered.
     pub delivered: Lsn,
     /// The end of the last records of that.

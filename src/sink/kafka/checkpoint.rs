@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context;
 use super::error::Error;
+use super::history::{History, Record};
 use crate::lsn::Lsn;
 use crate::positions::Stored;
 use crate::route::sanitize;
@@ -87,14 +88,6 @@ pub struct Checkpoint {
     pub instance: Instance,
 }
 
-/// A record of the topic.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-enum Record {
-    Start(Start),
-    Checkpoint(Checkpoint),
-}
-
 /// An instance has taken over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
@@ -139,18 +132,7 @@ pub fn transactional_id(system_identifier: &str, database: &str, slot: &str) -> 
 pub struct Reader {
     consumer: BaseConsumer<ReaderContext>,
     topic: String,
-    /// Whose start record is waited for.
-    instance: Instance,
-    /// Whether it has been read.
-    pub has_seen_start: bool,
-    /// The instance that started last.
-    pub newest_start: Option<Instance>,
-    /// The last checkpoint.
-    pub checkpoint: Option<Checkpoint>,
-    /// The first start record that is left.
-    pub first_start: Option<Start>,
-    /// Whether a start record of this process, in whichever renewal, has been read.
-    has_seen_process: bool,
+    history: History,
     /// Whether all that the topic held has been read.
     is_at_end: bool,
 }
@@ -185,17 +167,13 @@ impl Reader {
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(topic, 0, Offset::Beginning).map_err(refused)?;
         consumer.assign(&assignment).map_err(refused)?;
-        Ok(Reader {
-            consumer,
-            topic: topic.to_owned(),
-            instance: instance.clone(),
-            has_seen_start: false,
-            newest_start: None,
-            checkpoint: None,
-            first_start: None,
-            has_seen_process: false,
-            is_at_end: false,
-        })
+        Ok(Reader { consumer, topic: topic.to_owned(), history: History::new(instance), is_at_end: false })
+    }
+
+    /// What has been read so far.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// Takes in what has arrived; does not wait. Errors of the connection mend themselves or not: the sink's own
@@ -224,15 +202,7 @@ impl Reader {
             };
             let malformed = |reason: String| Error::Checkpoint { topic: self.topic.clone(), reason };
             let value = message.payload().ok_or_else(|| malformed("a record without a value".to_owned()))?;
-            match serde_json::from_slice(value).map_err(|error| malformed(error.to_string()))? {
-                Record::Start(start) => {
-                    self.has_seen_start |= start.instance == self.instance;
-                    self.has_seen_process |= start.instance.is_same_process(&self.instance);
-                    self.first_start.get_or_insert_with(|| start.clone());
-                    self.newest_start = Some(start.instance);
-                }
-                Record::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint),
-            }
+            self.history.take(value).map_err(malformed)?;
         }
         Ok(())
     }
@@ -247,9 +217,7 @@ impl Reader {
         const LOOK_INTERVAL: Duration = Duration::from_millis(20);
         loop {
             self.advance()?;
-            let other = self.newest_start.as_ref().filter(|other| !other.is_same_process(&self.instance));
-            let is_after_ours = self.has_seen_process || (has_announced && self.is_at_end);
-            if let (Some(other), true) = (other, is_after_ours) {
+            if let Some(other) = self.history.successor(has_announced && self.is_at_end) {
                 return Ok(Some(other.clone()));
             }
             if Instant::now() >= deadline {

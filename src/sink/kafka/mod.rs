@@ -14,7 +14,9 @@ pub mod dead_letters;
 pub mod error;
 mod fence;
 pub mod ffi;
+pub mod history;
 pub mod inquiry;
+pub mod ledger;
 pub mod link;
 pub mod producer;
 mod refusals;
@@ -300,7 +302,7 @@ impl KafkaSink {
             self.waiting.heed(answer, &mut self.availability, now)?;
         }
         self.availability.tick(self.is_under_way(), now);
-        if self.transactions.as_ref().is_some_and(Transactions::rests) {
+        if self.transactions.as_ref().is_some_and(|transactions| transactions.rests()) {
             self.availability.rest(now);
         }
         self.release(now)?;
@@ -329,7 +331,7 @@ impl KafkaSink {
         if let Some(ticket) = self.skipped.pop_front() {
             return Some(Settled::Delivered(ticket));
         }
-        if let Some(ticket) = self.transactions.as_mut().and_then(Transactions::settled) {
+        if let Some(ticket) = self.transactions.as_mut().and_then(|transactions| transactions.settled()) {
             return Some(Settled::Delivered(ticket));
         }
         loop {
@@ -389,7 +391,7 @@ impl KafkaSink {
             && self.waiting.is_empty()
             && self.skipped.is_empty()
             && self.link.inbox().reports.is_empty()
-            && self.transactions.as_ref().is_none_or(Transactions::is_drained)
+            && self.transactions.as_ref().is_none_or(|transactions| transactions.is_drained())
     }
 
     /// When [`KafkaSink::serve`] has to be called again at the latest.

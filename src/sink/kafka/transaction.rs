@@ -5,29 +5,26 @@
 //! no change is taken. Bytes are not kept, so whatever makes a transaction fail ends in [`Error::Aborted`]: the stream is
 //! begun again from the checkpoint, which also settles a commit of unknown outcome. Nothing here is guessed.
 //!
+//! What is done when is decided by the [`Ledger`]; here are the calls.
+//!
 //! Source: Apache Kafka's design documentation, "Using Transactions", and librdkafka's `INTRODUCTION.md`, "Transactional
 //! Producer".
 
-use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::checkpoint::{self, Checkpoint, Instance, Reader};
+use super::checkpoint::{self, Instance, Reader};
 use super::error::Error;
+use super::ledger::{Bounds, Ledger, Task, Traffic};
 use super::link::{Flight, Link};
 use super::transaction_calls::{CallError, failure, is_fenced};
 use super::transaction_thread::Call;
 use super::waiting::Waiting;
-use crate::change::Ticket;
-use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, RING_ENTRIES_MAX};
 use crate::lsn::Lsn;
-use crate::positions::{Reached, Start, Stored};
-use crate::session::Sealed;
-
-/// Units of confirmation in one Kafka transaction at most: half of what the ring holds.
-const UNITS_MAX: usize = RING_ENTRIES_MAX / 2;
+use crate::positions::Stored;
 
 /// The time between two looks at what librdkafka does not tell the end of: the checkpoint topic's reader.
 const LOOK_INTERVAL: Duration = Duration::from_millis(3);
@@ -71,302 +68,34 @@ impl Settings {
     }
 }
 
-/// Whether librdkafka was asked for what ends the stage. Once it was asked to commit, the outcome is its own, and to give
-/// up is not possible any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asking {
-    NotAsked,
-    Asked,
-}
-
-/// Whether the timeline has to be asked for before a checkpoint carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Vouching {
-    /// It does not change under the stream.
-    Never,
-    /// It may; nothing waits for it now.
-    Later,
-    /// A checkpoint waits for it, and nothing more is taken.
-    Wanted,
-    /// It is known for the checkpoint that waited.
-    Answered,
-}
-
-/// What the checkpoint topic holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// The stored position.
-    pub stored: Option<Stored>,
-    /// Where the slot stood when the first instance started, if nothing had been read from it.
-    pub unread_slot_at: Option<Lsn>,
-}
-
-enum Stage {
-    /// Takes the transactional id.
-    Initializing { call: Asking },
-    /// The start record is under way, or its transaction is being committed.
-    Announcing { call: Asking },
-    /// Reads the checkpoint topic up to the start record.
-    Reading(Box<Reader>),
-    /// What is stored is known, and waits to be judged.
-    Found(Found),
-    /// The open transaction is empty: Kafka knows nothing of it.
-    Idle,
-    /// A transaction is open, and has begun with its first change.
-    Open { since: Instant, records: u64 },
-    /// The checkpoint is under way, or its transaction is being committed.
-    Committing { checkpoint: Lsn, call: Asking },
-    /// Given up, to end or to begin anew: with the same producer where it was only asked to take the transactional id. Another
-    /// one would be fenced when that late request is answered.
-    Closed { untouched: Option<Asking> },
-}
-
 /// The transactions of one producer after another.
 pub struct Transactions {
     settings: Settings,
-    instance: Instance,
-    stage: Stage,
-    /// Whether a PostgreSQL transaction has been taken in part.
-    inside: bool,
-    /// The last whole one in the open transaction.
-    sealed: Option<Sealed>,
-    /// What the open transaction holds: how many records of which entries, in order.
-    taken: Vec<(Ticket, u32)>,
-    /// What a committed transaction held and has not been reported yet.
-    committed: VecDeque<(Ticket, u32)>,
-    stored: Lsn,
-    stored_at: Option<Instant>,
-    /// The end of the last records that are stored.
-    records: Reached,
-    /// The last position that this process has stored or found stored, whatever has happened since.
-    known: Lsn,
-    vouching: Vouching,
-    /// Whether a start record of this process was ever committed.
-    has_announced: bool,
-    /// Where the last record of ours is in the topic.
-    last_offset: i64,
-    /// A record of ours came to lie before the last one: the topic is another one, which the broker may have made in a way of
-    /// its own.
-    is_other_topic: bool,
-    /// A position past the stored one that no transaction carries yet.
-    idle: Lsn,
-    /// Do not wait for the interval: the run ends.
-    hurry: bool,
-    /// The stored position that a transaction was begun at which had to be given up for its age.
-    expired_at: Option<Lsn>,
+    ledger: Ledger,
+    /// Of the checkpoint topic, while it is read.
+    reader: Option<Box<Reader>>,
 }
 
 impl Transactions {
     /// Nothing is begun yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Transactions {
-            settings,
-            instance: Instance::this(),
-            stage: Stage::Initializing { call: Asking::NotAsked },
-            inside: false,
-            sealed: None,
-            taken: Vec::new(),
-            committed: VecDeque::new(),
-            stored: Lsn::INVALID,
-            stored_at: None,
-            records: Reached::NOTHING,
-            known: Lsn::INVALID,
-            vouching: Vouching::Never,
-            has_announced: false,
-            last_offset: -1,
-            is_other_topic: false,
-            idle: Lsn::INVALID,
-            hurry: false,
-            expired_at: None,
-        }
+        let Settings { interval, records_max, timeout, .. } = settings;
+        let bounds = Bounds { interval, records_max, timeout };
+        let ledger = Ledger::new(bounds, settings.identity.clone(), Instance::this());
+        Transactions { settings, ledger, reader: None }
     }
 
     /// Begins anew; says whether that takes a new producer.
     pub fn renew(&mut self) -> bool {
-        self.instance.renewal += 1;
-        let untouched = match self.stage {
-            Stage::Closed { untouched } => untouched,
-            _ => None,
-        };
-        self.stage = Stage::Initializing { call: untouched.unwrap_or(Asking::NotAsked) };
-        self.inside = false;
-        self.sealed = None;
-        self.taken.clear();
-        self.committed.clear();
-        self.stored = Lsn::INVALID;
-        self.idle = Lsn::INVALID;
-        self.hurry = false;
-        self.is_other_topic = false;
-        untouched.is_none()
+        self.reader = None;
+        self.ledger.renew()
     }
 
     /// What a transaction is made of.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// This process.
-    #[must_use]
-    pub fn instance(&self) -> &Instance {
-        &self.instance
-    }
-
-    /// The position that Kafka has committed.
-    #[must_use]
-    pub fn stored(&self) -> Lsn {
-        self.stored
-    }
-
-    /// The last position that this process knew to be stored; 0/0 for none.
-    #[must_use]
-    pub fn known(&self) -> Lsn {
-        self.known
-    }
-
-    /// Whether a start record of this process was ever committed.
-    #[must_use]
-    pub fn has_announced(&self) -> bool {
-        self.has_announced
-    }
-
-    /// Whether the timeline has to be asked for before each checkpoint: the server is a standby, which may be promoted.
-    pub fn ask_timeline(&mut self, may_change: bool) {
-        self.vouching = if may_change { Vouching::Later } else { Vouching::Never };
-    }
-
-    /// Whether a checkpoint waits for the timeline of what was taken so far.
-    #[must_use]
-    pub fn wants_timeline(&self) -> bool {
-        self.vouching == Vouching::Wanted
-    }
-
-    /// The timeline, asked for since it was wanted.
-    pub fn timeline_is(&mut self, timeline: u32) {
-        if self.vouching == Vouching::Wanted {
-            self.settings.identity.timeline = timeline;
-            self.vouching = Vouching::Answered;
-        }
-    }
-
-    /// The server was promoted to this timeline, which stays.
-    pub fn is_promoted(&mut self, timeline: u32) {
-        self.settings.identity.timeline = timeline;
-        self.vouching = Vouching::Never;
-    }
-
-    /// Whether a checkpoint can be written now.
-    fn knows_timeline(&mut self) -> bool {
-        match self.vouching {
-            Vouching::Never => true,
-            Vouching::Answered => {
-                self.vouching = Vouching::Later;
-                true
-            }
-            Vouching::Later | Vouching::Wanted => {
-                self.vouching = Vouching::Wanted;
-                false
-            }
-        }
-    }
-
-    /// Whether changes can be taken now.
-    #[must_use]
-    pub fn has_room(&self, now: Instant) -> bool {
-        if matches!(self.vouching, Vouching::Wanted | Vouching::Answered) {
-            return false;
-        }
-        match self.stage {
-            Stage::Idle => true,
-            // One that is due is not kept open by more of them; and what is under way must not fill the ring, or the end
-            // of the PostgreSQL transaction that is half taken could not be read.
-            Stage::Open { since, records } => {
-                let is_due = records >= self.settings.records_max
-                    || self.taken.len() >= UNITS_MAX
-                    || now >= since + self.settings.interval;
-                self.inside || !is_due
-            }
-            _ => false,
-        }
-    }
-
-    /// What is stored, when it is known; changes are taken after [`Transactions::begin_at`].
-    pub fn found(&self) -> Option<Found> {
-        match &self.stage {
-            Stage::Found(found) => Some(found.clone()),
-            _ => None,
-        }
-    }
-
-    /// The stream goes on at this position of this timeline.
-    pub fn begin_at(&mut self, start: Start, timeline: u32) {
-        if let Stage::Found(found) = &self.stage {
-            // A first position, one that the operator has chosen, and one that was cut or reached on another timeline are
-            // stored before anything is confirmed.
-            let is_stored =
-                found.stored.as_ref().is_some_and(|found| (found.end_lsn, found.timeline) == (start.lsn, timeline));
-            self.stored = if is_stored { start.lsn } else { Lsn::INVALID };
-            self.known = self.stored;
-            self.records = start.records;
-            self.idle = start.lsn;
-            self.stored_at = None;
-            self.settings.identity.timeline = timeline;
-            self.stage = Stage::Idle;
-        }
-    }
-
-    /// Opens a transaction unless one is open. Call it before a change is taken.
-    pub fn open(&mut self, now: Instant) {
-        if matches!(self.stage, Stage::Idle) {
-            self.stage = Stage::Open { since: now, records: 0 };
-        }
-    }
-
-    /// Records of an entry have been taken into the open transaction.
-    pub fn take(&mut self, ticket: Ticket, count: u32, is_transactional: bool) {
-        self.inside |= is_transactional;
-        match self.taken.last_mut() {
-            Some((last, sum)) if *last == ticket => *sum += count,
-            _ => self.taken.push((ticket, count)),
-        }
-        if let Stage::Open { records, .. } = &mut self.stage {
-            *records += u64::from(count);
-        }
-    }
-
-    /// A PostgreSQL transaction, or a message outside of any, is whole.
-    pub fn seal(&mut self, sealed: Sealed) {
-        self.inside = false;
-        self.sealed = Some(sealed);
-    }
-
-    /// Do not wait for the interval any more.
-    pub fn hurry(&mut self) {
-        self.hurry = true;
-    }
-
-    /// The next record that a committed transaction held.
-    pub fn settled(&mut self) -> Option<Ticket> {
-        let (ticket, left) = self.committed.front_mut()?;
-        let ticket = *ticket;
-        *left = left.saturating_sub(1);
-        if *left == 0 {
-            self.committed.pop_front();
-        }
-        Some(ticket)
-    }
-
-    /// A record of ours lies at this offset of the checkpoint topic.
-    pub fn delivered_own(&mut self, offset: i64) {
-        self.is_other_topic |= self.known.is_valid() && offset <= self.last_offset;
-        self.last_offset = offset;
-    }
-
-    /// Whether there is nothing to deliver, as far as is known.
-    #[must_use]
-    pub fn rests(&self) -> bool {
-        matches!(self.stage, Stage::Idle | Stage::Found(_))
     }
 
     /// What a call's failure means here.
@@ -402,37 +131,6 @@ impl Transactions {
         }
     }
 
-    /// Whether it is known, and judged, what was delivered before.
-    #[must_use]
-    pub fn has_begun(&self) -> bool {
-        !matches!(
-            self.stage,
-            Stage::Initializing { .. } | Stage::Announcing { .. } | Stage::Reading(_) | Stage::Found(_)
-        )
-    }
-
-    /// Whether nothing is left to be committed, but for a PostgreSQL transaction that is not whole.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        let rests = match self.stage {
-            Stage::Committing { .. } => false,
-            Stage::Open { .. } => self.inside,
-            _ => true,
-        };
-        rests && self.committed.is_empty()
-    }
-
-    /// A position that everything before is delivered of, with nothing under way: it is stored by a transaction of its
-    /// own when it is far enough from the stored one, or at once.
-    pub fn offer(&mut self, delivered: Lsn, at_once: bool) {
-        if delivered > self.idle {
-            self.idle = delivered;
-        }
-        if at_once {
-            self.stored_at = None;
-        }
-    }
-
     /// Goes on as far as it can without waiting.
     ///
     /// # Errors
@@ -445,119 +143,80 @@ impl Transactions {
         is_outage: bool,
         now: Instant,
     ) -> Result<(), Error> {
-        let is_idle_due = self.idle_due_at(now).is_some_and(|due_at| now >= due_at);
-        match &mut self.stage {
-            Stage::Initializing { call: Asking::NotAsked } => self.initialize(link, waiting, now),
-            Stage::Initializing { call: Asking::Asked } => {
-                if self.is_answered(link)? {
-                    // A topic that is made anew after this process had stored a position is one that was lost.
-                    let is_read = self.known.is_valid() || link.has_records(&self.settings.read_topics)?;
-                    let unread_slot_at = (!is_read).then_some(self.settings.slot_at);
-                    let start = checkpoint::Start { instance: self.instance.clone(), unread_slot_at };
-                    let start = checkpoint::render_start(start);
-                    let refused = |code| self.explain_checkpoint(code, waiting.is_denied(&self.settings.topic()));
-                    flight.add(link.produce_own(checkpoint::START_KEY, &start).map_err(refused)?);
-                    self.stage = Stage::Announcing { call: Asking::NotAsked };
+        let slot = self.settings.identity.slot.as_str();
+        let traffic = Traffic { is_flight_empty: flight.is_empty(), is_none_held: waiting.is_empty(), is_outage };
+        match self.ledger.next(traffic, now)? {
+            Task::Nothing => {}
+            Task::TakeId => {
+                let topic = self.settings.topic();
+                if waiting.ensure_checkpoints(link.admin(), &topic, now)? {
+                    // Not before: to open it asks the broker, which may make it in a way of its own.
+                    link.open_checkpoints(&topic)?;
+                    link.call(Call::Init);
+                    self.ledger.asked();
                 }
-                Ok(())
             }
-            Stage::Announcing { call } if flight.is_empty() => {
-                if *call == Asking::NotAsked {
-                    *call = Asking::Asked;
-                    link.call(Call::Commit(self.settings.timeout));
-                } else if self.is_answered(link)? {
-                    let (brokers, properties) = link.addresses();
-                    let reader = Reader::new(brokers, properties, &self.settings.topic(), &self.instance)?;
-                    self.has_announced = true;
-                    self.stage = Stage::Reading(Box::new(reader));
-                }
-                Ok(())
+            Task::Announce => {
+                // A topic that is made anew after this process had stored a position is one that was lost.
+                let is_read = self.ledger.known().is_valid() || link.has_records(&self.settings.read_topics)?;
+                let unread_slot_at = (!is_read).then_some(self.settings.slot_at);
+                let start = checkpoint::Start { instance: self.ledger.instance().clone(), unread_slot_at };
+                let start = checkpoint::render_start(start);
+                let refused = |code| self.explain_checkpoint(code, waiting.is_denied(&self.settings.topic()));
+                flight.add(link.produce_own(checkpoint::START_KEY, &start).map_err(refused)?);
+                self.ledger.announced();
             }
-            Stage::Reading(reader) => {
-                reader.advance()?;
-                if reader.has_seen_start {
-                    let stored = reader.checkpoint.take().map(|checkpoint| checkpoint.stored);
+            Task::Commit => {
+                link.call(Call::Commit(self.settings.timeout));
+                self.ledger.asked();
+            }
+            Task::Await => {
+                let answer = link.call_result().map(|result| self.ledger.answered(result, now));
+                if let Some(stored) = answer.transpose().map_err(|error| self.explain(error))?.flatten() {
                     let slot = self.settings.identity.slot.as_str();
+                    debug!(slot, stored:% = stored; "transaction committed");
+                }
+            }
+            Task::Read => {
+                let mut reader = match self.reader.take() {
+                    Some(reader) => reader,
+                    None => {
+                        let (brokers, properties) = link.addresses();
+                        let topic = self.settings.topic();
+                        Box::new(Reader::new(brokers, properties, &topic, self.ledger.instance())?)
+                    }
+                };
+                reader.advance()?;
+                if self.ledger.heed_history(reader.history()) {
+                    let stored = self.ledger.found().and_then(|found| found.stored);
                     if stored.is_none() {
                         for topic in reader.topics_of_other_systems() {
                             warn!(slot, topic = topic.as_str();
                                 "another cluster has a checkpoint for this database and slot: is this the right server?");
                         }
                     }
-                    let end_lsn = stored.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn);
+                    let end_lsn = stored.map_or(Lsn::INVALID, |stored| stored.end_lsn);
                     info!(slot, stored:% = end_lsn; "checkpoint read");
-                    let unread_slot_at = reader.first_start.as_ref().and_then(|start| start.unread_slot_at);
-                    self.stage = Stage::Found(Found { stored, unread_slot_at });
-                }
-                Ok(())
-            }
-            Stage::Idle if is_idle_due => {
-                if !self.knows_timeline() {
-                    return Ok(());
-                }
-                self.open(now);
-                let sealed = Sealed { commit_lsn: self.idle, end_lsn: self.idle, xid: 0 };
-                self.finish(sealed, self.records, link, flight)
-            }
-            Stage::Open { since, .. } => {
-                let since = *since;
-                if self.inside {
-                    return self.check_length(since, is_outage, now);
-                }
-                let is_due = self.hurry || !self.has_room(now);
-                let sealed = self.sealed;
-                match sealed {
-                    Some(sealed) if is_due && waiting.is_empty() && self.knows_timeline() => {
-                        let timeline = self.settings.identity.timeline;
-                        self.finish(sealed, Reached { timeline, lsn: sealed.end_lsn }, link, flight)
-                    }
-                    _ => Ok(()),
+                } else {
+                    self.reader = Some(reader);
                 }
             }
-            Stage::Committing { call: Asking::NotAsked, .. } if flight.is_empty() && self.is_other_topic => {
-                Err(Error::Aborted { reason: "the checkpoint topic is not the one it was".to_owned() })
+            Task::Seal(checkpoint) => {
+                let stored = checkpoint.stored.clone();
+                let checkpoint = checkpoint::render_checkpoint(checkpoint);
+                let refused = |code| self.explain_checkpoint(code, false);
+                flight.add(link.produce_own(checkpoint::CHECKPOINT_KEY, &checkpoint).map_err(refused)?);
+                self.ledger.sealed_with(&stored);
             }
-            Stage::Committing { checkpoint, call } if flight.is_empty() => {
-                let checkpoint = *checkpoint;
-                if *call == Asking::NotAsked {
-                    *call = Asking::Asked;
-                    link.call(Call::Commit(self.settings.timeout));
-                } else if self.is_answered(link)? {
-                    self.stored = checkpoint;
-                    self.known = checkpoint;
-                    self.stored_at = Some(now);
-                    self.committed.extend(self.taken.drain(..));
-                    self.stage = Stage::Idle;
-                    debug!(slot = self.settings.identity.slot.as_str(), stored:% = checkpoint; "transaction committed");
-                }
-                Ok(())
-            }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// When [`Transactions::advance`] has to be called again at the latest.
     #[must_use]
     pub fn deadline(&self, flight: &Flight, is_outage: bool, now: Instant) -> Option<Instant> {
         let look = now + if is_outage { OUTAGE_LOOK_INTERVAL } else { LOOK_INTERVAL };
-        match &self.stage {
-            // The answer wakes the loop.
-            Stage::Idle | Stage::Open { .. } if self.vouching == Vouching::Wanted => None,
-            Stage::Idle | Stage::Open { .. } if self.vouching == Vouching::Answered => Some(now),
-            Stage::Initializing { call: Asking::NotAsked } | Stage::Reading(_) => Some(look),
-            Stage::Open { since, .. } if self.inside => Some(*since + self.longest()),
-            // What is still held back, a topic to be made, tells by itself.
-            Stage::Open { since, .. } => Some((*since + self.settings.interval).max(now + LOOK_INTERVAL)),
-            Stage::Idle => self.idle_due_at(now),
-            // The last delivery report has been taken since the last look.
-            Stage::Announcing { call: Asking::NotAsked } | Stage::Committing { call: Asking::NotAsked, .. }
-                if flight.is_empty() =>
-            {
-                Some(now)
-            }
-            // Delivery reports and a call's result wake the loop.
-            _ => None,
-        }
+        self.ledger.deadline(flight.is_empty(), look, now)
     }
 
     /// Gives up what is open, so that readers need not wait for Kafka's own limit.
@@ -565,22 +224,8 @@ impl Transactions {
     /// # Errors
     /// [`Error::Fenced`]. Any other failure leaves it to whoever takes the id next, or to the time-out.
     pub fn close(&mut self, link: &mut Link) -> Result<(), Error> {
-        match std::mem::replace(&mut self.stage, Stage::Closed { untouched: None }) {
-            Stage::Open { .. }
-            | Stage::Committing { call: Asking::NotAsked, .. }
-            | Stage::Announcing { call: Asking::NotAsked } => {}
-            Stage::Initializing { call } => {
-                self.stage = Stage::Closed { untouched: Some(call) };
-                return Ok(());
-            }
-            closed @ Stage::Closed { .. } => {
-                self.stage = closed;
-                return Ok(());
-            }
-            // What became of a commit that is under way shows in the checkpoint, once the id is taken anew.
-            _ => return Ok(()),
-        }
-        if link.is_calling() {
+        self.reader = None;
+        if !self.ledger.close() || link.is_calling() {
             return Ok(());
         }
         link.call(Call::Abort(ABORT_LIMIT));
@@ -589,146 +234,19 @@ impl Transactions {
             _ => Ok(()),
         }
     }
+}
 
-    fn initialize(&mut self, link: &mut Link, waiting: &mut Waiting, now: Instant) -> Result<(), Error> {
-        let topic = self.settings.topic();
-        if !waiting.ensure_checkpoints(link.admin(), &topic, now)? {
-            return Ok(());
-        }
-        // Not before: to open it asks the broker, which may make it in a way of its own.
-        link.open_checkpoints(&topic)?;
-        link.call(Call::Init);
-        self.stage = Stage::Initializing { call: Asking::Asked };
-        Ok(())
-    }
+/// What is told and asked without a call is the ledger's.
+impl Deref for Transactions {
+    type Target = Ledger;
 
-    /// Whether the call that was made is over, well.
-    fn is_answered(&mut self, link: &mut Link) -> Result<bool, Error> {
-        match link.call_result() {
-            None => Ok(false),
-            Some(Ok(())) => Ok(true),
-            Some(Err(error)) => {
-                // The producer is of no more use.
-                self.stage = Stage::Closed { untouched: None };
-                Err(self.explain(error))
-            }
-        }
-    }
-
-    /// Puts the checkpoint into the open transaction, which takes nothing more.
-    fn finish(&mut self, sealed: Sealed, records: Reached, link: &Link, flight: &mut Flight) -> Result<(), Error> {
-        self.sealed = None;
-        self.records = records;
-        let identity = self.settings.identity.clone();
-        let checkpoint = Checkpoint {
-            stored: Stored { end_lsn: sealed.end_lsn, records: Some(records), ..identity },
-            commit_lsn: sealed.commit_lsn,
-            xid: sealed.xid,
-            instance: self.instance.clone(),
-        };
-        let refused = |code| self.explain_checkpoint(code, false);
-        let value = checkpoint::render_checkpoint(checkpoint);
-        flight.add(link.produce_own(checkpoint::CHECKPOINT_KEY, &value).map_err(refused)?);
-        self.stage = Stage::Committing { checkpoint: sealed.end_lsn, call: Asking::NotAsked };
-        Ok(())
-    }
-
-    fn longest(&self) -> Duration {
-        self.settings.timeout.mul_f64(0.9)
-    }
-
-    /// Kafka gives up a transaction that is open for too long, and one PostgreSQL transaction cannot be parted.
-    fn check_length(&mut self, since: Instant, is_outage: bool, now: Instant) -> Result<(), Error> {
-        if now < since + self.longest() {
-            return Ok(());
-        }
-        let open_ms = now.saturating_duration_since(since).as_millis();
-        // A pause of either side may be why: only one that is too long again is too long.
-        if is_outage || self.expired_at.replace(self.stored) != Some(self.stored) {
-            return Err(Error::Aborted { reason: format!("it is open for {open_ms} ms, and Kafka would soon end it") });
-        }
-        Err(Error::TransactionTooLong { open_ms, timeout_ms: self.settings.timeout.as_millis() })
-    }
-
-    fn idle_due_at(&self, now: Instant) -> Option<Instant> {
-        if self.idle <= self.stored {
-            return None;
-        }
-        match self.stored_at {
-            Some(at) if self.idle.bytes_since(self.stored) < CHECKPOINT_BYTES => Some(at + CHECKPOINT_INTERVAL),
-            _ => Some(now),
-        }
+    fn deref(&self) -> &Ledger {
+        &self.ledger
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(end_lsn: u64, timeline: u32) -> Stored {
-        let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        Stored { system_identifier, timeline, slot, end_lsn: Lsn(end_lsn), records: None }
-    }
-
-    fn transactions(stored: Option<Stored>) -> Transactions {
-        let settings = Settings {
-            interval: Duration::from_millis(100),
-            records_max: 100,
-            timeout: Duration::from_secs(60),
-            identity: found(0, 1),
-            database: "d".to_owned(),
-            slot_at: Lsn(1),
-            read_topics: Vec::new(),
-        };
-        let stage = Stage::Found(Found { stored, unread_slot_at: None });
-        Transactions { stage, ..Transactions::new(settings) }
-    }
-
-    #[test]
-    fn a_position_that_is_not_stored_like_this_is_stored_though_nothing_follows() {
-        let now = Instant::now();
-        let start = |lsn| Start { lsn: Lsn(lsn), records: Reached::NOTHING, is_cut: false };
-        for (what, stored, lsn, timeline, is_due) in [
-            ("as it was stored", Some(found(100, 1)), 100, 1, false),
-            ("a first one", None, 100, 1, true),
-            ("accepted below what is stored", Some(found(200, 1)), 100, 1, true),
-            ("accepted above it", Some(found(50, 1)), 100, 1, true),
-            ("on another timeline", Some(found(100, 1)), 100, 2, true),
-        ] {
-            let mut transactions = transactions(stored);
-            transactions.begin_at(start(lsn), timeline);
-            assert_eq!(transactions.idle_due_at(now), is_due.then_some(now), "{what}");
-            assert_eq!(transactions.stored(), if is_due { Lsn::INVALID } else { Lsn(lsn) }, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_checkpoint_waits_for_the_timeline_of_a_standby_and_takes_nothing_more_meanwhile() {
-        let now = Instant::now();
-        let mut transactions = transactions(None);
-        transactions.ask_timeline(true);
-        transactions.begin_at(Start { lsn: Lsn(1), records: Reached::NOTHING, is_cut: false }, 1);
-        assert!(transactions.has_room(now) && !transactions.wants_timeline());
-        // What is answered before a checkpoint waits was asked before its records were taken.
-        transactions.timeline_is(2);
-        assert!(!transactions.knows_timeline() && transactions.wants_timeline());
-        assert!(!transactions.has_room(now));
-        transactions.timeline_is(2);
-        assert!(!transactions.has_room(now) && !transactions.wants_timeline());
-        assert!(transactions.knows_timeline() && transactions.has_room(now));
-        assert!(!transactions.knows_timeline(), "the next one asks again");
-        transactions.is_promoted(3);
-        assert!(transactions.knows_timeline() && transactions.has_room(now));
-    }
-
-    #[test]
-    fn a_record_that_lies_before_the_last_one_is_in_another_topic() {
-        let mut transactions = transactions(Some(found(100, 1)));
-        transactions.delivered_own(7);
-        transactions.begin_at(Start { lsn: Lsn(100), records: Reached::NOTHING, is_cut: false }, 1);
-        transactions.delivered_own(9);
-        assert!(!transactions.is_other_topic);
-        transactions.delivered_own(0);
-        assert!(transactions.is_other_topic);
+impl DerefMut for Transactions {
+    fn deref_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
     }
 }
