@@ -1,0 +1,163 @@
+//! A walcat that delivers at least once: the session and the store as the pump drives them, over a broker that settles
+//! records in any order, late, or not at all.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use walcat::change::Ticket;
+use walcat::feedback::Confirming;
+use walcat::lsn::Lsn;
+use walcat::positions::{Facts, Start};
+use walcat::pump::start::Known;
+use walcat::pump::store::{Identity, Store};
+use walcat::pump::storing::Vouched;
+use walcat::session::{Sealed, Session};
+use walcat::state_file::StateFile;
+
+use crate::postgres::Walsender;
+use crate::reading::{Target, options, read};
+use crate::world::{End, Walcat, World, begin};
+
+/// The state file is written at most this often.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Kafka without transactions.
+#[derive(Default)]
+struct Broker {
+    /// Under way, or there and not reported yet.
+    records: Vec<(Ticket, u64)>,
+}
+
+impl Target for Broker {
+    fn has_room(&self, _: &World) -> bool {
+        true
+    }
+
+    fn take(&mut self, id: u64, ticket: Ticket, _: bool, _: &World) {
+        self.records.push((ticket, id));
+    }
+
+    fn seal(&mut self, _: Sealed) {}
+}
+
+pub struct AtLeastOnce {
+    number: u32,
+    session: Session,
+    sender: Option<Walsender>,
+    store: Store,
+    /// Where the store is, for the checks.
+    path: Option<PathBuf>,
+    identity: Identity,
+    broker: Broker,
+    flushed: Lsn,
+}
+
+impl AtLeastOnce {
+    /// With a state file at `path`, or without one.
+    pub fn start(number: u32, path: Option<&Path>, world: &mut World) -> Result<Self, End> {
+        let mut store = match path {
+            Some(path) => Store::File(StateFile::open(path, INTERVAL).expect("a state file")),
+            None => Store::Slot,
+        };
+        let facts = world.postgres.facts();
+        let known = store.read().expect("a state file");
+        let start = begin(known.as_ref(), &facts, &[], world)?;
+        let (start, identity) = (start.lsn, identity(&facts, start));
+        store.begin(identity.at(start, Lsn::INVALID), world.now).expect("a state file");
+        let confirming = if path.is_some() { Confirming::Stored } else { Confirming::Yes };
+        let mut session = Session::new(options(start, confirming, &mut world.random), world.now);
+        session.pass_before(start);
+        let sender = world.connect(number).map(|()| world.postgres.start_replication(start));
+        let path = path.map(Path::to_owned);
+        Ok(AtLeastOnce { number, session, sender, store, path, identity, broker: Broker::default(), flushed: Lsn(0) })
+    }
+
+    /// What is in flight stays in flight, and the stream goes on after what was read whole.
+    fn reconnect(&mut self, world: &mut World) -> Result<(), End> {
+        if world.connect(self.number).is_none() {
+            return Ok(());
+        }
+        let facts = world.postgres.facts();
+        let stored = self.identity.at(self.session.resume_lsn(), self.session.records_end());
+        let known = Known { stored, store: "what was read".to_owned() };
+        let under_way: Vec<u64> = self.broker.records.iter().map(|(_, id)| *id).collect();
+        let Start { lsn: start, is_cut, .. } = begin(Some(&known), &facts, &under_way, world)?;
+        let last_timeline = self.identity.timeline;
+        self.identity.go_on(facts.timeline, self.session.feedback().records_end());
+        self.session.reconnected(world.now).expect("a session");
+        self.session.pass_before(start);
+        if is_cut {
+            self.session.cut(start);
+            self.flushed = Lsn::INVALID;
+        }
+        if is_cut || facts.timeline != last_timeline {
+            let feedback = self.session.feedback();
+            let position = self.identity.at(feedback.delivered(), feedback.records_end());
+            self.store.begin(position, world.now).expect("a state file");
+        }
+        assert!(start >= self.flushed, "seed {}: begins before what is confirmed", world.seed);
+        self.sender = Some(world.postgres.start_replication(start));
+        Ok(())
+    }
+
+    fn update(&mut self, world: &mut World) {
+        let feedback = self.session.feedback();
+        let at_once = world.random.chance(10);
+        let latest = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
+        self.store.keep(&self.identity, latest, feedback, at_once, world.now).expect("a state file");
+        let Some(update) = feedback.update_due(world.now) else { return };
+        let seed = world.seed;
+        assert!(update.flushed >= self.flushed, "seed {seed}: the flushed LSN went back");
+        assert!(update.flushed <= update.written, "seed {seed}: flushed beyond received");
+        self.flushed = update.flushed;
+        world.confirm(update.flushed);
+        if let Some(path) = &self.path {
+            let stored = StateFile::open(path, INTERVAL).expect("a state file").end_lsn();
+            assert!(update.flushed <= stored, "seed {seed}: confirmed {} and stored {stored}", update.flushed);
+            world.promise.check_before(stored.0, "stored", &world.postgres);
+        }
+    }
+}
+
+impl Walcat for AtLeastOnce {
+    fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn step(&mut self, world: &mut World) -> Result<(), End> {
+        if self.sender.is_some() && world.postgres.holder != Some(self.number) {
+            self.sender = None;
+        }
+        let Some(sender) = &mut self.sender else { return self.reconnect(world) };
+        if world.random.chance(60) {
+            read(&mut self.session, sender, &mut self.broker, world);
+        }
+        if !self.broker.records.is_empty() && world.random.chance(50) {
+            // Any record may be the next.
+            let place = world.random.index(self.broker.records.len());
+            let (ticket, id) = self.broker.records[place];
+            world.promise.deliver(id);
+            if world.random.chance(80) {
+                self.broker.records.swap_remove(place);
+                self.session.settle(ticket).expect("a session");
+                self.session.advance();
+            }
+        }
+        self.update(world);
+        Ok(())
+    }
+
+    fn is_quiet(&mut self, world: &World) -> bool {
+        let has_read = self.sender.as_ref().is_some_and(|sender| sender.has_sent_all(&world.postgres));
+        has_read && self.broker.records.is_empty() && self.session.is_settled()
+    }
+}
+
+fn identity(facts: &Facts, start: Start) -> Identity {
+    Identity {
+        system_identifier: facts.system_identifier.clone(),
+        timeline: facts.timeline,
+        slot: facts.slot.clone(),
+        records: start.records,
+    }
+}

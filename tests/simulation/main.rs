@@ -1,0 +1,70 @@
+//! A seeded simulation of what decides about positions, without any server: the session, the stores and the transactions
+//! of exactly-once delivery are walcat's own; PostgreSQL (`postgres`, `wal`), Kafka (`kafka`) and the order in which
+//! things happen (`world`) are models. Records settle in any order, late, or not at all; connections are lost; servers
+//! and walcat crash at any moment; a standby is promoted; the slot is moved by hand; an instance that was thought dead
+//! goes on; commits end with no answer. `promise` says what must hold after every step.
+//!
+//! WALCAT_SEED=N runs one seed, WALCAT_SEEDS=N that many.
+
+mod at_least_once;
+mod exactly_once;
+mod kafka;
+mod postgres;
+mod promise;
+mod random;
+mod reading;
+mod wal;
+mod world;
+
+use at_least_once::AtLeastOnce;
+use exactly_once::ExactlyOnce;
+use world::{Faults, Tally, simulate};
+
+/// Seeds of each test.
+const SEEDS: u64 = 1_000;
+
+/// Runs the seeds; each kind of end has to be among them, or nothing was shown.
+fn run(simulate: impl Fn(u64) -> Tally, is_shown: impl Fn(Tally) -> bool) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("WALCAT_SEED") {
+        println!("seed {seed}: {:?}", simulate(seed));
+        return;
+    }
+    let seeds = number("WALCAT_SEEDS").unwrap_or(SEEDS);
+    let mut sum = Tally::default();
+    for seed in 1..=seeds {
+        // What is printed last is the seed of a failure.
+        let Tally { crashes, refused, fenced } = simulate(seed);
+        sum.crashes += crashes;
+        sum.refused += refused;
+        sum.fenced += fenced;
+    }
+    println!("seeds 1 to {seeds}: {sum:?}");
+    assert!(is_shown(sum), "too little has happened: {sum:?}");
+}
+
+#[test]
+fn nothing_is_confirmed_that_was_not_delivered_through_any_number_of_crashes() {
+    let faults = Faults { moves_slot: false, zombies: false, fails_over: true };
+    let simulate = |seed| simulate(seed, faults, |number, world| AtLeastOnce::start(number, None, world));
+    run(simulate, |sum| sum.crashes > 100 && sum.refused > 10);
+}
+
+#[test]
+fn nothing_is_confirmed_that_is_not_in_the_state_file() {
+    let faults = Faults { moves_slot: true, zombies: false, fails_over: true };
+    let simulate = |seed| {
+        // Each write is synced: in memory where that is possible.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
+        let path = directory.path().join("state.json");
+        simulate(seed, faults, |number, world| AtLeastOnce::start(number, Some(&path), world))
+    };
+    run(simulate, |sum| sum.crashes > 100 && sum.refused > 100);
+}
+
+#[test]
+fn a_committed_reader_sees_each_transaction_whole_and_once_and_nothing_is_confirmed_that_is_not_stored() {
+    let faults = Faults { moves_slot: true, zombies: true, fails_over: true };
+    let simulate = |seed| simulate(seed, faults, ExactlyOnce::start);
+    run(simulate, |sum| sum.crashes > 100 && sum.refused > 100 && sum.fenced > 100);
+}
