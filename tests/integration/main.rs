@@ -10,6 +10,7 @@ mod proxy;
 mod servers;
 mod walcat;
 
+mod aborted_checkpoint;
 mod acls;
 mod checkpoints;
 mod corpus;

@@ -15,7 +15,7 @@ use walcat::sink::kafka::Error;
 use walcat::sink::kafka::checkpoint::{CHECKPOINT_KEY, Instance, START_KEY, Start, render_checkpoint, render_start};
 use walcat::sink::kafka::history::History;
 use walcat::sink::kafka::ledger::{Bounds, Ledger, Task, Traffic};
-use walcat::sink::kafka::transaction_calls::CallError;
+use walcat::sink::kafka::transaction_calls::{CallError, failure};
 
 use crate::kafka::{Record, TRANSACTION_TIMEOUT};
 use crate::postgres::{SLOT, SYSTEM, Walsender};
@@ -208,7 +208,7 @@ impl ExactlyOnce {
             }
             Task::Await => {
                 if let Some(result) = producer.result(world) {
-                    ledger.answered(result, world.now)?;
+                    ledger.answered(result, world.now).map_err(|error| failure(&error))?;
                 }
             }
             Task::Read => {
