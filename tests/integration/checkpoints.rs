@@ -86,7 +86,7 @@ fn a_checkpoint_topic_that_is_deleted_under_a_running_stream_ends_it() {
     for create in ["false", "true"] {
         let world = World::new(TABLE);
         let config = file("deleted.toml", &format!("[topics]\ncreate = {create}\n"));
-        let mut running = stream(&world).with(&["--config", &config]).deadline(90).spawn();
+        let mut running = stream(&world).with(&["--config", &config]).deadline(240).spawn();
         running.wait_for_log("checkpoint read");
         world.sql("INSERT INTO t SELECT generate_series(1, 10)");
         world.wait_confirmed(30);
