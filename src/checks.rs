@@ -204,6 +204,8 @@ pub struct SlotFacts<'a> {
     pub active_pid: Option<i32>,
     /// Why it is lost, if it is.
     pub lost: Option<&'a str>,
+    /// Whether prepared transactions are decoded at PREPARE.
+    pub two_phase: bool,
     /// `wal_status`.
     pub wal_status: Option<&'a str>,
     /// Bytes of WAL that it keeps.
@@ -238,6 +240,9 @@ pub fn slot(facts: &SlotFacts<'_>) -> Verdict {
         let hint = "changes are missing: drop it, create a new one, and copy the tables anew";
         return Verdict::error(format!("slot {name}: lost for good ({why})"), hint);
     }
+    if facts.two_phase {
+        return Verdict::error(format!("slot {name}: {TWO_PHASE}"), two_phase_cure(name));
+    }
     let retained = facts.retained_bytes;
     match (facts.wal_status, facts.active_pid) {
         (Some("unreserved"), _) => Verdict::error(
@@ -251,6 +256,21 @@ pub fn slot(facts: &SlotFacts<'_>) -> Verdict {
         ),
         (_, None) => Verdict::ok(format!("slot {name}: free, {retained} bytes of WAL kept")),
     }
+}
+
+/// What is wrong with a slot that decodes at PREPARE: what was prepared may still be rolled back.
+pub const TWO_PHASE: &str = "made with two_phase = true, so that prepared transactions are decoded before they are \
+     committed; walcat reads them at COMMIT PREPARED";
+
+/// How to go on from where a slot stands without two_phase: a copy has the same position and not that property.
+#[must_use]
+pub fn two_phase_cure(name: &str) -> String {
+    // A slot's name has at most 63 characters.
+    let copy: String = name.chars().take(57).chain("_plain".chars()).collect();
+    format!(
+        "copy it: SELECT pg_copy_logical_replication_slot('{name}', '{copy}'); then stream from {copy}, and drop {name}: the \
+         copy stands at the same position and has no two_phase, so no change is missing"
+    )
 }
 
 /// A slot that was to be copied to standbys, and is not.
@@ -511,6 +531,7 @@ mod tests {
             connected_to: "db",
             active_pid: None,
             lost: None,
+            two_phase: false,
             wal_status: Some("reserved"),
             retained_bytes: 1,
         };
@@ -521,6 +542,7 @@ mod tests {
             (SlotFacts { plugin: None, ..good.clone() }, Error),
             (SlotFacts { database: Some("other"), ..good.clone() }, Error),
             (SlotFacts { lost: Some("wal_status = lost"), ..good.clone() }, Error),
+            (SlotFacts { two_phase: true, ..good.clone() }, Error),
             (SlotFacts { wal_status: Some("unreserved"), ..good.clone() }, Error),
             (SlotFacts { wal_status: Some("extended"), ..good.clone() }, Warning),
         ] {

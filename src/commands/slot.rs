@@ -252,6 +252,7 @@ pub(super) fn slot_verdict(slot: &Slot, facts: &ServerFacts, connected_to: &str)
         connected_to,
         active_pid: slot.active_pid,
         lost: lost.as_deref(),
+        two_phase: slot.is_two_phase(),
         wal_status: slot.wal_status.as_deref(),
         retained_bytes: retained_bytes(slot, facts),
     })

@@ -59,6 +59,12 @@ impl Slot {
         self.restart_lsn.unwrap_or(Lsn::INVALID)
     }
 
+    /// Whether prepared transactions are decoded at PREPARE, which walcat does not read.
+    #[must_use]
+    pub fn is_two_phase(&self) -> bool {
+        self.two_phase == Some(true)
+    }
+
     /// Why the slot can never be read again, if so.
     #[must_use]
     pub fn lost(&self) -> Option<String> {

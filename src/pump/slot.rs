@@ -9,6 +9,7 @@ use log::{info, warn};
 use super::error::Error;
 use super::source::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
 use super::waiting::Waiter;
+use crate::checks::{TWO_PHASE, two_phase_cure};
 use crate::lsn::Lsn;
 use crate::pg::server;
 use crate::pg::slots::{self, Slot};
@@ -125,6 +126,9 @@ fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
             "the WAL that it needed is gone: changes are missing. Drop it, create a new one and copy the tables anew \
              (max_slot_wal_keep_size bounds what slots may hold)",
         );
+    }
+    if slot.is_two_phase() {
+        return setup(format!("the slot {name} is {TWO_PHASE}"), &two_phase_cure(name));
     }
     Ok(())
 }

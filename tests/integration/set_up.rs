@@ -73,6 +73,35 @@ fn a_slot_of_another_plugin_is_refused() {
     world.sql(&format!("SELECT pg_drop_replication_slot('{}')", world.slot));
 }
 
+/// At PREPARE nobody knows whether the transaction will be committed.
+#[test]
+fn a_slot_that_decodes_at_prepare_is_refused_and_a_copy_of_it_loses_nothing() {
+    let pg = Postgres::start("two-phase", 15, &["--no-fsync", "-c", "max_prepared_transactions=5"]);
+    let mut world = World::without_slot(&pg, Kafka::shared(), TABLE);
+    world.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput', false, true)", world.slot));
+    world.sql("INSERT INTO t VALUES (1, 'plain')");
+    world.sql("BEGIN; INSERT INTO t VALUES (2, 'prepared'); PREPARE TRANSACTION 'p'");
+    let copy = format!("SELECT pg_copy_logical_replication_slot('{0}', '{0}_plain')", world.slot);
+    for engine in ["streaming", "polling"] {
+        let run = world.stream().with(&["--sink", "stdout", "--once", "--engine", engine]).run().expect_code(78);
+        run.expect_log(&[&world.slot, "two_phase = true", "COMMIT PREPARED", "hint: copy it", &copy]);
+    }
+    let run = check(&world).run().expect_code(78);
+    let found = run.stdout.lines().find(|line| line.starts_with("error")).expect("an error");
+    assert!(found.contains("two_phase = true") && run.stdout.contains(&copy), "{}", run.stdout);
+    let run = Walcat::new(&["slot", "status", "--dsn", &world.dsn(), "--slot", &world.slot]).run();
+    assert!(run.stdout.contains("verdict              error: ") && run.stdout.contains(&copy), "{}", run.stdout);
+
+    world.sql(&copy);
+    world.slot.push_str("_plain");
+    let key =
+        |records: Vec<serde_json::Value>| records.iter().map(|record| record["key"]["id"].clone()).collect::<Vec<_>>();
+    assert_eq!(key(world.drain_to_stdout()), [1]);
+    world.sql("COMMIT PREPARED 'p'");
+    assert_eq!(key(world.drain_to_stdout()), [2]);
+    pg.stop("fast");
+}
+
 #[test]
 fn a_publication_that_is_younger_than_the_changes_is_said_to_be() {
     let world = World::new(TABLE);
