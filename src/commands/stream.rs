@@ -12,7 +12,6 @@ use crate::encode::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::error::Error;
 use crate::feedback::{Confirming, Timing};
 use crate::limits::RING_ENTRIES_MAX;
-use crate::pg::catalog::Catalog;
 use crate::pg::peek;
 use crate::poller::Poller;
 use crate::pump::recorder::{Recorder, Target};
@@ -59,7 +58,6 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     let recorder = recording.map(|target| Recorder::begin(target, &header(settings, &started))).transpose()?;
     let output = output(settings, &started, encoder)?;
     let pump = Pump::new(Parts {
-        catalog: Catalog::new(source.dsn.clone()),
         started,
         session,
         output,

@@ -2,8 +2,9 @@
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
+use std::time::Instant;
 
-use super::connecting::Direction;
+use super::connecting::{Direction, Server};
 use super::error::Error;
 use super::lookup::Lookup;
 use crate::catalog_facts::CatalogAnswer;
@@ -63,10 +64,15 @@ SELECT pg_catalog.json_build_object(
 pub struct Catalog(Lookup);
 
 impl Catalog {
-    /// Connects only when it is asked something.
+    /// Connects only when it is asked something, to the server that the stream comes from: another one may lag behind it.
     #[must_use]
-    pub fn new(dsn: Option<String>) -> Self {
-        Catalog(Lookup::new(NAME, dsn))
+    pub fn new(dsn: Option<String>, server: Server) -> Self {
+        Catalog(Lookup::new(NAME, dsn, server))
+    }
+
+    /// The stream comes from this server now.
+    pub fn follow(&mut self, server: Server) {
+        self.0.follow(server);
     }
 
     /// Asks about a relation and the types of its columns; [`Catalog::poll`] gives the answer.
@@ -86,6 +92,12 @@ impl Catalog {
         let Some(answer) = self.0.poll()? else { return Ok(None) };
         let not_understood = |error: serde_json::Error| Error::Answer { command: NAME, reason: error.to_string() };
         serde_json::from_str(&answer).map(Some).map_err(not_understood)
+    }
+
+    /// When [`Catalog::poll`] has to be called again at the latest.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.0.deadline(now)
     }
 
     /// The socket to wait for while a question is open.

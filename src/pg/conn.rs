@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use super::connecting::{Connecting, Direction, Kind};
+use super::connecting::{Connecting, Direction, Kind, Server};
 use super::error::{Error, one_line};
 use super::ffi::{Handle, Outcome, QueryResult};
 use crate::limits::COMMAND_TIMEOUT;
@@ -16,31 +16,46 @@ use crate::limits::COMMAND_TIMEOUT;
 /// user asked to stop.
 pub type Wait<'w> = dyn FnMut(RawFd, Direction) -> Result<(), Error> + 'w;
 
-/// The settings that pin what the server sends, and that keep it from ending the session. Sent as SET commands, not as
-/// startup options: those would replace options that the user's own conninfo or service file has.
-const SESSION_SETTINGS: [(&str, &str); 13] = [
-    ("client_encoding", "'UTF8'"),
-    ("\"DateStyle\"", "'ISO'"),
-    ("\"IntervalStyle\"", "'postgres'"),
-    ("\"TimeZone\"", "'UTC'"),
-    ("extra_float_digits", "3"),
-    ("bytea_output", "'hex'"),
-    ("lc_monetary", "'C'"),
-    ("xmloption", "'content'"),
-    ("search_path", "pg_catalog"),
-    ("statement_timeout", "0"),
-    ("lock_timeout", "0"),
-    ("idle_in_transaction_session_timeout", "0"),
-    ("standard_conforming_strings", "on"),
+/// The settings that pin what the server sends, and that keep it from ending the session, each with the server version that
+/// it came with: for every connection that walcat makes, of whatever kind. They are SET, not startup options: those would
+/// replace options that the user's own conninfo or service file has, and a pooler refuses them.
+const SESSION_SETTINGS: [(&str, &str, i32); 16] = [
+    ("client_encoding", "'UTF8'", 0),
+    ("\"DateStyle\"", "'ISO'", 0),
+    ("\"IntervalStyle\"", "'postgres'", 0),
+    ("\"TimeZone\"", "'UTC'", 0),
+    ("extra_float_digits", "3", 0),
+    ("bytea_output", "'hex'", 0),
+    ("lc_monetary", "'C'", 0),
+    ("xmloption", "'content'", 0),
+    ("search_path", "pg_catalog", 0),
+    ("standard_conforming_strings", "on", 0),
+    // A standby takes no query that is serializable.
+    ("default_transaction_isolation", "'read committed'", 0),
+    ("statement_timeout", "0", 0),
+    ("lock_timeout", "0", 0),
+    ("idle_in_transaction_session_timeout", "0", 0),
+    // Servers older than 14 are refused later, in words of ours.
+    ("idle_session_timeout", "0", 140_000),
+    // It ends walsenders and peeks too.
+    ("transaction_timeout", "0", 170_000),
 ];
 
-/// [`SESSION_SETTINGS`] as commands: SET for the session, SET LOCAL for a transaction.
-pub(super) fn session_settings(set: &str) -> String {
-    SESSION_SETTINGS.iter().map(|(name, value)| format!("{set} {name} = {value}; ")).collect()
+fn pinned(set: &str, server_version: i32) -> String {
+    let known = SESSION_SETTINGS.iter().filter(|(_, _, since)| server_version >= *since);
+    known.map(|(name, value, _)| format!("{set} {name} = {value};")).collect::<Vec<_>>().join(" ")
 }
 
-/// What came with PostgreSQL 14: an older server is refused later, in words of ours.
-const SESSION_SETTINGS_14: &str = "SET idle_session_timeout = 0";
+/// The command that pins [`SESSION_SETTINGS`] for a session.
+pub(super) fn pin_session(server_version: i32) -> String {
+    pinned("SET", server_version)
+}
+
+/// The command that begins a transaction with [`SESSION_SETTINGS`], and leaves nothing of them to the session: a pooler
+/// hands it to others. What comes after it is sent by itself, as the server reads all of a command in one encoding.
+pub(super) fn begin_pinned(server_version: i32) -> String {
+    format!("BEGIN ISOLATION LEVEL READ COMMITTED; {}", pinned("SET LOCAL", server_version))
+}
 
 /// An open connection whose session settings are pinned.
 #[derive(Debug)]
@@ -55,7 +70,20 @@ impl Connection {
     /// # Errors
     /// [`Error::Conninfo`], [`Error::Connect`], and what `wait` returns.
     pub fn connect(dsn: Option<&str>, kind: Kind, wait: &mut Wait<'_>) -> Result<Self, Error> {
-        let mut connecting = Connecting::start(dsn, kind)?;
+        Self::connect_to(dsn, None, kind, wait)
+    }
+
+    /// The same, to the one of the conninfo's servers that another connection has reached.
+    ///
+    /// # Errors
+    /// Those of [`Connection::connect`].
+    pub fn connect_to(
+        dsn: Option<&str>,
+        server: Option<&Server>,
+        kind: Kind,
+        wait: &mut Wait<'_>,
+    ) -> Result<Self, Error> {
+        let mut connecting = Connecting::start(dsn, server, kind)?;
         let mut handle = loop {
             if connecting.poll(Instant::now())? {
                 break connecting.into_handle();
@@ -66,12 +94,8 @@ impl Connection {
         };
         handle.set_nonblocking();
         let mut connection = Connection { handle, kind };
-        if kind == Kind::Pooled {
-            return Ok(connection);
-        }
-        connection.command("SET", &session_settings("SET"), wait)?;
-        if connection.server_version() >= 140_000 {
-            connection.command("SET", SESSION_SETTINGS_14, wait)?;
+        if kind != Kind::Pooled {
+            connection.command("SET", &pin_session(connection.server_version()), wait)?;
         }
         Ok(connection)
     }
@@ -101,6 +125,22 @@ impl Connection {
         text: &str,
         wait: &mut Wait<'_>,
     ) -> Result<QueryResult, Error> {
+        if self.kind != Kind::Pooled {
+            return self.send(name, text, wait);
+        }
+        self.send("BEGIN", &begin_pinned(self.server_version()), wait)?;
+        match self.send(name, text, wait) {
+            Ok(result) => self.send("COMMIT", "COMMIT", wait).map(|_| result),
+            Err(error) => {
+                // A connection that is lost has nothing to roll back.
+                let _ = self.send("ROLLBACK", "ROLLBACK", wait);
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends a command as it is and takes in its results.
+    pub(super) fn send(&mut self, name: &'static str, text: &str, wait: &mut Wait<'_>) -> Result<QueryResult, Error> {
         let text = CString::new(text).map_err(|_| Error::Answer {
             command: name,
             reason: "a name in the command holds a NUL byte".to_owned(),
@@ -140,6 +180,12 @@ impl Connection {
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The server that it is connected to, for another connection to it.
+    #[must_use]
+    pub fn server(&self) -> Server {
+        Server::of(&self.handle)
     }
 
     /// The database that it is connected to.

@@ -60,6 +60,27 @@ const SOCKET_DEFAULTS: [(&str, &str); 5] = [
 /// libpq's default for an empty port.
 const DEFAULT_PORT: &str = "5432";
 
+/// Which of a conninfo's servers a connection has reached: its host, address and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server(Vec<(&'static str, String)>);
+
+impl Server {
+    /// The server of a connection that is made.
+    pub(super) fn of(handle: &Handle) -> Self {
+        let (host, address) = (handle.host(), handle.host_address());
+        let has_addresses = handle.options().iter().any(|(key, value)| key == "hostaddr" && !value.is_empty());
+        if host.is_empty() || (has_addresses && address.is_empty()) {
+            // Unheard of, and libpq takes no list of addresses that does not fit the hosts: the conninfo has to do.
+            return Server(Vec::new());
+        }
+        let mut pinned = vec![("host", host), ("port", handle.port()), ("target_session_attrs", "any".to_owned())];
+        if !address.is_empty() {
+            pinned.push(("hostaddr", address));
+        }
+        Server(pinned)
+    }
+}
+
 /// A connection that is being made.
 #[derive(Debug)]
 pub(super) struct Connecting {
@@ -75,11 +96,11 @@ pub(super) struct Connecting {
 
 impl Connecting {
     /// Begins, without waiting but for the resolution of host names. Without a `dsn` libpq's own variables and files
-    /// apply.
+    /// apply. With a `server` it is that one of the conninfo's.
     ///
     /// # Errors
     /// [`Error::Conninfo`] for parameters that are wrong in themselves, [`Error::Connect`].
-    pub fn start(dsn: Option<&str>, kind: Kind) -> Result<Self, Error> {
+    pub fn start(dsn: Option<&str>, server: Option<&Server>, kind: Kind) -> Result<Self, Error> {
         let mut parameters = Vec::new();
         for (key, value) in SOCKET_DEFAULTS {
             parameters.push((text(key)?, text(value)?));
@@ -93,10 +114,21 @@ impl Connecting {
             }
             parameters.push((text("dbname")?, dsn_text));
         }
+        for (key, value) in server.iter().flat_map(|server| &server.0) {
+            parameters.push((text(key)?, text(value)?));
+        }
+        // Names in messages and in what is sent before any SET; poolers keep to it.
+        parameters.push((text("client_encoding")?, text("UTF8")?));
         if kind == Kind::Replication {
             parameters.push((text("replication")?, text("database")?));
         }
-        let handle = start(&parameters)?;
+        let mut handle = start(&parameters)?;
+        if kind != Kind::Replication && handle.options().iter().any(|(key, _)| key == "replication") {
+            // The conninfo, or a service, asks for it. libpq passes over a value that is empty, and some poolers refuse one
+            // that is there.
+            parameters.push((text("replication")?, text("false")?));
+            handle = start(&parameters)?;
+        }
         if handle.is_bad() {
             // Failed before it could begin: the parameters are wrong in themselves, or the host has no address.
             let is_refused = ffi::refuses_parameters(&parameters);
@@ -290,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_conninfo_that_libpq_refuses_is_not_quoted_in_the_error() {
-        let error = Connecting::start(Some("host=localhost password=hunter2 bogus"), Kind::Ordinary).unwrap_err();
+        let error = Connecting::start(Some("host=localhost password=hunter2 bogus"), None, Kind::Ordinary).unwrap_err();
         assert!(matches!(error, Error::Conninfo { .. }), "{error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
@@ -304,7 +336,7 @@ mod tests {
             ("bob:hunter2@host/x", "it is neither a URI nor key=value pairs"),
             ("hunter2 x://host", "it is neither a URI nor key=value pairs"),
         ] {
-            let error = Connecting::start(Some(dsn), Kind::Ordinary).unwrap_err();
+            let error = Connecting::start(Some(dsn), None, Kind::Ordinary).unwrap_err();
             assert!(matches!(error, Error::Conninfo { .. }), "{dsn}: {error}");
             let shown = format!("{error} {error:?} {:?}", error.hint());
             assert!(shown.contains(why) && !shown.contains("hunter2"), "{shown}");
@@ -316,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_root_certificate_that_is_missing_is_found_before_a_server_is_asked() {
-        let start = |dsn: &str| Connecting::start(Some(dsn), Kind::Ordinary).map(drop);
+        let start = |dsn: &str| Connecting::start(Some(dsn), None, Kind::Ordinary).map(drop);
         let error = start("host=127.0.0.1 port=1 sslmode=verify-full sslrootcert=/nowhere.crt").unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -333,10 +365,10 @@ mod tests {
     #[test]
     fn parameters_that_are_wrong_in_themselves_are_told_from_a_server_that_is_not_there() {
         for dsn in ["port=notaport", "host=a,b port=1,2,3", "sslmode=bogus host=localhost", "target_session_attrs=zz"] {
-            let error = Connecting::start(Some(dsn), Kind::Ordinary).unwrap_err();
+            let error = Connecting::start(Some(dsn), None, Kind::Ordinary).unwrap_err();
             assert!(matches!(error, Error::Conninfo { .. }), "{dsn}: {error}");
         }
-        let handle = Connecting::start(Some("host=127.0.0.1 port=1"), Kind::Ordinary);
+        let handle = Connecting::start(Some("host=127.0.0.1 port=1"), None, Kind::Ordinary);
         assert!(handle.is_ok(), "whether a server is there shows later");
     }
     #[test]

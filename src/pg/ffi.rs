@@ -167,6 +167,13 @@ impl Handle {
         owned_text(unsafe { pq::PQhost(self.raw()) })
     }
 
+    /// The address of the host that it is connected to; empty for a socket of this machine (PQhostaddr).
+    #[must_use]
+    pub fn host_address(&self) -> String {
+        // SAFETY: the handle is open; the string is copied at once.
+        owned_text(unsafe { pq::PQhostaddr(self.raw()) })
+    }
+
     /// Its port (PQport).
     #[must_use]
     pub fn port(&self) -> String {

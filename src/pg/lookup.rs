@@ -1,27 +1,55 @@
-//! A query on an ordinary connection of its own that never blocks the loop: one at a time, for one value.
+//! A query on a connection of its own that never blocks the loop: one at a time, for one value.
 //!
-//! The connection is made at the first query and kept. A connection that was lost while idle is made again.
+//! The connection is made at the first query, to the server that the stream comes from, and kept. One that was lost while
+//! it was idle is made again; every other failure is the caller's. Each query is a transaction of its own whose settings are
+//! pinned, so that nothing is left in the session: a pooler may lie between.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::conn::command_error;
-use super::connecting::{Connecting, Direction, Kind};
+use super::conn::{begin_pinned, command_error};
+use super::connecting::{Connecting, Direction, Kind, Server};
 use super::error::{Error, split_connect_message};
 use super::ffi::{Handle, Outcome};
 use crate::limits::CONNECT_TIMEOUT;
+
+/// How often a connection that is being made is looked at, at least: it keeps times of its own.
+const CONNECTING_SLICE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum State {
     /// No connection.
     Closed,
     /// Connecting, to ask afterwards.
-    Connecting { connecting: Connecting, query: Query },
-    /// Waiting for the answer.
-    Asking { handle: Handle, sent: bool, deadline: Instant },
+    Connecting { connecting: Box<Connecting>, query: Query },
+    /// Waiting for the end of a command.
+    Asking { asked: Asked, command: Command, sent: bool },
     /// Nothing to do.
     Idle(Handle),
+}
+
+/// A connection with a query under way.
+#[derive(Debug)]
+struct Asked {
+    handle: Handle,
+    query: Query,
+    /// Whether the connection had been idle before.
+    was_idle: bool,
+    /// The value that the present command has brought.
+    value: Option<String>,
+    deadline: Instant,
+}
+
+/// A query's commands, one after another.
+#[derive(Debug)]
+enum Command {
+    /// The transaction with its settings.
+    Begin,
+    /// The query itself.
+    Query,
+    /// The end, with the answer in hand.
+    Commit { answer: String },
 }
 
 /// A query and its parameters.
@@ -37,14 +65,21 @@ pub struct Lookup {
     /// What messages call it.
     name: &'static str,
     dsn: Option<String>,
+    server: Server,
     state: State,
 }
 
 impl Lookup {
     /// Connects only when it is asked something.
     #[must_use]
-    pub fn new(name: &'static str, dsn: Option<String>) -> Self {
-        Lookup { name, dsn, state: State::Closed }
+    pub fn new(name: &'static str, dsn: Option<String>, server: Server) -> Self {
+        Lookup { name, dsn, server, state: State::Closed }
+    }
+
+    /// Asks this server from now on: the stream comes from there.
+    pub fn follow(&mut self, server: Server) {
+        self.server = server;
+        self.state = State::Closed;
     }
 
     /// Sends a query for one value, in place of one that is under way; [`Lookup::poll`] gives the answer.
@@ -56,17 +91,16 @@ impl Lookup {
         let parameters = parameters.iter().map(|text| CString::new(*text).unwrap_or_default()).collect();
         let query = Query { text, parameters };
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Idle(handle) => match send(handle, &query) {
+            State::Idle(handle) => match begin(handle, query, true) {
                 Ok(asking) => asking,
-                // Lost while it was idle: the server may have been asked to end idle sessions.
-                Err(_) => self.connect(query)?,
+                Err((query, _)) => self.connect(query)?,
             },
             _ => self.connect(query)?,
         };
         Ok(())
     }
 
-    /// The answer, when it is there. Call it whenever the socket is ready.
+    /// The answer, when it is there. Call it whenever the socket is ready, and at the deadline.
     ///
     /// # Errors
     /// [`Error::Connect`], [`Error::Command`], [`Error::Lost`], and [`Error::Answer`] for none.
@@ -80,25 +114,35 @@ impl Lookup {
                     }
                     let mut handle = connecting.into_handle();
                     handle.set_nonblocking();
-                    self.state = send(handle, &query)?;
+                    self.state = begin(handle, query, false).map_err(|(_, error)| error)?;
                 }
-                State::Asking { mut handle, deadline, .. } => {
-                    let sent = handle.flush().map_err(|_| lost(&handle))?;
-                    if !handle.consume_input() {
-                        return Err(lost(&handle));
-                    }
-                    if !sent || handle.is_busy() {
-                        if Instant::now() >= deadline {
+                State::Asking { mut asked, command, .. } => match self.progress(&mut asked) {
+                    Ok(Progress::Waiting { sent }) => {
+                        if Instant::now() >= asked.deadline {
                             let message = format!("{}: no answer within {} s", self.name, CONNECT_TIMEOUT.as_secs());
                             return Err(Error::Lost { message });
                         }
-                        self.state = State::Asking { handle, sent, deadline };
+                        self.state = State::Asking { asked, command, sent };
                         return Ok(None);
                     }
-                    let answer = self.read_answer(&mut handle)?;
-                    self.state = State::Idle(handle);
-                    return Ok(Some(answer));
-                }
+                    Ok(Progress::Done) => {
+                        self.state = match command {
+                            Command::Begin => query(asked)?,
+                            Command::Query => {
+                                let missing = || Error::Answer { command: self.name, reason: "no row".to_owned() };
+                                let answer = asked.value.take().ok_or_else(missing)?;
+                                commit(asked, answer)?
+                            }
+                            Command::Commit { answer } => {
+                                self.state = State::Idle(asked.handle);
+                                return Ok(Some(answer));
+                            }
+                        };
+                    }
+                    // It ended while it was idle, which shows only now.
+                    Err(Error::Lost { .. }) if asked.was_idle => self.state = self.connect(asked.query)?,
+                    Err(error) => return Err(error),
+                },
                 state => {
                     self.state = state;
                     return Ok(None);
@@ -112,36 +156,77 @@ impl Lookup {
     pub fn socket(&self) -> Option<(RawFd, Direction)> {
         match &self.state {
             State::Connecting { connecting, .. } => connecting.socket(),
-            State::Asking { handle, sent, .. } => {
-                Some((handle.socket()?, if *sent { Direction::Read } else { Direction::Write }))
+            State::Asking { asked, sent, .. } => {
+                Some((asked.handle.socket()?, if *sent { Direction::Read } else { Direction::Write }))
             }
             State::Closed | State::Idle(_) => None,
         }
     }
 
-    fn connect(&self, query: Query) -> Result<State, Error> {
-        Ok(State::Connecting { connecting: Connecting::start(self.dsn.as_deref(), Kind::Ordinary)?, query })
+    /// When [`Lookup::poll`] has to be called again at the latest.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        match &self.state {
+            State::Connecting { .. } => Some(now + CONNECTING_SLICE),
+            State::Asking { asked, .. } => Some(asked.deadline),
+            State::Closed | State::Idle(_) => None,
+        }
     }
 
-    fn read_answer(&self, handle: &mut Handle) -> Result<String, Error> {
-        let mut answer = None;
-        // The command is complete: getting its results does not wait.
-        while let Some(result) = handle.result() {
+    fn connect(&self, query: Query) -> Result<State, Error> {
+        let connecting = Connecting::start(self.dsn.as_deref(), Some(&self.server), Kind::Pooled)?;
+        Ok(State::Connecting { connecting: Box::new(connecting), query })
+    }
+
+    /// Takes in what there is of the present command's results.
+    fn progress(&self, asked: &mut Asked) -> Result<Progress, Error> {
+        let handle = &mut asked.handle;
+        let sent = handle.flush().map_err(|_| lost(handle))?;
+        if !handle.consume_input() {
+            return Err(lost(handle));
+        }
+        loop {
+            if !sent || handle.is_busy() {
+                return Ok(Progress::Waiting { sent });
+            }
+            let Some(result) = handle.result() else { return Ok(Progress::Done) };
             if result.outcome() == Outcome::Failed {
                 return Err(command_error(self.name, &result));
             }
-            answer = result.value(0, 0).map(str::to_owned);
+            asked.value = result.value(0, 0).map(str::to_owned);
         }
-        answer.ok_or_else(|| Error::Answer { command: self.name, reason: "no row".to_owned() })
     }
 }
 
-fn send(mut handle: Handle, query: &Query) -> Result<State, Error> {
-    let parameters = query.parameters.iter().map(CString::as_c_str).collect::<Vec<_>>();
-    if handle.is_bad() || !handle.send_query_params(query.text, &parameters) {
-        return Err(lost(&handle));
+/// How a command stands.
+enum Progress {
+    Waiting { sent: bool },
+    Done,
+}
+
+/// Begins the transaction of a query, which comes back when the connection is lost.
+fn begin(mut handle: Handle, query: Query, was_idle: bool) -> Result<State, (Query, Error)> {
+    let text = CString::new(begin_pinned(handle.server_version())).unwrap_or_default();
+    if handle.is_bad() || !handle.send_query(&text) {
+        return Err((query, lost(&handle)));
     }
-    Ok(State::Asking { handle, sent: false, deadline: Instant::now() + CONNECT_TIMEOUT })
+    let asked = Asked { handle, query, was_idle, value: None, deadline: Instant::now() + CONNECT_TIMEOUT };
+    Ok(State::Asking { asked, command: Command::Begin, sent: false })
+}
+
+fn query(mut asked: Asked) -> Result<State, Error> {
+    let parameters = asked.query.parameters.iter().map(CString::as_c_str).collect::<Vec<_>>();
+    if !asked.handle.send_query_params(asked.query.text, &parameters) {
+        return Err(lost(&asked.handle));
+    }
+    Ok(State::Asking { asked, command: Command::Query, sent: false })
+}
+
+fn commit(mut asked: Asked, answer: String) -> Result<State, Error> {
+    if !asked.handle.send_query(c"COMMIT") {
+        return Err(lost(&asked.handle));
+    }
+    Ok(State::Asking { asked, command: Command::Commit { answer }, sent: false })
 }
 
 fn lost(handle: &Handle) -> Error {

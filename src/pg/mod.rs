@@ -14,7 +14,7 @@ pub mod slots;
 pub mod stream;
 
 pub use conn::{Connection, Wait};
-pub use connecting::{Direction, Kind};
+pub use connecting::{Direction, Kind, Server};
 pub use error::Error;
 
 /// The version of the libpq that is linked, such as 15.18.

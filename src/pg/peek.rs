@@ -13,7 +13,7 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use super::conn::{Connection, Wait, command_error, session_settings};
+use super::conn::{Connection, Wait, begin_pinned, command_error};
 use super::error::Error;
 use super::ffi::{Outcome, QueryResult};
 use crate::lsn::Lsn;
@@ -100,6 +100,24 @@ enum State {
     Advancing { round: Round, to: Lsn },
     /// A message is written, to be read in the next round.
     Emitting,
+    /// The server is spoken to, so that it does not end a session that idles between two rounds.
+    Pinging(Idle),
+}
+
+/// What a session that idles waits for.
+#[derive(Clone, Copy, Debug)]
+enum Idle {
+    Round { until: Instant },
+    Delivery(Round),
+}
+
+impl From<Idle> for State {
+    fn from(idle: Idle) -> Self {
+        match idle {
+            Idle::Round { until } => State::Waiting { until },
+            Idle::Delivery(round) => State::Delivering(round),
+        }
+    }
 }
 
 /// The source.
@@ -117,6 +135,10 @@ pub struct Peek {
     unsent: bool,
     /// When the server was asked or answered last.
     heard_at: Instant,
+    /// When the session began to idle.
+    idle_since: Instant,
+    /// How long it may; none for ever. It cannot be set for a session that a pooler may hand to others.
+    idle_max: Option<Duration>,
 }
 
 impl Peek {
@@ -149,6 +171,8 @@ impl Peek {
             confirmed,
             unsent: false,
             heard_at: now,
+            idle_since: now,
+            idle_max: None,
         }
     }
 
@@ -164,19 +188,23 @@ impl Peek {
                     self.send(&self.begin_command())?;
                     self.state = State::Beginning(Round::default());
                 }
+                State::Waiting { until } if self.must_ping(now) => self.ping(Idle::Round { until }, now)?,
                 State::Waiting { .. } => return Ok(None),
                 State::Delivering(round) if self.confirmed >= round.last => {
                     let to = self.confirmed;
                     self.heard_at = now;
-                    self.send(&self.advance_command(to))?;
+                    let begin = begin_pinned(self.connection.server_version());
+                    self.send(&format!("{begin} {}; COMMIT", self.advance_command(to)))?;
                     self.state = State::Advancing { round, to };
                 }
+                State::Delivering(round) if self.must_ping(now) => self.ping(Idle::Delivery(round), now)?,
                 State::Delivering(_) => return Ok(None),
                 State::Beginning(_)
                 | State::Peeking(_)
                 | State::Ending(_)
                 | State::Advancing { .. }
-                | State::Emitting => match self.result()? {
+                | State::Emitting
+                | State::Pinging(_) => match self.result()? {
                     None => return Ok(None),
                     Some(result) => {
                         self.heard_at = now;
@@ -197,7 +225,7 @@ impl Peek {
     /// Whether the next round waits for what was read to be confirmed.
     #[must_use]
     pub fn waits_for_confirmation(&self) -> bool {
-        matches!(self.state, State::Delivering(_))
+        matches!(self.state, State::Delivering(_) | State::Pinging(Idle::Delivery(_)))
     }
 
     /// While nothing is read, silence is ours.
@@ -235,9 +263,9 @@ impl Peek {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Waiting { until } => Some(until),
+            State::Waiting { until } => Some(self.ping_at().map_or(until, |ping_at| ping_at.min(until))),
             State::Delivering(round) if self.confirmed >= round.last => Some(Instant::now()),
-            State::Delivering(_) => None,
+            State::Delivering(_) => self.ping_at(),
             _ => self.patience().map(|patience| self.heard_at + patience),
         }
     }
@@ -269,8 +297,8 @@ impl Peek {
                     break;
                 }
             }
-            if !matches!(self.state, State::Advancing { .. } | State::Emitting) {
-                self.connection.command("ROLLBACK", "ROLLBACK", wait)?;
+            if !matches!(self.state, State::Advancing { .. } | State::Emitting | State::Pinging(_)) {
+                self.connection.send("ROLLBACK", "ROLLBACK", wait)?;
             }
         }
         if self.confirmed > self.advanced {
@@ -297,6 +325,8 @@ impl Peek {
                 let flushed = result.value(0, 0).and_then(|text| text.parse().ok());
                 round.flushed = flushed.ok_or_else(|| not_understood("no position"))?;
                 check_slot(result, self.advanced)?;
+                let idle_ms = result.value(0, 2).and_then(|text| text.parse().ok()).filter(|ms| *ms > 0);
+                self.idle_max = idle_ms.map(Duration::from_millis);
             }
             (State::Ending(_), Some(result)) if result.row_count() > 0 => check_slot(result, self.advanced)?,
             (State::Peeking(round), Some(found)) if found.row_count() > 0 => {
@@ -309,6 +339,7 @@ impl Peek {
             (_, Some(_)) => {}
             (state, None) => {
                 let state = *state;
+                self.idle_since = now;
                 return self.ended(state, now);
             }
         }
@@ -351,6 +382,10 @@ impl Peek {
                 self.state = if self.ended_early(round) { State::Waiting { until: now } } else { waiting };
                 Ok(None)
             }
+            State::Pinging(idle) => {
+                self.state = idle.into();
+                Ok(None)
+            }
             State::Emitting | State::Waiting { .. } | State::Delivering(_) => {
                 self.state = waiting;
                 Ok(None)
@@ -358,13 +393,31 @@ impl Peek {
         }
     }
 
+    fn must_ping(&self, now: Instant) -> bool {
+        self.ping_at().is_some_and(|ping_at| now >= ping_at)
+    }
+
+    /// Well before the server's patience with an idle session has passed.
+    fn ping_at(&self) -> Option<Instant> {
+        self.idle_max.map(|idle_max| self.idle_since + idle_max / 2)
+    }
+
+    fn ping(&mut self, idle: Idle, now: Instant) -> Result<(), Error> {
+        self.heard_at = now;
+        self.send("SELECT")?;
+        self.state = State::Pinging(idle);
+        Ok(())
+    }
+
     fn ended_early(&self, round: Round) -> bool {
         round.rows >= self.settings.changes_max
     }
 
-    /// Settings are for one transaction: a pooler refuses startup options, and hands the session to others.
     fn begin_command(&self) -> String {
-        format!("BEGIN; {}{}", session_settings("SET LOCAL"), self.look_command())
+        let begin = begin_pinned(self.connection.server_version());
+        // The session's own value, outside of this transaction.
+        let idle = "(SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout')";
+        format!("{begin} {}, {idle}", self.look_command())
     }
 
     /// What is flushed, and where the slot stands.
@@ -376,8 +429,7 @@ impl Peek {
     }
 
     fn advance_command(&self, to: Lsn) -> String {
-        let settings = session_settings("SET LOCAL");
-        format!("BEGIN; {settings}SELECT pg_catalog.{ADVANCE}({}, '{to}'); COMMIT", quote_literal(&self.slot))
+        format!("SELECT pg_catalog.{ADVANCE}({}, '{to}')", quote_literal(&self.slot))
     }
 
     fn send(&mut self, command: &str) -> Result<(), Error> {

@@ -18,6 +18,9 @@ pub enum Error {
     /// PostgreSQL refuses to go on.
     #[error("{source}; everything up to {received} had been read")]
     Server { source: pg::Error, received: Lsn },
+    /// The catalog, for as long as it may be asked again.
+    #[error("the catalog of PostgreSQL could not be asked for {seconds} s: {source}")]
+    Catalog { source: pg::Error, seconds: u64 },
     /// Where the records go.
     #[error(transparent)]
     Sink(#[from] sink::Error),
@@ -69,7 +72,9 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Error::Postgres(error) | Error::Server { source: error, .. } => error.exit_code(),
+            Error::Postgres(error) | Error::Server { source: error, .. } | Error::Catalog { source: error, .. } => {
+                error.exit_code()
+            }
             Error::Sink(error) => error.exit_code(),
             Error::Session(error) => error.exit_code(),
             Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => ExitCode::Unavailable,
@@ -110,7 +115,9 @@ impl Error {
                  copy the tables anew"
                     .to_owned(),
             ),
-            Error::Postgres(error) | Error::Server { source: error, .. } => error.hint(),
+            Error::Postgres(error) | Error::Server { source: error, .. } | Error::Catalog { source: error, .. } => {
+                error.hint()
+            }
             Error::Sink(error) => error.hint(),
             Error::Setup { hint, .. } => Some(hint.clone()),
             Error::Positions(disagreement) => Some(disagreement.hint().to_owned()),

@@ -3,6 +3,7 @@
 //! One turn: serve the output and settle what it delivered; read PostgreSQL as far as there is room; send the status
 //! update that is due; sleep until something is ready. Invariants 3, 4 and 6 of the crate's documentation live here.
 
+mod asking;
 pub mod dumping;
 pub mod error;
 pub mod feed;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use mio::Interest;
 
+use self::asking::Asking;
 pub use self::dumping::{Dumped, Dumping};
 pub use self::error::Error;
 pub use self::feed::{Feed, Received};
@@ -40,13 +42,12 @@ use self::storing::Vouched;
 use self::waiting::Waiter;
 use self::watch::Watch;
 use crate::backoff::{Backoff, Policy};
-use crate::limits::{CONNECT_TIMEOUT, FINISH_TIMEOUT};
+use crate::limits::FINISH_TIMEOUT;
 use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::poller::{Poller, Wakeup};
 use crate::positions::{self, Facts};
-use crate::relations::Relation;
 use crate::session::Session;
 use crate::signal::StopSignals;
 use crate::sink::{self, Settled, Sink};
@@ -76,9 +77,7 @@ pub struct Pump {
     feed: Feed,
     session: Session,
     output: Output,
-    catalog: Catalog,
-    /// The relation that waits for the catalog's answer; nothing is read meanwhile.
-    asking: Option<Relation>,
+    asking: Asking,
     recorder: Option<Recorder>,
     poller: Poller,
     signals: StopSignals,
@@ -121,8 +120,6 @@ pub struct Parts {
     pub session: Session,
     /// Where the changes go.
     pub output: Output,
-    /// For questions about relations.
-    pub catalog: Catalog,
     /// The recording, if there is one.
     pub recorder: Option<Recorder>,
     /// The poll.
@@ -157,6 +154,7 @@ impl Pump {
         let watch = Watch::new(
             identity.slot.clone(),
             parts.source.dsn.clone(),
+            parts.started.server.clone(),
             // What only looks stores nothing.
             parts.started.is_standby && matches!(parts.output, Output::Records(_)),
             identity.timeline,
@@ -171,13 +169,12 @@ impl Pump {
             feed: parts.started.feed,
             session: parts.session,
             output: parts.output,
-            catalog: parts.catalog,
-            asking: None,
+            asking: Asking::new(Catalog::new(parts.source.dsn.clone(), parts.started.server.clone()), parts.retry),
             recorder: parts.recorder,
             poller: parts.poller,
             signals: parts.signals,
             stage: Stage::Reading,
-            outage: OutageReport::new(parts.source.slot.clone(), parts.source.dsn.clone()),
+            outage: OutageReport::new(parts.source.slot.clone(), parts.source.dsn.clone(), parts.started.server),
             report: Report::new(parts.source.slot.clone(), parts.times.stats_interval, now),
             times: parts.times,
             source: parts.source,
@@ -239,7 +236,7 @@ impl Pump {
             let now = Instant::now();
             self.heed_signals(now)?;
             self.serve_output(now)?;
-            self.heed_catalog()?;
+            self.heed_catalog(now)?;
             self.heed_checkpoint()?;
             let read = self.read(now)?;
             if self.stage == Stage::Reading && self.session.is_done() {
@@ -376,10 +373,9 @@ impl Pump {
             (Some((socket, false)), true) => self.poller.arm(Wakeup::Postgres, socket, Interest::READABLE)?,
             (Some((_, false)), false) | (None, _) => self.poller.disarm(Wakeup::Postgres),
         }
-        if self.asking.is_some()
-            && let Some((socket, direction)) = self.catalog.socket()
-        {
-            self.poller.arm(Wakeup::Catalog, socket, direction.interest())?;
+        match self.asking.socket() {
+            Some((socket, direction)) => self.poller.arm(Wakeup::Catalog, socket, direction.interest())?,
+            None => self.poller.disarm(Wakeup::Catalog),
         }
         match self.watch.socket() {
             Some((socket, direction)) => self.poller.arm(Wakeup::Timeline, socket, direction.interest())?,
@@ -408,7 +404,7 @@ impl Pump {
             Stage::Stopping { deadline } => deadline,
             Stage::Reading | Stage::Draining => None,
         };
-        let catalog = self.asking.as_ref().map(|_| now + CONNECT_TIMEOUT);
+        let catalog = self.asking.deadline(now);
         let store = self.store.deadline(self.session.feedback().delivered(), now);
         let feed = if self.may_read(now) { self.feed.deadline() } else { None };
         let store = store.filter(|_| !self.watch.is_needed());
@@ -456,7 +452,7 @@ impl Pump {
             Error::Session(_) => {}
             _ => return,
         }
-        self.asking = None;
+        self.asking.give_up(None);
         let limit = self.times.shutdown_timeout.unwrap_or(FINISH_TIMEOUT);
         self.stage = Stage::Stopping { deadline: Some(Instant::now() + limit) };
         // The failure that ends the run is the one to report.

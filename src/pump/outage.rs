@@ -9,8 +9,8 @@ use log::{info, warn};
 
 use crate::limits::OUTAGE_NOTICE_INTERVAL;
 use crate::lsn::Lsn;
-use crate::pg::Direction;
 use crate::pg::lookup::Lookup;
+use crate::pg::{Direction, Server};
 
 /// The WAL that a slot keeps, in bytes.
 const QUERY: &CStr = c"
@@ -38,8 +38,13 @@ pub(super) struct OutageReport {
 
 impl OutageReport {
     /// For a slot, on this server.
-    pub fn new(slot: String, dsn: Option<String>) -> Self {
-        OutageReport { slot, lookup: Lookup::new("the size of the WAL", dsn), told_at: None, notice: None }
+    pub fn new(slot: String, dsn: Option<String>, server: Server) -> Self {
+        OutageReport { slot, lookup: Lookup::new("the size of the WAL", dsn, server), told_at: None, notice: None }
+    }
+
+    /// The slot is on this server now.
+    pub fn follow(&mut self, server: Server) {
+        self.lookup.follow(server);
     }
 
     /// Tells of an outage that has begun, goes on or is over.

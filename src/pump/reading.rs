@@ -9,7 +9,6 @@ use crate::clock::unix_now_ns;
 use crate::limits::MESSAGES_PER_TURN_MAX;
 use crate::lsn::Lsn;
 use crate::pg::peek::Peeked;
-use crate::poller::Wakeup;
 use crate::relations::Relation;
 use crate::session::{Sealed, Step};
 
@@ -45,7 +44,7 @@ impl Pump {
     pub(super) fn may_read(&self, now: Instant) -> bool {
         self.stage == Stage::Reading
             && !self.session.is_done()
-            && self.asking.is_none()
+            && !self.asking.is_open()
             && self.session.has_room()
             && self.output.has_room(now)
     }
@@ -81,7 +80,7 @@ impl Pump {
             return Ok(match dumping.frame(&mut self.session, frame, now, lines.buffer())? {
                 Dumped::Nothing => true,
                 Dumped::Relation(relation) => {
-                    self.ask_catalog(relation)?;
+                    self.ask_catalog(relation, now)?;
                     true
                 }
                 Dumped::Beyond => false,
@@ -96,7 +95,7 @@ impl Pump {
         let Output::Records(sink) = &mut self.output else { return Ok(true) };
         match step {
             Step::Nothing => {}
-            Step::Relation(message) => self.ask_catalog(Relation::from(&message))?,
+            Step::Relation(message) => self.ask_catalog(Relation::from(&message), now)?,
             Step::Change(change, ticket) => {
                 let taken = sink.take(&change, ticket, now)?;
                 self.session.emitted(&change, ticket, taken.records, taken.values)?;
@@ -123,25 +122,18 @@ impl Pump {
     }
 
     /// Asks the catalog about a relation that was announced; nothing is read until the answer is there.
-    fn ask_catalog(&mut self, relation: Relation) -> Result<(), Error> {
+    fn ask_catalog(&mut self, relation: Relation, now: Instant) -> Result<(), Error> {
         let (slot, schema, table) = (self.report.slot(), relation.namespace.as_str(), relation.name.as_str());
         debug!(slot, schema, table; "relation announced");
-        self.catalog.ask(relation.oid, relation.columns.iter().map(|column| column.type_oid))?;
-        self.asking = Some(relation);
-        Ok(())
+        self.asking.ask(relation, slot, now)
     }
 
     /// The catalog's answer, once it is there, makes the relation known to the output.
-    pub(super) fn heed_catalog(&mut self) -> Result<(), Error> {
-        if self.asking.is_none() {
-            return Ok(());
-        }
-        let Some(answer) = self.catalog.poll()? else { return Ok(()) };
-        let Some(relation) = self.asking.take() else { return Ok(()) };
+    pub(super) fn heed_catalog(&mut self, now: Instant) -> Result<(), Error> {
+        let Some((relation, answer)) = self.asking.poll(self.report.slot(), now)? else { return Ok(()) };
         if let Some(recorder) = &mut self.recorder {
             recorder.catalog_answer(&answer)?;
         }
-        self.poller.disarm(Wakeup::Catalog);
         let relations = self.session.relations();
         let index = relations.learn(relation, answer);
         let (relation, answer) = (relations.relation(index), relations.answer(index));

@@ -15,8 +15,6 @@ use super::waiting::Waiter;
 use super::watch::Watch;
 use super::{Pump, Stage};
 use crate::pg;
-use crate::pg::catalog::Catalog;
-use crate::poller::Wakeup;
 
 /// With exactly-once delivery: how long a slot that another process holds is waited for before it is looked who that is,
 /// and how long before it is looked again.
@@ -146,9 +144,8 @@ impl Pump {
     fn go_on(&mut self, started: Started) -> Result<(), Error> {
         self.feed = started.feed;
         self.session_pid = self.feed.session_pid();
-        self.catalog = Catalog::new(self.source.dsn.clone());
-        self.asking = None;
-        self.poller.disarm(Wakeup::Catalog);
+        self.asking.give_up(Some(started.server.clone()));
+        self.outage.follow(started.server.clone());
         let last_timeline = self.identity.timeline;
         self.identity.go_on(started.system.timeline, self.session.feedback().records_end());
         self.facts = started.facts;
@@ -156,6 +153,7 @@ impl Pump {
         self.watch = Watch::new(
             self.identity.slot.clone(),
             self.source.dsn.clone(),
+            started.server.clone(),
             started.is_standby,
             self.identity.timeline,
             now,

@@ -13,7 +13,7 @@ use crate::checks::{TWO_PHASE, two_phase_cure};
 use crate::lsn::Lsn;
 use crate::pg::server;
 use crate::pg::slots::{self, Slot};
-use crate::pg::{self, Connection, Kind};
+use crate::pg::{self, Connection, Kind, Server};
 use crate::replication::command::{FAILOVER_SINCE, SlotOptions};
 
 /// Creating a slot says what it waits for after this time, and again each time it has passed.
@@ -206,10 +206,10 @@ pub fn create_slot(
             hint: "ALTER SYSTEM SET wal_level = logical, then restart the server".to_owned(),
         });
     }
-    let mut notice_at = Instant::now() + SLOT_NOTICE_INTERVAL;
+    let (server, mut notice_at) = (connection.server(), Instant::now() + SLOT_NOTICE_INTERVAL);
     slots::create(connection, name, options, &mut |socket, way| {
         if Instant::now() >= notice_at {
-            let blocking = blocking_transactions(dsn, waiter).unwrap_or_default().join("; ");
+            let blocking = blocking_transactions(dsn, &server, waiter).unwrap_or_default().join("; ");
             warn!(slot = name, blocking = blocking.as_str();
                 "creating the slot waits for older transactions to end");
             notice_at = Instant::now() + SLOT_NOTICE_INTERVAL;
@@ -230,9 +230,14 @@ fn check_failover(options: SlotOptions, server_version: i32) -> Result<(), Error
     })
 }
 
-/// Asked on a connection of its own, since the first one is busy creating the slot.
-fn blocking_transactions(dsn: Option<&str>, waiter: &mut Waiter<'_>) -> Result<Vec<String>, pg::Error> {
-    let mut connection = Connection::connect(dsn, Kind::Ordinary, &mut |socket, way| waiter.wait(socket, way))?;
+/// Asked on a connection of its own to the same server, since the first one is busy creating the slot.
+fn blocking_transactions(
+    dsn: Option<&str>,
+    server: &Server,
+    waiter: &mut Waiter<'_>,
+) -> Result<Vec<String>, pg::Error> {
+    let wait = &mut |socket, way| waiter.wait(socket, way);
+    let mut connection = Connection::connect_to(dsn, Some(server), Kind::Pooled, wait)?;
     slots::blocking_transactions(&mut connection, &mut |socket, way| waiter.wait(socket, way))
 }
 

@@ -18,7 +18,7 @@ use crate::pg::publications::{self, PublishedTable};
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::slots;
 use crate::pg::stream::Stream;
-use crate::pg::{self, Connection};
+use crate::pg::{self, Connection, Server};
 use crate::positions::{self, Disagreement, Facts, Reached, Start, Stored, Switch};
 use crate::replication::command::{self, StartReplication};
 
@@ -36,6 +36,8 @@ pub struct Known {
 pub struct Started {
     /// What is read.
     pub feed: Feed,
+    /// The server that it comes from: every other question goes there too.
+    pub server: Server,
     /// The cluster and its position before the stream began.
     pub system: System,
     /// The server's version, such as 150018.
@@ -66,7 +68,7 @@ pub type ReadStore<'a> = dyn FnMut() -> Result<Option<Known>, Error> + 'a;
 /// [`Error::Postgres`], [`Error::Setup`], [`Error::Positions`], [`Error::SlotHeld`].
 pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>) -> Result<Started, Error> {
     let mut connection = connect(source, waiter)?;
-    let server_version = connection.server_version();
+    let (server, server_version) = (connection.server(), connection.server_version());
     check_version(server_version)?;
     let system = identify(&mut connection, waiter)?.0;
     let database = system.database.clone();
@@ -111,6 +113,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
                 let new_slot = (!exists && source.slot_mode == SlotMode::Create).then_some(name);
                 return Ok(Started {
                     feed,
+                    server,
                     system,
                     server_version,
                     start,

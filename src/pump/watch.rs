@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
-use crate::pg::Direction;
 use crate::pg::lookup::Lookup;
+use crate::pg::{Direction, Server};
 
 /// The timeline, and whether the server is a standby. A standby's own functions tell the timeline of its last restart
 /// point, and of what it receives only to those who may see that.
@@ -43,8 +43,15 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Of the server that is streamed from.
-    pub fn new(slot: String, dsn: Option<String>, is_standby: bool, timeline: u32, now: Instant) -> Self {
-        let lookup = is_standby.then(|| Lookup::new("the standby's timeline", dsn));
+    pub fn new(
+        slot: String,
+        dsn: Option<String>,
+        server: Server,
+        is_standby: bool,
+        timeline: u32,
+        now: Instant,
+    ) -> Self {
+        let lookup = is_standby.then(|| Lookup::new("the standby's timeline", dsn, server));
         Watch { slot, lookup, is_asking: false, has_failed: false, asked_at: now, timeline }
     }
 

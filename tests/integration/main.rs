@@ -13,6 +13,7 @@ mod walcat;
 mod aborted_checkpoint;
 mod acls;
 mod checkpoints;
+mod connections;
 mod corpus;
 mod crashes;
 mod dead_letters;
