@@ -11,7 +11,8 @@ pub struct CatalogAnswer {
     /// The table as it is today; none when it is gone.
     pub table: Option<TableFacts>,
     /// Every type among the Relation's columns that is not built in (OID 16384 and above) and that the catalog still
-    /// knows, with the types these lead to (base type of a domain, element of an array), each once.
+    /// knows, with the types these lead to (base type of a domain, element of an array), each once; and as a domain each
+    /// type that it knows no more, but of which the stream has named a base type that it knows.
     pub types: Vec<TypeFacts>,
 }
 
@@ -29,6 +30,13 @@ pub struct TableFacts {
     pub identity_columns: Vec<String>,
     /// Columns of the primary key in index order; empty without one.
     pub primary_key: Vec<String>,
+    /// All columns in the table's order. Recordings of before walcat knew this have none.
+    #[serde(default)]
+    pub columns: Vec<String>,
+    /// Which of the two keys' columns a Relation message may lack though the table had them: generated ones, and those that
+    /// a publication's column list leaves out.
+    #[serde(default)]
+    pub unpublished: Vec<String>,
     /// `pg_class.relispartition`.
     pub is_partition: bool,
 }

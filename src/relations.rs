@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::Serialize;
+
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::RelationIndex;
 use crate::pgoutput::{RelationMessage, ReplicaIdentity};
@@ -32,6 +34,18 @@ pub struct Column {
     pub type_modifier: i32,
     /// Whether it belongs to the replica identity.
     pub part_of_key: bool,
+}
+
+/// A type as a Type message names it, for the Relation that comes after it: a domain by its base type, so that its values
+/// are understood where the domain was dropped since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AnnouncedType {
+    /// `pg_type.oid`, as the column has it.
+    pub oid: u32,
+    /// The schema, empty for `pg_catalog`; for a domain its base type's, and so is the name.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
 }
 
 impl From<&RelationMessage<'_>> for Relation {

@@ -148,6 +148,8 @@ fn answer() -> CatalogAnswer {
         replica_identity: 'd',
         identity_columns: vec!["id".to_owned()],
         primary_key: vec!["id".to_owned()],
+        columns: Vec::new(),
+        unpublished: Vec::new(),
         is_partition: false,
     };
     CatalogAnswer { relation: OID, table: Some(table), types: Vec::new() }

@@ -8,10 +8,13 @@
 //! | DEFAULT, INDEX | the flagged columns, in index order; none without any |
 //! | FULL (every column is flagged) | the primary key, when all its columns are there; else none |
 //! | NOTHING | none |
+//!
+//! A Relation can lack columns of the key that the table has: generated ones before PostgreSQL 18, and those that a column
+//! list leaves out. What is left of the key is not unique, so that it is none.
 
 use std::fmt;
 
-use crate::catalog_facts::CatalogAnswer;
+use crate::catalog_facts::{CatalogAnswer, TableFacts};
 use crate::pgoutput::ReplicaIdentity;
 use crate::relations::Relation;
 
@@ -28,6 +31,13 @@ pub enum Warning {
     },
     /// REPLICA IDENTITY FULL without a usable primary key: the records have no key.
     FullWithoutKey,
+    /// A part of the key is not published: the records have no key.
+    KeyInPart {
+        /// The key, in index order.
+        key: Vec<String>,
+        /// What of it is not published.
+        unpublished: Vec<String>,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -45,6 +55,12 @@ impl fmt::Display for Warning {
                 "the table is gone: its key's columns are in the table's order ({}), the index's order is not known",
                 relation.join(", ")
             ),
+            Warning::KeyInPart { key, unpublished } => write!(
+                f,
+                "the key ({}) is not unique without {}, which is not published: its records have no key",
+                key.join(", "),
+                unpublished.join(", ")
+            ),
             Warning::FullWithoutKey => {
                 f.write_str("the table has REPLICA IDENTITY FULL and no primary key: its records have no key")
             }
@@ -58,9 +74,10 @@ pub(super) fn key_columns(relation: &Relation, answer: &CatalogAnswer) -> (Vec<u
         ReplicaIdentity::Nothing => (Vec::new(), None),
         ReplicaIdentity::Full => {
             let primary_key = answer.table.as_ref().and_then(|table| places(relation, &table.primary_key));
+            let in_part = answer.table.as_ref().and_then(|table| in_part(relation, table, &table.primary_key));
             match primary_key {
                 Some(key) if !key.is_empty() => (key, None),
-                _ => (Vec::new(), Some(Warning::FullWithoutKey)),
+                _ => (Vec::new(), Some(in_part.unwrap_or(Warning::FullWithoutKey))),
             }
         }
         ReplicaIdentity::Default | ReplicaIdentity::Index => flagged_in_index_order(relation, answer),
@@ -70,6 +87,13 @@ pub(super) fn key_columns(relation: &Relation, answer: &CatalogAnswer) -> (Vec<u
 fn flagged_in_index_order(relation: &Relation, answer: &CatalogAnswer) -> (Vec<usize>, Option<Warning>) {
     let columns = relation.columns.iter().enumerate();
     let flagged: Vec<usize> = columns.filter(|(_, column)| column.part_of_key).map(|(place, _)| place).collect();
+    let fits = |names: &[String]| {
+        flagged.iter().filter_map(|place| relation.columns.get(*place)).all(|column| names.contains(&column.name))
+    };
+    let table = answer.table.as_ref().filter(|table| fits(&table.identity_columns));
+    if let Some(warning) = table.and_then(|table| in_part(relation, table, &table.identity_columns)) {
+        return (Vec::new(), Some(warning));
+    }
     if flagged.is_empty() {
         return (flagged, None);
     }
@@ -94,6 +118,18 @@ fn flagged_in_index_order(relation: &Relation, answer: &CatalogAnswer) -> (Vec<u
     }
 }
 
+/// A key of which the Relation lacks columns that the table had, as far as is known: one that it lacks because it is younger
+/// is none of these.
+fn in_part(relation: &Relation, table: &TableFacts, key: &[String]) -> Option<Warning> {
+    let has = |name: &String| relation.columns.iter().any(|column| column.name == *name);
+    let last = table.columns.iter().rposition(has);
+    // A column is added behind all others.
+    let is_older = |name: &String| table.columns.iter().position(|column| column == name) < last;
+    let is_left_out = |name: &String| !has(name) && (table.unpublished.contains(name) || is_older(name));
+    let unpublished: Vec<String> = key.iter().filter(|name| is_left_out(name)).cloned().collect();
+    (!unpublished.is_empty()).then(|| Warning::KeyInPart { key: key.to_vec(), unpublished })
+}
+
 /// The places of columns by name; none when one of them is missing.
 fn places(relation: &Relation, names: &[String]) -> Option<Vec<usize>> {
     names.iter().map(|name| relation.columns.iter().position(|column| column.name == *name)).collect()
@@ -102,7 +138,6 @@ fn places(relation: &Relation, names: &[String]) -> Option<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog_facts::TableFacts;
     use crate::relations::Column;
 
     /// A relation of columns a, b, c, of which some are flagged.
@@ -134,6 +169,8 @@ mod tests {
             replica_identity: 'd',
             identity_columns: names(identity_columns),
             primary_key: names(primary_key),
+            columns: Vec::new(),
+            unpublished: Vec::new(),
             is_partition: false,
         });
         CatalogAnswer { relation: 1, table, types: Vec::new() }
@@ -164,6 +201,34 @@ mod tests {
         ] {
             let found = key_columns(&relation(identity, flagged), &answer(table));
             assert_eq!(found, (key.to_vec(), warning), "{identity:?} {flagged} {table:?}");
+        }
+    }
+
+    /// The relation has a, b and c.
+    #[test]
+    fn a_key_of_which_a_column_is_not_published_is_none() {
+        use ReplicaIdentity::{Default, Full};
+        let in_part = |key: &str, unpublished: &str| {
+            Some(Warning::KeyInPart { key: names(key), unpublished: names(unpublished) })
+        };
+        for (identity, flagged, key, columns, unpublished, expected) in [
+            (Default, "a", "ax", "abcx", "x", (&[][..], in_part("ax", "x"))),
+            (Default, "", "x", "xabc", "x", (&[], in_part("x", "x"))),
+            (Full, "abc", "xa", "abcx", "x", (&[], in_part("xa", "x"))),
+            // It stands before a column that the relation has, so it was there.
+            (Default, "a", "ax", "axbc", "", (&[], in_part("ax", "x"))),
+            // It was added later, and the key with it.
+            (Default, "a", "ax", "abcx", "", (&[0], None)),
+            // It was renamed, or is another key altogether.
+            (Default, "ab", "ax", "axbc", "", (&[0, 1], None)),
+            (Default, "ab", "ba", "abcx", "x", (&[1, 0], None)),
+        ] {
+            let mut answer = answer(Some((key, key)));
+            let table = answer.table.as_mut().expect("a table");
+            (table.columns, table.unpublished) = (names(columns), names(unpublished));
+            let (found, warning) = key_columns(&relation(identity, flagged), &answer);
+            let warning = warning.filter(|warning| matches!(warning, Warning::KeyInPart { .. }));
+            assert_eq!((&found[..], warning), expected, "{identity:?} {flagged} {key} {columns}");
         }
     }
 

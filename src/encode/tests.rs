@@ -41,6 +41,8 @@ fn table(identity: ReplicaIdentity, columns: &[(&str, u32)], key: &[&str]) -> (R
         replica_identity: if full { 'f' } else { 'd' },
         identity_columns: if full { Vec::new() } else { key.clone() },
         primary_key: key.clone(),
+        columns: Vec::new(),
+        unpublished: Vec::new(),
         is_partition: false,
     };
     let relation = Relation {

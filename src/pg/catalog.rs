@@ -8,19 +8,40 @@ use super::connecting::{Direction, Server};
 use super::error::Error;
 use super::lookup::Lookup;
 use crate::catalog_facts::CatalogAnswer;
+use crate::relations::AnnouncedType;
 
 const NAME: &str = "the catalog query";
 
 /// One row, one value: the answer as JSON, as [`CatalogAnswer`] reads it. Settings of the session do not change it.
 const QUERY: &CStr = c"
-WITH RECURSIVE wanted(oid) AS (
-    SELECT pg_catalog.unnest($2::pg_catalog.oid[])
+WITH RECURSIVE dropped(oid, base) AS (
+  -- Types that are there no more, each with the type that the stream has named in its place.
+    SELECT DISTINCT announced.oid, base.oid
+    FROM pg_catalog.json_to_recordset($3::pg_catalog.json)
+      AS announced(oid pg_catalog.oid, namespace pg_catalog.text, name pg_catalog.text)
+    JOIN pg_catalog.pg_namespace n ON n.nspname = COALESCE(NULLIF(announced.namespace, ''), 'pg_catalog')
+    JOIN pg_catalog.pg_type base ON base.typnamespace = n.oid AND base.typname = announced.name
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = announced.oid)
+), wanted(oid) AS (
+    SELECT oid FROM (SELECT pg_catalog.unnest($2::pg_catalog.oid[]) AS oid UNION SELECT base FROM dropped) AS first
   UNION
     SELECT related.oid
     FROM wanted
     JOIN pg_catalog.pg_type t ON t.oid = wanted.oid
     CROSS JOIN LATERAL (VALUES (t.typbasetype), (CASE WHEN t.typcategory = 'A' THEN t.typelem END)) AS related(oid)
     WHERE related.oid <> 0
+), lists(columns) AS (
+  -- The column lists of publications (15 and later), of the table or of what it is a partition of.
+    SELECT ARRAY(
+      SELECT a.attname
+      FROM pg_catalog.pg_attribute a
+      JOIN pg_catalog.jsonb_array_elements_text(p.row -> 'prattrs') AS listed(number)
+        ON a.attnum = listed.number::pg_catalog.int2
+      WHERE a.attrelid = p.prrelid)
+    FROM (SELECT prrelid, pg_catalog.to_jsonb(p) AS row FROM pg_catalog.pg_publication_rel p) p
+    WHERE pg_catalog.jsonb_typeof(p.row -> 'prattrs') = 'array'
+      AND (p.prrelid = $1::pg_catalog.oid
+        OR p.prrelid IN (SELECT pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass)))
 )
 SELECT pg_catalog.json_build_object(
   'relation', $1::pg_catalog.int8,
@@ -42,6 +63,16 @@ SELECT pg_catalog.json_build_object(
         CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k(number, place)
         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number
         WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts), '[]'),
+      'columns', COALESCE((
+        SELECT pg_catalog.json_agg(a.attname ORDER BY a.attnum)
+        FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'),
+      'unpublished', COALESCE((
+        SELECT pg_catalog.json_agg(DISTINCT a.attname)
+        FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey::pg_catalog.int2[])
+        WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)
+          AND (a.attgenerated <> '' OR EXISTS (
+            SELECT FROM lists WHERE a.attname <> ALL (lists.columns)))), '[]'),
       'is_partition', c.relispartition)
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -49,15 +80,23 @@ SELECT pg_catalog.json_build_object(
   'types', COALESCE((
     SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
       'oid', t.oid::pg_catalog.int8,
-      'name', t.typname,
-      'kind', t.typtype,
-      'base_type', t.typbasetype::pg_catalog.int8,
-      'element_type', CASE WHEN t.typcategory = 'A' THEN t.typelem::pg_catalog.int8 ELSE 0 END,
-      'delimiter', COALESCE(e.typdelim, t.typdelim)) ORDER BY t.oid)
-    FROM wanted
-    JOIN pg_catalog.pg_type t ON t.oid = wanted.oid
-    LEFT JOIN pg_catalog.pg_type e ON t.typcategory = 'A' AND e.oid = t.typelem
-    WHERE t.oid >= 16384), '[]'))";
+      'name', t.name,
+      'kind', t.kind,
+      'base_type', t.base::pg_catalog.int8,
+      'element_type', t.element::pg_catalog.int8,
+      'delimiter', t.delimiter) ORDER BY t.oid)
+    FROM (
+        SELECT t.oid, t.typname AS name, t.typtype AS kind, t.typbasetype AS base,
+          CASE WHEN t.typcategory = 'A' THEN t.typelem ELSE 0 END AS element,
+          COALESCE(e.typdelim, t.typdelim) AS delimiter
+        FROM wanted
+        JOIN pg_catalog.pg_type t ON t.oid = wanted.oid
+        LEFT JOIN pg_catalog.pg_type e ON t.typcategory = 'A' AND e.oid = t.typelem
+        WHERE t.oid >= 16384
+      UNION ALL
+        SELECT dropped.oid, base.typname, 'd', base.oid, 0::pg_catalog.oid, base.typdelim
+        FROM dropped
+        JOIN pg_catalog.pg_type base ON base.oid = dropped.base) AS t), '[]'))";
 
 /// Asks the catalog, one question at a time.
 #[derive(Debug)]
@@ -75,13 +114,21 @@ impl Catalog {
         self.0.follow(server);
     }
 
-    /// Asks about a relation and the types of its columns; [`Catalog::poll`] gives the answer.
+    /// Asks about a relation and the types of its columns, as they were announced with it; [`Catalog::poll`] gives the
+    /// answer.
     ///
     /// # Errors
     /// Those of [`Lookup::ask`].
-    pub fn ask(&mut self, relation: u32, types: impl Iterator<Item = u32>) -> Result<(), Error> {
+    pub fn ask(
+        &mut self,
+        relation: u32,
+        types: impl Iterator<Item = u32>,
+        announced: &[AnnouncedType],
+    ) -> Result<(), Error> {
         let types = types.map(|oid| oid.to_string()).collect::<Vec<_>>().join(",");
-        self.0.ask(QUERY, &[&relation.to_string(), &format!("{{{types}}}")])
+        // A list of numbers and texts always serialises.
+        let announced = serde_json::to_string(announced).unwrap_or_default();
+        self.0.ask(QUERY, &[&relation.to_string(), &format!("{{{types}}}"), &announced])
     }
 
     /// The answer, when it is there. Call it whenever the socket is ready.

@@ -13,13 +13,15 @@ use crate::catalog_facts::CatalogAnswer;
 use crate::pg::catalog::Catalog;
 use crate::pg::error::Retry;
 use crate::pg::{self, Direction, Server};
-use crate::relations::Relation;
+use crate::relations::{AnnouncedType, Relation};
 
 /// The catalog, and the relation that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Asking {
     catalog: Catalog,
     relation: Option<Relation>,
+    /// The types that were announced with it.
+    types: Vec<AnnouncedType>,
     backoff: Backoff,
     /// When the first attempt failed of those that have failed since one succeeded.
     failing_since: Option<Instant>,
@@ -31,7 +33,7 @@ impl Asking {
     /// Nothing is asked yet.
     pub fn new(catalog: Catalog, policy: Policy) -> Self {
         let backoff = Backoff::new(policy);
-        Asking { catalog, relation: None, backoff, failing_since: None, retry_at: None }
+        Asking { catalog, relation: None, types: Vec::new(), backoff, failing_since: None, retry_at: None }
     }
 
     /// Whether a relation waits.
@@ -43,8 +45,14 @@ impl Asking {
     ///
     /// # Errors
     /// Those of [`Asking::poll`].
-    pub fn ask(&mut self, relation: Relation, slot: &str, now: Instant) -> Result<(), Error> {
-        self.relation = Some(relation);
+    pub fn ask(
+        &mut self,
+        relation: Relation,
+        types: Vec<AnnouncedType>,
+        slot: &str,
+        now: Instant,
+    ) -> Result<(), Error> {
+        (self.relation, self.types) = (Some(relation), types);
         self.retry_at = None;
         match self.send() {
             Ok(()) => Ok(()),
@@ -104,7 +112,7 @@ impl Asking {
 
     fn send(&mut self) -> Result<(), pg::Error> {
         let Some(relation) = &self.relation else { return Ok(()) };
-        self.catalog.ask(relation.oid, relation.columns.iter().map(|column| column.type_oid))
+        self.catalog.ask(relation.oid, relation.columns.iter().map(|column| column.type_oid), &self.types)
     }
 
     /// Asks again a little later, if that may help.

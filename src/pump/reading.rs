@@ -125,7 +125,7 @@ impl Pump {
     fn ask_catalog(&mut self, relation: Relation, now: Instant) -> Result<(), Error> {
         let (slot, schema, table) = (self.report.slot(), relation.namespace.as_str(), relation.name.as_str());
         debug!(slot, schema, table; "relation announced");
-        self.asking.ask(relation, slot, now)
+        self.asking.ask(relation, self.session.take_types(), slot, now)
     }
 
     /// The catalog's answer, once it is there, makes the relation known to the output.

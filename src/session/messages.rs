@@ -3,8 +3,10 @@
 use super::{EnvelopeClock, Error, IDLE_PREFIX, Open, Phase, Sealed, Session, Step, Truncations};
 use crate::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Ticket, Transaction};
 use crate::clock::PgTimestamp;
+use crate::limits::COLUMNS_MAX;
 use crate::lsn::Lsn;
-use crate::pgoutput::{self, LogicalMessage, Message, OldTuple};
+use crate::pgoutput::{self, LogicalMessage, Message, OldTuple, TypeMessage};
+use crate::relations::AnnouncedType;
 
 impl Session {
     pub(super) fn message<'a>(
@@ -20,7 +22,14 @@ impl Session {
                 self.begin(lsn, transaction)
             }
             Message::Commit(commit) => self.commit(lsn, &commit),
-            Message::Relation(relation) => Ok(Step::Relation(relation)),
+            Message::Relation(relation) => {
+                self.types_are_old = true;
+                Ok(Step::Relation(relation))
+            }
+            Message::Type(message) => {
+                self.announce_type(&message);
+                Ok(Step::Nothing)
+            }
             Message::Insert(insert) => {
                 let operation = Operation::Insert { new: Row::Wire(insert.new) };
                 self.row(lsn, insert.relation, operation, processed_unix_ns)
@@ -44,8 +53,19 @@ impl Session {
                 })
             }
             Message::Logical(message) => self.logical(lsn, &message, processed_unix_ns),
-            Message::Origin(_) | Message::Type(_) => Ok(Step::Nothing),
+            Message::Origin(_) => Ok(Step::Nothing),
             _ => Err(order(lsn, "a message of streamed or two-phase transactions, which were not asked for")),
+        }
+    }
+
+    /// Those of one Relation come right before it.
+    fn announce_type(&mut self, message: &TypeMessage<'_>) {
+        if std::mem::take(&mut self.types_are_old) {
+            self.types.clear();
+        }
+        if self.types.len() < COLUMNS_MAX {
+            let (namespace, name) = (message.namespace.to_owned(), message.name.to_owned());
+            self.types.push(AnnouncedType { oid: message.oid, namespace, name });
         }
     }
 

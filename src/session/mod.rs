@@ -22,7 +22,7 @@ use crate::clock::PgTimestamp;
 use crate::feedback::{Confirming, Feedback, Timing};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Context};
-use crate::relations::Relations;
+use crate::relations::{AnnouncedType, Relations};
 use crate::replication::{self, Frame};
 use crate::ring::Ring;
 
@@ -94,6 +94,9 @@ pub struct Session {
     ring: Ring,
     feedback: Feedback,
     relations: Relations,
+    /// The types of the Relation that comes next, or came last.
+    types: Vec<AnnouncedType>,
+    types_are_old: bool,
     last_commit_time: PgTimestamp,
     /// Numbers the transactions as they begin.
     sequence: u64,
@@ -114,6 +117,8 @@ impl Session {
             ring: Ring::with_capacity(options.entries_max),
             feedback: Feedback::new(options.start, options.timing, options.confirming, now),
             relations: Relations::default(),
+            types: Vec::new(),
+            types_are_old: false,
             last_commit_time: PgTimestamp::from_unix_us(0),
             sequence: 0,
             delivered_before: Lsn::INVALID,
@@ -289,6 +294,11 @@ impl Session {
     /// The relations that the stream has announced.
     pub fn relations(&mut self) -> &mut Relations {
         &mut self.relations
+    }
+
+    /// The types that were announced for the Relation that came last.
+    pub fn take_types(&mut self) -> Vec<AnnouncedType> {
+        std::mem::take(&mut self.types)
     }
 
     /// Positions and when status updates are due.

@@ -81,6 +81,8 @@ fn orders() -> (Relation, CatalogAnswer) {
         replica_identity: 'd',
         identity_columns: vec!["id".to_owned()],
         primary_key: vec!["id".to_owned()],
+        columns: Vec::new(),
+        unpublished: Vec::new(),
         is_partition: false,
     };
     (relation, CatalogAnswer { relation: 16_400, table: Some(table), types: Vec::new() })

@@ -12,6 +12,7 @@ mod walcat;
 
 mod aborted_checkpoint;
 mod acls;
+mod catalog;
 mod checkpoints;
 mod connections;
 mod corpus;
