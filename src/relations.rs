@@ -92,11 +92,13 @@ impl CollectionCount {
 
 /// The relations that the connection has announced, with what the catalog said of each.
 ///
-/// A relation's index is dense, from 0, and stays the same while walcat runs: announced again (after ALTER TABLE, when
-/// the server's own cache was flushed, or on a new connection) it keeps its index and gets its new content.
+/// A relation's index is dense, from 0, and stays the same until the relation is forgotten: announced again (after ALTER
+/// TABLE, when the server's own cache was flushed, or on a new connection) it keeps its index and gets its new content.
 #[derive(Debug, Default)]
 pub struct Relations {
-    known: Vec<Known>,
+    known: Vec<Option<Known>>,
+    /// Indexes of relations that were forgotten.
+    free: Vec<RelationIndex>,
     /// Counts connections: only what the present one has announced is known to the stream.
     connection: u32,
     by_oid: HashMap<u32, RelationIndex>,
@@ -110,6 +112,8 @@ struct Known {
     answer: CatalogAnswer,
     count: CollectionCount,
     connection: u32,
+    /// It was announced, and none of its changes has come since.
+    is_unused: bool,
 }
 
 impl Relations {
@@ -121,18 +125,63 @@ impl Relations {
 
     /// Takes a relation as announced, with the catalog's answer for it.
     pub fn learn(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
-        let oid = relation.oid;
-        if let Some(index) = self.by_oid.get(&oid).copied()
-            && let Some(known) = self.known.get_mut(index.0 as usize)
-        {
-            *known = Known { relation, answer, count: known.count, connection: self.connection };
+        let (oid, connection) = (relation.oid, self.connection);
+        let known = |relation, answer, count| Some(Known { relation, answer, count, connection, is_unused: true });
+        if let Some(index) = self.by_oid.get(&oid).copied() {
+            let count = self.known(index).count;
+            self.known[index.0 as usize] = known(relation, answer, count);
             return index;
         }
-        let index = RelationIndex(u32::try_from(self.known.len()).unwrap_or(u32::MAX));
-        let (count, connection) = (CollectionCount::default(), self.connection);
-        self.known.push(Known { relation, answer, count, connection });
+        let new = known(relation, answer, CollectionCount::default());
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.known[index.0 as usize] = new;
+                index
+            }
+            None => {
+                self.known.push(new);
+                RelationIndex(u32::try_from(self.known.len() - 1).unwrap_or(u32::MAX))
+            }
+        };
         self.by_oid.insert(oid, index);
         index
+    }
+
+    /// Whether this is the first change of a relation since it was announced: what its records need is made now. A leaf
+    /// that is published by its root is announced, and has none.
+    ///
+    /// # Panics
+    ///
+    /// As [`Relations::relation`].
+    pub fn begin_use(&mut self, index: RelationIndex) -> bool {
+        std::mem::take(&mut self.known_mut(index).is_unused)
+    }
+
+    /// What a relation's records need has to be made again before its next change.
+    ///
+    /// # Panics
+    ///
+    /// As [`Relations::relation`].
+    pub fn end_use(&mut self, index: RelationIndex) {
+        self.known_mut(index).is_unused = true;
+    }
+
+    /// Forgets a relation, whose index is free for another: none of its changes may come any more.
+    ///
+    /// # Panics
+    ///
+    /// As [`Relations::relation`].
+    pub fn forget(&mut self, index: RelationIndex) {
+        let oid = self.known(index).relation.oid;
+        self.known[index.0 as usize] = None;
+        self.free.push(index);
+        self.by_oid.remove(&oid);
+        self.last = None;
+    }
+
+    /// All that are known.
+    pub fn indexes(&self) -> impl Iterator<Item = RelationIndex> {
+        self.by_oid.values().copied()
     }
 
     /// The index of an OID that the connection has announced.
@@ -154,7 +203,7 @@ impl Relations {
     ///
     /// # Panics
     ///
-    /// On an index that [`Relations::learn`] did not give, which is a defect.
+    /// On an index that [`Relations::learn`] did not give, or that was forgotten, which is a defect.
     #[must_use]
     pub fn relation(&self, index: RelationIndex) -> &Relation {
         &self.known(index).relation
@@ -186,23 +235,29 @@ impl Relations {
     ///
     /// As [`Relations::relation`].
     pub fn consume_order(&mut self, index: RelationIndex, transaction: u64, records: u64) {
-        self.known[index.0 as usize].count.consume(transaction, records);
+        self.known_mut(index).count.consume(transaction, records);
     }
 
     /// How many relations are known.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.by_oid.len()
     }
 
     /// Whether none is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.by_oid.is_empty()
     }
 
     fn known(&self, index: RelationIndex) -> &Known {
-        &self.known[index.0 as usize]
+        let known = self.known.get(index.0 as usize).and_then(Option::as_ref);
+        known.expect("the index of a relation that is known")
+    }
+
+    fn known_mut(&mut self, index: RelationIndex) -> &mut Known {
+        let known = self.known.get_mut(index.0 as usize).and_then(Option::as_mut);
+        known.expect("the index of a relation that is known")
     }
 }
 
@@ -251,6 +306,31 @@ mod tests {
         assert_eq!(relations.learn(relation(20, "renamed"), answer(20)), RelationIndex(1));
         assert_eq!((relations.index_of(10), relations.index_of(20)), (None, Some(RelationIndex(1))));
         assert_eq!(relations.relation(RelationIndex(1)).name, "renamed");
+    }
+
+    #[test]
+    fn a_relation_that_was_forgotten_leaves_its_index_to_another() {
+        let mut relations = Relations::default();
+        let a = relations.learn(relation(1, "a"), answer(1));
+        let b = relations.learn(relation(2, "b"), answer(2));
+        relations.consume_order(a, 0, 2);
+        assert_eq!(relations.index_of(1), Some(a));
+        relations.forget(a);
+        assert_eq!((relations.len(), relations.index_of(1), relations.index_of(2)), (1, None, Some(b)));
+        assert_eq!(relations.learn(relation(3, "c"), answer(3)), a);
+        assert_eq!((relations.index_of(3), relations.next_order(a, 0)), (Some(a), 1), "and nothing else");
+        assert_eq!(relations.indexes().count(), 2);
+    }
+
+    #[test]
+    fn a_relation_is_used_for_the_first_time_once_for_each_announcement() {
+        let mut relations = Relations::default();
+        let a = relations.learn(relation(1, "a"), answer(1));
+        assert_eq!((relations.begin_use(a), relations.begin_use(a)), (true, false));
+        relations.end_use(a);
+        assert_eq!((relations.begin_use(a), relations.begin_use(a)), (true, false));
+        relations.learn(relation(1, "a"), answer(1));
+        assert!(relations.begin_use(a));
     }
 
     #[test]

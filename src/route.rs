@@ -4,7 +4,7 @@
 //! connector carry on. No relation can take the message topic: what follows the prefix has a dot in it.
 //!
 //! Two relations that would share a topic are refused, since their keys would mix. Relations of one schema and name do
-//! share (the table was dropped and made again), and one that was renamed frees the topic that it had.
+//! share (the table was dropped and made again), and one that was renamed or dropped frees the topic that it had.
 
 use std::collections::HashMap;
 
@@ -87,8 +87,8 @@ impl Route {
     pub fn claim(&mut self, index: RelationIndex, namespace: &str, name: &str) -> Result<&str, RouteError> {
         self.release(index);
         let topic = fitting(self.topic_of(namespace, name))?;
-        let holders = self.holders.entry(topic.clone()).or_default();
-        if let Some(holder) = holders.first()
+        let holder = self.holders.get(&topic).and_then(|holders| holders.first());
+        if let Some(holder) = holder
             && let Some(Some(other)) = self.claims.get(position(*holder))
             && (other.namespace != namespace || other.name != name)
         {
@@ -99,7 +99,7 @@ impl Route {
             let (first, second) = (quoted(&other.namespace, &other.name), quoted(namespace, name));
             return Err(RouteError::Shared { topic, first, second });
         }
-        holders.push(index);
+        self.holders.entry(topic.clone()).or_default().push(index);
         if self.claims.len() <= position(index) {
             self.claims.resize(position(index) + 1, None);
         }
@@ -107,12 +107,25 @@ impl Route {
         Ok(&self.claims[position(index)].insert(claim).topic)
     }
 
-    fn release(&mut self, index: RelationIndex) {
-        if let Some(claim) = self.claims.get_mut(position(index)).and_then(Option::take)
-            && let Some(holders) = self.holders.get_mut(&claim.topic)
-        {
-            holders.retain(|holder| *holder != index);
+    /// The relations of another name that have the topic which this one would get.
+    pub fn rivals(&self, namespace: &str, name: &str) -> impl Iterator<Item = RelationIndex> {
+        let holders = self.holders.get(&self.topic_of(namespace, name)).map(Vec::as_slice).unwrap_or_default();
+        holders.iter().copied().filter(move |holder| {
+            let claim = self.claims.get(position(*holder)).and_then(Option::as_ref);
+            claim.is_some_and(|claim| claim.namespace != namespace || claim.name != name)
+        })
+    }
+
+    /// Takes a relation's topic from it; returns the topic when no other relation has it.
+    pub fn release(&mut self, index: RelationIndex) -> Option<String> {
+        let claim = self.claims.get_mut(position(index)).and_then(Option::take)?;
+        let holders = self.holders.get_mut(&claim.topic)?;
+        holders.retain(|holder| *holder != index);
+        if !holders.is_empty() {
+            return None;
         }
+        self.holders.remove(&claim.topic);
+        Some(claim.topic)
     }
 
     fn topic_of(&self, namespace: &str, name: &str) -> String {
@@ -214,5 +227,19 @@ mod tests {
         assert!(route.claim(RelationIndex(0), "s", "c").is_ok());
         assert!(route.claim(RelationIndex(1), "s", "d").is_ok());
         assert!(route.claim(RelationIndex(2), "s", "a_b").is_ok());
+    }
+
+    #[test]
+    fn a_table_that_is_gone_gives_its_topic_to_another() {
+        let mut route = Route::new(None).unwrap();
+        route.claim(RelationIndex(0), "s", "a b").unwrap();
+        route.claim(RelationIndex(1), "s", "a b").unwrap();
+        assert_eq!(route.rivals("s", "a_b").collect::<Vec<_>>(), [RelationIndex(0), RelationIndex(1)]);
+        assert_eq!(route.rivals("s", "a b").count() + route.rivals("s", "other").count(), 0);
+        assert_eq!(route.release(RelationIndex(0)), None, "the other one has it still");
+        assert_eq!(route.release(RelationIndex(1)), Some("s.a_b".to_owned()));
+        assert_eq!(route.release(RelationIndex(1)), None);
+        assert!(route.claim(RelationIndex(2), "s", "a_b").is_ok());
+        assert!(route.claim(RelationIndex(0), "s", "a b").is_err(), "its rows come too late");
     }
 }

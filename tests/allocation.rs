@@ -90,6 +90,7 @@ impl Pipeline {
             source_name: "srv".to_owned(),
             topic_prefix: Some("srv".to_owned()),
             unavailable_value: UNAVAILABLE_VALUE.to_owned(),
+            accept_keyless: false,
         })
         .unwrap();
         let mut relations = Relations::default();

@@ -199,6 +199,11 @@ pub struct EndOptions {
     /// After reading what the error said: changes between the two positions are not in the stream, or come again.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     accept_gap: Option<String>,
+    /// Send changes without a key where the key that their table had is not known any more
+    ///
+    /// Of tables with REPLICA IDENTITY FULL that were dropped, or got another primary key, before their changes were read.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    accept_keyless: Option<String>,
     /// End the process that holds the slot, once
     ///
     /// For a session that died without the server noticing. Never beside a walcat that works.
@@ -208,11 +213,12 @@ pub struct EndOptions {
 
 impl EndOptions {
     pub fn add_to(&self, given: &mut Given) {
-        let EndOptions { startpos, endpos, once, accept_gap, takeover } = self;
+        let EndOptions { startpos, endpos, once, accept_gap, accept_keyless, takeover } = self;
         add(given, Key::Startpos, startpos);
         add(given, Key::Endpos, endpos);
         add(given, Key::Once, once);
         add(given, Key::AcceptGap, accept_gap);
+        add(given, Key::AcceptKeyless, accept_keyless);
         add(given, Key::Takeover, takeover);
     }
 }

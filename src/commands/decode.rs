@@ -47,6 +47,7 @@ fn replay(
         source_name: header.source_name.clone(),
         topic_prefix: header.topic_prefix.clone(),
         unavailable_value: UNAVAILABLE_VALUE.to_owned(),
+        accept_keyless: true,
     })?;
     let mut dumping = Dumping::new(encoder, keepalives);
     let mut session = session(header);
@@ -70,9 +71,7 @@ fn replay(
                     warn!(relation = answer.relation; "the recording holds an answer of the catalog without a relation");
                     continue;
                 };
-                let relations = session.relations();
-                let index = relations.learn(relation, *answer);
-                dumping.learn(index, relations.relation(index), relations.answer(index))?;
+                session.relations().learn(relation, *answer);
             }
         }
     }

@@ -170,6 +170,8 @@ fn encoding(settings: &StreamSettings, database: &str) -> encode::Settings {
         source_name: settings.topic_prefix.clone().unwrap_or_else(|| settings.slot.clone()),
         topic_prefix: settings.topic_prefix.clone(),
         unavailable_value: UNAVAILABLE_VALUE.to_owned(),
+        // A dump shows what there is.
+        accept_keyless: settings.accept_keyless || settings.dump.is_some(),
     }
 }
 

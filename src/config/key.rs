@@ -38,6 +38,7 @@ pub enum Key {
     Verbose,
     Quiet,
     AcceptGap,
+    AcceptKeyless,
     Takeover,
     RetryInitial,
     RetryMax,
@@ -97,7 +98,7 @@ const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static 
 impl Key {
     /// Every setting, in the order of the enum and of the manual.
     #[rustfmt::skip]
-    pub const ALL: [Row; 46] = [
+    pub const ALL: [Row; 47] = [
         row(Key::Dsn, "dsn", Kind::Text, None),
         row(Key::Slot, "slot", Kind::Text, None),
         row(Key::Publication, "publication", Kind::List, None),
@@ -128,6 +129,7 @@ impl Key {
         row(Key::Verbose, "verbose", Kind::Integer, Some("0")),
         row(Key::Quiet, "quiet", Kind::Bool, Some("false")),
         row(Key::AcceptGap, "accept_gap", Kind::Bool, Some("false")),
+        row(Key::AcceptKeyless, "accept_keyless", Kind::Bool, Some("false")),
         row(Key::Takeover, "takeover", Kind::Bool, Some("false")),
         row(Key::RetryInitial, "retry.initial", Kind::Duration, Some("200ms")),
         row(Key::RetryMax, "retry.max", Kind::Duration, Some("30s")),

@@ -220,6 +220,7 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         shutdown_timeout: layers.required(Key::ShutdownTimeout, parse_budget)?,
         stats_interval: layers.required(Key::StatsInterval, parse_interval)?,
         accept_gap: layers.is_on(Key::AcceptGap)?,
+        accept_keyless: layers.is_on(Key::AcceptKeyless)?,
         takeover: layers.is_on(Key::Takeover)?,
         retry: Retry {
             initial: layers.required(Key::RetryInitial, |text| parse_duration(text, RETRY_BOUNDS))?,

@@ -50,6 +50,8 @@ pub struct StreamSettings {
     pub stats_interval: Option<Duration>,
     /// Go on from the slot's position where the stored one disagrees.
     pub accept_gap: bool,
+    /// Send changes without a key where the key that their table had is not known any more.
+    pub accept_keyless: bool,
     /// End the process that holds the slot.
     pub takeover: bool,
     pub retry: Retry,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::identity::KeyUnknown;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
 use crate::route::RouteError;
@@ -12,6 +13,9 @@ pub enum PrepareError {
     /// It has no topic.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// It had a key, as far as is known, and nothing tells any more which.
+    #[error("the key of {schema}.{table} is not known: the table has REPLICA IDENTITY FULL, and {why}")]
+    KeyUnknown { schema: String, table: String, why: KeyUnknown },
 }
 
 impl PrepareError {
@@ -19,7 +23,7 @@ impl PrepareError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            PrepareError::Route(_) => ExitCode::Setup,
+            PrepareError::Route(_) | PrepareError::KeyUnknown { .. } => ExitCode::Setup,
         }
     }
 
@@ -28,6 +32,12 @@ impl PrepareError {
     pub fn hint(&self) -> &'static str {
         match self {
             PrepareError::Route(error) => error.hint(),
+            PrepareError::KeyUnknown { .. } => {
+                "PostgreSQL sends no key for such a table, and its catalog has forgotten it. To go on, start once with \
+                 --accept-keyless: the older changes of such tables are then sent without a key, so that a consumer that keeps \
+                 rows by key has to be told of these deletes by other means. A walcat that runs when the table is dropped or \
+                 its key is changed remembers the key"
+            }
         }
     }
 }

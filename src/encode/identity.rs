@@ -6,7 +6,7 @@
 //! | replica identity | key |
 //! |---|---|
 //! | DEFAULT, INDEX | the flagged columns, in index order; none without any |
-//! | FULL (every column is flagged) | the primary key, when all its columns are there; else none |
+//! | FULL (every column is flagged) | the primary key, none without one; not known once the table is gone or has another |
 //! | NOTHING | none |
 //!
 //! A Relation can lack columns of the key that the table has: generated ones before PostgreSQL 18, and those that a column
@@ -38,6 +38,40 @@ pub enum Warning {
         /// What of it is not published.
         unpublished: Vec<String>,
     },
+    /// The key is not known any more, and the operator has accepted records without one.
+    KeyUnknown(KeyUnknown),
+}
+
+/// Why the key of a relation with REPLICA IDENTITY FULL is not known: its own columns are all flagged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyUnknown {
+    /// The catalog has the table no more.
+    TableGone,
+    /// The catalog has another primary key than the table had.
+    OtherKey {
+        /// That one.
+        catalog: Vec<String>,
+    },
+}
+
+impl fmt::Display for KeyUnknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyUnknown::TableGone => f.write_str("the table is gone"),
+            KeyUnknown::OtherKey { catalog } => {
+                write!(f, "its primary key is ({}) by now, which these changes do not have", catalog.join(", "))
+            }
+        }
+    }
+}
+
+/// The key of a relation's records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    /// Its columns, as places in the relation, in the key's order; empty for no key.
+    pub columns: Vec<usize>,
+    /// What an operator ought to know of it.
+    pub warning: Option<Warning>,
 }
 
 impl fmt::Display for Warning {
@@ -61,6 +95,9 @@ impl fmt::Display for Warning {
                 key.join(", "),
                 unpublished.join(", ")
             ),
+            Warning::KeyUnknown(why) => {
+                write!(f, "the table has REPLICA IDENTITY FULL, and {why}: its older changes are sent without a key")
+            }
             Warning::FullWithoutKey => {
                 f.write_str("the table has REPLICA IDENTITY FULL and no primary key: its records have no key")
             }
@@ -68,20 +105,26 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The key's columns, as places in the relation, in the key's order; empty for no key.
-pub(super) fn key_columns(relation: &Relation, answer: &CatalogAnswer) -> (Vec<usize>, Option<Warning>) {
-    match relation.replica_identity {
+/// The key of a relation's records.
+///
+/// # Errors
+///
+/// When only the catalog could tell it, and tells of another table than this.
+pub(super) fn key_of(relation: &Relation, answer: &CatalogAnswer) -> Result<Key, KeyUnknown> {
+    let (columns, warning) = match relation.replica_identity {
         ReplicaIdentity::Nothing => (Vec::new(), None),
         ReplicaIdentity::Full => {
-            let primary_key = answer.table.as_ref().and_then(|table| places(relation, &table.primary_key));
-            let in_part = answer.table.as_ref().and_then(|table| in_part(relation, table, &table.primary_key));
-            match primary_key {
-                Some(key) if !key.is_empty() => (key, None),
-                _ => (Vec::new(), Some(in_part.unwrap_or(Warning::FullWithoutKey))),
+            let table = answer.table.as_ref().ok_or(KeyUnknown::TableGone)?;
+            match (places(relation, &table.primary_key), in_part(relation, table, &table.primary_key)) {
+                (Some(key), _) if !key.is_empty() => (key, None),
+                (Some(_), _) => (Vec::new(), Some(Warning::FullWithoutKey)),
+                (None, Some(warning)) => (Vec::new(), Some(warning)),
+                (None, None) => return Err(KeyUnknown::OtherKey { catalog: table.primary_key.clone() }),
             }
         }
         ReplicaIdentity::Default | ReplicaIdentity::Index => flagged_in_index_order(relation, answer),
-    }
+    };
+    Ok(Key { columns, warning })
 }
 
 fn flagged_in_index_order(relation: &Relation, answer: &CatalogAnswer) -> (Vec<usize>, Option<Warning>) {
@@ -123,15 +166,16 @@ fn flagged_in_index_order(relation: &Relation, answer: &CatalogAnswer) -> (Vec<u
 fn in_part(relation: &Relation, table: &TableFacts, key: &[String]) -> Option<Warning> {
     let has = |name: &String| relation.columns.iter().any(|column| column.name == *name);
     let last = table.columns.iter().rposition(has);
-    // A column is added behind all others.
-    let is_older = |name: &String| table.columns.iter().position(|column| column == name) < last;
+    // A column is added behind all others; where one that the Relation has is there no more, it may have been renamed.
+    let is_same_table = relation.columns.iter().all(|column| table.columns.contains(&column.name));
+    let is_older = |name: &String| is_same_table && table.columns.iter().position(|column| column == name) < last;
     let is_left_out = |name: &String| !has(name) && (table.unpublished.contains(name) || is_older(name));
     let unpublished: Vec<String> = key.iter().filter(|name| is_left_out(name)).cloned().collect();
     (!unpublished.is_empty()).then(|| Warning::KeyInPart { key: key.to_vec(), unpublished })
 }
 
 /// The places of columns by name; none when one of them is missing.
-fn places(relation: &Relation, names: &[String]) -> Option<Vec<usize>> {
+pub(super) fn places(relation: &Relation, names: &[String]) -> Option<Vec<usize>> {
     names.iter().map(|name| relation.columns.iter().position(|column| column.name == *name)).collect()
 }
 
@@ -195,13 +239,22 @@ mod tests {
             (Default, "", None, &[], None),
             (Full, "abc", Some(("", "cb")), &[2, 1], None),
             (Full, "abc", Some(("", "")), &[], Some(Warning::FullWithoutKey)),
-            (Full, "abc", Some(("", "x")), &[], Some(Warning::FullWithoutKey)),
-            (Full, "abc", None, &[], Some(Warning::FullWithoutKey)),
             (Nothing, "", Some(("", "a")), &[], None),
         ] {
-            let found = key_columns(&relation(identity, flagged), &answer(table));
-            assert_eq!(found, (key.to_vec(), warning), "{identity:?} {flagged} {table:?}");
+            let found = key_of(&relation(identity, flagged), &answer(table));
+            assert_eq!(found, Ok(Key { columns: key.to_vec(), warning }), "{identity:?} {flagged} {table:?}");
         }
+    }
+
+    #[test]
+    fn the_key_of_a_full_table_is_not_known_without_the_table_or_with_another_key() {
+        let relation = relation(ReplicaIdentity::Full, "abc");
+        assert_eq!(key_of(&relation, &answer(None)), Err(KeyUnknown::TableGone));
+        let other = KeyUnknown::OtherKey { catalog: names("ax") };
+        assert_eq!(key_of(&relation, &answer(Some(("", "ax")))), Err(other));
+        let mut renamed = answer(Some(("", "x")));
+        renamed.table.as_mut().expect("a table").columns = names("xbc");
+        assert_eq!(key_of(&relation, &renamed), Err(KeyUnknown::OtherKey { catalog: names("x") }));
     }
 
     /// The relation has a, b and c.
@@ -226,9 +279,9 @@ mod tests {
             let mut answer = answer(Some((key, key)));
             let table = answer.table.as_mut().expect("a table");
             (table.columns, table.unpublished) = (names(columns), names(unpublished));
-            let (found, warning) = key_columns(&relation(identity, flagged), &answer);
-            let warning = warning.filter(|warning| matches!(warning, Warning::KeyInPart { .. }));
-            assert_eq!((&found[..], warning), expected, "{identity:?} {flagged} {key} {columns}");
+            let found = key_of(&relation(identity, flagged), &answer).unwrap();
+            let warning = found.warning.filter(|warning| matches!(warning, Warning::KeyInPart { .. }));
+            assert_eq!((&found.columns[..], warning), expected, "{identity:?} {flagged} {key} {columns}");
         }
     }
 

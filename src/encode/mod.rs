@@ -22,13 +22,15 @@ use std::collections::HashMap;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, Position, RelationIndex};
 use crate::limits::ENCODE_BUFFER_KEPT_BYTES;
+use crate::pgoutput::ReplicaIdentity;
 use crate::relations::Relation;
 use crate::route::Route;
 
 pub use error::{EncodeError, Place, PrepareError};
-pub use identity::Warning;
+pub use identity::{KeyUnknown, Warning};
 pub use records::{Destination, Record, Records};
 
+use identity::Key;
 use plan::{KeyValues, Placeholder, Plan};
 use records::Ranges;
 use table::TableEncoder;
@@ -48,6 +50,8 @@ pub struct Settings {
     pub topic_prefix: Option<String>,
     /// What stands for a TOASTed value that the server did not send.
     pub unavailable_value: String,
+    /// Whether records go without a key where the key that they had is not known any more.
+    pub accept_keyless: bool,
 }
 
 /// What [`Encoder::prepare`] found out about a relation.
@@ -73,6 +77,9 @@ pub struct Encoder {
     plans: Vec<Option<Plan>>,
     /// The last warning of each table by OID, kept over reconnects: it is logged once.
     warned: HashMap<u32, Warning>,
+    /// The key's columns of each table with REPLICA IDENTITY FULL by OID, as the catalog last explained them; empty for none.
+    full_keys: HashMap<u32, Vec<String>>,
+    accept_keyless: bool,
     workspace: Workspace,
 }
 
@@ -100,6 +107,8 @@ impl Encoder {
             route: Route::new(settings.topic_prefix.as_deref())?,
             plans: Vec::new(),
             warned: HashMap::new(),
+            full_keys: HashMap::new(),
+            accept_keyless: settings.accept_keyless,
             workspace: Workspace::default(),
         })
     }
@@ -114,7 +123,7 @@ impl Encoder {
     ///
     /// # Errors
     ///
-    /// When it has no topic of its own.
+    /// When it has no topic of its own, or had a key that is not known any more.
     pub fn prepare(
         &mut self,
         index: RelationIndex,
@@ -122,18 +131,68 @@ impl Encoder {
         answer: &CatalogAnswer,
     ) -> Result<Prepared, PrepareError> {
         let topic = self.route.claim(index, &relation.namespace, &relation.name)?.to_owned();
-        let (plan, warning) = Plan::new(relation, answer);
+        let key = self.key_of(relation, answer)?;
+        let plan = Plan::new(relation, answer, &key.columns);
         let has_key = plan.has_key();
         let place = index.0 as usize;
         if self.plans.len() <= place {
             self.plans.resize_with(place + 1, || None);
         }
         self.plans[place] = Some(plan);
-        let warning = warning.filter(|warning| self.warned.get(&relation.oid) != Some(warning));
+        let warning = key.warning.filter(|warning| self.warned.get(&relation.oid) != Some(warning));
         if let Some(warning) = &warning {
             self.warned.insert(relation.oid, warning.clone());
         }
         Ok(Prepared { topic, has_key, warning })
+    }
+
+    /// The relations of other tables that have the topic of this one.
+    pub fn rivals(&self, relation: &Relation) -> Vec<RelationIndex> {
+        self.route.rivals(&relation.namespace, &relation.name).collect()
+    }
+
+    /// Takes the topic from a relation whose table is gone, or has another name by now. It has to be prepared again
+    /// before its next change.
+    pub fn yield_topic(&mut self, index: RelationIndex) {
+        self.route.release(index);
+    }
+
+    /// Forgets a relation of which nothing comes any more; returns its topic when no other relation has it.
+    pub fn forget(&mut self, index: RelationIndex, oid: u32) -> Option<String> {
+        if let Some(plan) = self.plans.get_mut(index.0 as usize) {
+            *plan = None;
+        }
+        self.warned.remove(&oid);
+        self.full_keys.remove(&oid);
+        self.route.release(index)
+    }
+
+    /// The key of a relation's records. With REPLICA IDENTITY FULL only the catalog tells it: what it said last is
+    /// remembered, for changes that are older than the table's end or its new key.
+    fn key_of(&mut self, relation: &Relation, answer: &CatalogAnswer) -> Result<Key, PrepareError> {
+        let is_full = relation.replica_identity == ReplicaIdentity::Full;
+        match identity::key_of(relation, answer) {
+            Ok(key) => {
+                if is_full {
+                    let names = key.columns.iter().map(|place| relation.columns[*place].name.clone());
+                    self.full_keys.insert(relation.oid, names.collect());
+                }
+                Ok(key)
+            }
+            Err(why) => {
+                let remembered = self.full_keys.get(&relation.oid);
+                match remembered.and_then(|names| identity::places(relation, names)) {
+                    Some(columns) => Ok(Key { columns, warning: None }),
+                    None if self.accept_keyless => {
+                        Ok(Key { columns: Vec::new(), warning: Some(Warning::KeyUnknown(why)) })
+                    }
+                    None => {
+                        let (schema, table) = (relation.namespace.clone(), relation.name.clone());
+                        Err(PrepareError::KeyUnknown { schema, table, why })
+                    }
+                }
+            }
+        }
     }
 
     /// Encodes a change. The records are borrowed until the next one.

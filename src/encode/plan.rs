@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use super::envelope;
 use super::error::{Fault, Place};
 use super::form::Form;
 use super::json::push_string;
 use super::value::{Scratch, push_base64, push_value};
-use super::{envelope, identity};
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::Row;
 use crate::lsn::Lsn;
@@ -82,8 +82,8 @@ impl Placeholder {
 pub(super) type KeyValues = Vec<Range<usize>>;
 
 impl Plan {
-    pub(super) fn new(relation: &Relation, answer: &CatalogAnswer) -> (Self, Option<identity::Warning>) {
-        let (key_columns, warning) = identity::key_columns(relation, answer);
+    /// With these columns as the key, by their places in the relation.
+    pub(super) fn new(relation: &Relation, answer: &CatalogAnswer, key_columns: &[usize]) -> Self {
         let full = relation.replica_identity == crate::pgoutput::ReplicaIdentity::Full;
         let columns = relation.columns.iter().enumerate().map(|(place, column)| ColumnPlan {
             name: column.name.clone(),
@@ -93,14 +93,13 @@ impl Plan {
             key_nullable: full,
         });
         let key = key_columns.iter().enumerate().map(|(place, column)| field(place, &relation.columns[*column].name));
-        let plan = Plan {
+        Plan {
             schema: relation.namespace.clone(),
             table: relation.name.clone(),
             columns: columns.collect(),
             key: key.collect(),
             collection: envelope::collection(&relation.namespace, &relation.name),
-        };
-        (plan, warning)
+        }
     }
 
     pub(super) fn has_key(&self) -> bool {

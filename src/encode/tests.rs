@@ -22,6 +22,7 @@ fn settings() -> Settings {
         source_name: "srv".to_owned(),
         topic_prefix: Some("srv".to_owned()),
         unavailable_value: UNAVAILABLE_VALUE.to_owned(),
+        accept_keyless: false,
     }
 }
 

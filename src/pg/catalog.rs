@@ -4,15 +4,18 @@ use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
+use serde::Deserialize;
+
 use super::connecting::{Direction, Server};
 use super::error::Error;
 use super::lookup::Lookup;
 use crate::catalog_facts::CatalogAnswer;
+use crate::lsn::Lsn;
 use crate::relations::AnnouncedType;
 
 const NAME: &str = "the catalog query";
 
-/// One row, one value: the answer as JSON, as [`CatalogAnswer`] reads it. Settings of the session do not change it.
+/// One row, one value: the reply as JSON, as [`Reply`] reads it. Settings of the session do not change it.
 const QUERY: &CStr = c"
 WITH RECURSIVE dropped(oid, base) AS (
   -- Types that are there no more, each with the type that the stream has named in its place.
@@ -96,7 +99,66 @@ SELECT pg_catalog.json_build_object(
       UNION ALL
         SELECT dropped.oid, base.typname, 'd', base.oid, 0::pg_catalog.oid, base.typdelim
         FROM dropped
-        JOIN pg_catalog.pg_type base ON base.oid = dropped.base) AS t), '[]'))";
+        JOIN pg_catalog.pg_type base ON base.oid = dropped.base) AS t), '[]'),
+  'others', COALESCE((
+    SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
+      'oid', c.oid::pg_catalog.int8, 'namespace', n.nspname, 'name', c.relname))
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = ANY ($4::pg_catalog.oid[])), '[]'),
+  'wal_lsn', CASE WHEN pg_catalog.pg_is_in_recovery()
+    THEN GREATEST(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn())
+    ELSE pg_catalog.pg_current_wal_insert_lsn() END,
+  'is_visible', (
+    SELECT wanted.xid = 0 OR (
+      ((wanted.xid - (snapshot.xmax & 4294967295) + 6442450944) % 4294967296) - 2147483648 < 0
+      AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_snapshot_xip(snapshot.whole) AS xip
+        WHERE (xip::pg_catalog.text::pg_catalog.int8 & 4294967295) = wanted.xid))
+    FROM (SELECT $5::pg_catalog.int8 AS xid) AS wanted
+    CROSS JOIN LATERAL (
+      SELECT whole, pg_catalog.pg_snapshot_xmax(whole)::pg_catalog.text::pg_catalog.int8 AS xmax
+      FROM (SELECT pg_catalog.pg_current_snapshot() AS whole) AS current) AS snapshot))";
+
+/// What is asked about a Relation.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// Its OID.
+    pub relation: u32,
+    /// The types of its columns.
+    pub types: Vec<u32>,
+    /// These types as they were announced with it.
+    pub announced: Vec<AnnouncedType>,
+    /// Other relations, to know whether they are still there.
+    pub others: Vec<u32>,
+    /// The transaction that it came in; 0 for none.
+    pub xid: u32,
+}
+
+/// A relation that is still there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Other {
+    /// Its OID.
+    pub oid: u32,
+    /// Its schema today.
+    pub namespace: String,
+    /// Its name today.
+    pub name: String,
+}
+
+/// What the catalog says.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Reply {
+    /// Of the relation.
+    #[serde(flatten)]
+    pub answer: CatalogAnswer,
+    /// Of the others, those that are there.
+    pub others: Vec<Other>,
+    /// The WAL's end: what the catalog does not have any more was dropped before it.
+    pub wal_lsn: Lsn,
+    /// Whether the catalog has what the transaction has changed: a commit is streamed before others see it.
+    pub is_visible: bool,
+}
 
 /// Asks the catalog, one question at a time.
 #[derive(Debug)]
@@ -114,31 +176,29 @@ impl Catalog {
         self.0.follow(server);
     }
 
-    /// Asks about a relation and the types of its columns, as they were announced with it; [`Catalog::poll`] gives the
-    /// answer.
+    /// Asks; [`Catalog::poll`] gives the reply.
     ///
     /// # Errors
     /// Those of [`Lookup::ask`].
-    pub fn ask(
-        &mut self,
-        relation: u32,
-        types: impl Iterator<Item = u32>,
-        announced: &[AnnouncedType],
-    ) -> Result<(), Error> {
-        let types = types.map(|oid| oid.to_string()).collect::<Vec<_>>().join(",");
+    pub fn ask(&mut self, question: &Question) -> Result<(), Error> {
+        let list = |oids: &[u32]| {
+            let oids = oids.iter().map(u32::to_string).collect::<Vec<_>>();
+            format!("{{{}}}", oids.join(","))
+        };
+        let Question { relation, types, announced, others, xid } = question;
         // A list of numbers and texts always serialises.
         let announced = serde_json::to_string(announced).unwrap_or_default();
-        self.0.ask(QUERY, &[&relation.to_string(), &format!("{{{types}}}"), &announced])
+        self.0.ask(QUERY, &[&relation.to_string(), &list(types), &announced, &list(others), &xid.to_string()])
     }
 
-    /// The answer, when it is there. Call it whenever the socket is ready.
+    /// The reply, when it is there. Call it whenever the socket is ready.
     ///
     /// # Errors
-    /// Those of [`Lookup::poll`], and [`Error::Answer`] for what is no answer.
-    pub fn poll(&mut self) -> Result<Option<CatalogAnswer>, Error> {
-        let Some(answer) = self.0.poll()? else { return Ok(None) };
+    /// Those of [`Lookup::poll`], and [`Error::Answer`] for what is no reply.
+    pub fn poll(&mut self) -> Result<Option<Reply>, Error> {
+        let Some(reply) = self.0.poll()? else { return Ok(None) };
         let not_understood = |error: serde_json::Error| Error::Answer { command: NAME, reason: error.to_string() };
-        serde_json::from_str(&answer).map(Some).map_err(not_understood)
+        serde_json::from_str(&reply).map(Some).map_err(not_understood)
     }
 
     /// When [`Catalog::poll`] has to be called again at the latest.

@@ -4,13 +4,12 @@
 use std::time::Instant;
 
 use super::error::Error;
-use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, RelationIndex};
 use crate::dump::Line;
 use crate::encode::{Encoder, Prepared};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Context, Message};
-use crate::relations::Relation;
+use crate::relations::{Relation, Relations};
 use crate::replication::{self, Frame};
 use crate::session::{Session, Step};
 use crate::sink;
@@ -20,7 +19,7 @@ use crate::sink;
 pub enum Dumped {
     /// Nothing.
     Nothing,
-    /// The catalog's answer for this relation, by [`Dumping::learn`], before the next frame.
+    /// The session has to learn this relation with the catalog's answer before the next frame.
     Relation(Relation),
     /// Nothing more: the frame lies beyond the end of the job and has no line.
     Beyond,
@@ -31,6 +30,8 @@ pub struct Dumping {
     encoder: Encoder,
     /// By relation index.
     topics: Vec<String>,
+    /// What was found out about relations and not taken yet.
+    prepared: Vec<(RelationIndex, Prepared)>,
     keepalives: bool,
     xid: Option<u32>,
 }
@@ -39,7 +40,7 @@ impl Dumping {
     /// Records are those of `encoder`; keepalives have lines only when asked for.
     #[must_use]
     pub fn new(encoder: Encoder, keepalives: bool) -> Self {
-        Dumping { encoder, topics: Vec::new(), keepalives, xid: None }
+        Dumping { encoder, topics: Vec::new(), prepared: Vec::new(), keepalives, xid: None }
     }
 
     /// Takes one frame and appends its line.
@@ -74,23 +75,29 @@ impl Dumping {
         Ok(dumped)
     }
 
-    /// Makes a relation known with what the catalog said of it.
-    ///
-    /// # Errors
-    /// What the encoder returns.
-    pub fn learn(
-        &mut self,
-        index: RelationIndex,
-        relation: &Relation,
-        answer: &CatalogAnswer,
-    ) -> Result<Prepared, sink::Error> {
-        let prepared = self.encoder.prepare(index, relation, answer)?;
+    /// What was found out about relations since this was called last.
+    pub fn take_prepared(&mut self) -> Vec<(RelationIndex, Prepared)> {
+        std::mem::take(&mut self.prepared)
+    }
+
+    /// The encoder, for what concerns relations.
+    pub fn encoder(&mut self) -> &mut Encoder {
+        &mut self.encoder
+    }
+
+    /// Makes ready what the records of a relation need, before its first change.
+    fn prepare(&mut self, relations: &mut Relations, index: RelationIndex) -> Result<(), sink::Error> {
+        if !relations.begin_use(index) {
+            return Ok(());
+        }
+        let prepared = self.encoder.prepare(index, relations.relation(index), relations.answer(index))?;
         let place = index.0 as usize;
         if self.topics.len() <= place {
             self.topics.resize_with(place + 1, String::new);
         }
         self.topics[place].clone_from(&prepared.topic);
-        Ok(prepared)
+        self.prepared.push((index, prepared));
+        Ok(())
     }
 
     fn line(
@@ -110,6 +117,9 @@ impl Dumping {
         let mut dumped = Dumped::Nothing;
         match step {
             Step::Change(change, ticket) => {
+                if let Some(index) = change.relation {
+                    self.prepare(session.relations(), index)?;
+                }
                 let relation = change.relation.map(|index| session.relations().relation(index).clone());
                 line.message(message, relation.as_ref());
                 line.begin_records();
@@ -126,6 +136,9 @@ impl Dumping {
                 let mut count = 0;
                 for oid in relations.iter() {
                     let (change, ticket) = session.truncation(lsn, oid, 0)?;
+                    if let Some(index) = change.relation {
+                        self.prepare(session.relations(), index)?;
+                    }
                     let (records, values) = self.records(&change, count, &mut line)?;
                     count += records;
                     session.emitted(&change, ticket, 0, values)?;

@@ -7,6 +7,7 @@ mod asking;
 pub mod dumping;
 pub mod error;
 pub mod feed;
+mod gone;
 mod outage;
 pub mod output;
 mod reading;
@@ -30,6 +31,7 @@ use self::asking::Asking;
 pub use self::dumping::{Dumped, Dumping};
 pub use self::error::Error;
 pub use self::feed::{Feed, Received};
+use self::gone::Gone;
 use self::outage::OutageReport;
 pub use self::output::{Dump, Output};
 use self::reading::Read;
@@ -78,6 +80,7 @@ pub struct Pump {
     session: Session,
     output: Output,
     asking: Asking,
+    gone: Gone,
     recorder: Option<Recorder>,
     poller: Poller,
     signals: StopSignals,
@@ -169,6 +172,7 @@ impl Pump {
             feed: parts.started.feed,
             session: parts.session,
             output: parts.output,
+            gone: Gone::default(),
             asking: Asking::new(Catalog::new(parts.source.dsn.clone(), parts.started.server.clone()), parts.retry),
             recorder: parts.recorder,
             poller: parts.poller,
@@ -237,6 +241,7 @@ impl Pump {
             self.heed_signals(now)?;
             self.serve_output(now)?;
             self.heed_catalog(now)?;
+            self.forget_gone();
             self.heed_checkpoint()?;
             let read = self.read(now)?;
             if self.stage == Stage::Reading && self.session.is_done() {
@@ -291,6 +296,19 @@ impl Pump {
         transactions.begin_at(start, self.facts.timeline);
         self.session.begin_at(start.lsn);
         Ok(())
+    }
+
+    /// Forgets relations of which nothing comes any more, and nothing is under way.
+    fn forget_gone(&mut self) {
+        if self.session.is_inside_transaction() || self.asking.is_open() {
+            return;
+        }
+        for index in self.gone.take_finished(self.session.feedback().delivered()) {
+            let relations = self.session.relations();
+            let oid = relations.relation(index).oid;
+            relations.forget(index);
+            self.output.forget(index, oid);
+        }
     }
 
     /// Lets the output work, and settles what it has delivered.

@@ -6,11 +6,9 @@ use std::time::Instant;
 use mio::Interest;
 
 use super::dumping::Dumping;
-use crate::catalog_facts::CatalogAnswer;
 use crate::change::RelationIndex;
-use crate::encode::Prepared;
+use crate::encode::Encoder;
 use crate::limits::STDOUT_BUFFER_BYTES;
-use crate::relations::Relation;
 use crate::sink::kafka::transaction::Transactions;
 use crate::sink::stdout::Output as Lines;
 use crate::sink::{self, Sink};
@@ -96,16 +94,19 @@ impl Output {
         }
     }
 
-    /// Learns a relation.
-    pub(super) fn prepare(
-        &mut self,
-        index: RelationIndex,
-        relation: &Relation,
-        answer: &CatalogAnswer,
-    ) -> Result<Prepared, sink::Error> {
+    /// What concerns relations.
+    pub(super) fn encoder(&mut self) -> &mut Encoder {
         match self {
-            Output::Records(sink) => sink.prepare(index, relation, answer),
-            Output::Dump(dump) => dump.dumping.learn(index, relation, answer),
+            Output::Records(sink) => sink.encoder(),
+            Output::Dump(dump) => dump.dumping.encoder(),
+        }
+    }
+
+    /// Forgets a relation of which nothing is under way and nothing comes any more.
+    pub(super) fn forget(&mut self, index: RelationIndex, oid: u32) {
+        match self {
+            Output::Records(sink) => sink.forget(index, oid),
+            Output::Dump(dump) => drop(dump.dumping.encoder().forget(index, oid)),
         }
     }
 

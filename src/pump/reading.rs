@@ -4,13 +4,16 @@ use std::time::Instant;
 
 use log::debug;
 
-use super::{Dump, Dumped, Error, Output, Pump, Received, Stage};
+use super::{Dump, Dumped, Error, Output, Pump, Received, Report, Stage};
+use crate::change::RelationIndex;
 use crate::clock::unix_now_ns;
 use crate::limits::MESSAGES_PER_TURN_MAX;
 use crate::lsn::Lsn;
+use crate::pg::catalog::Question;
 use crate::pg::peek::Peeked;
-use crate::relations::Relation;
+use crate::relations::{Relation, Relations};
 use crate::session::{Sealed, Step};
+use crate::sink::Sink;
 
 /// Why reading paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +80,11 @@ impl Pump {
     fn handle(&mut self, frame: &[u8], now: Instant) -> Result<bool, Error> {
         if let Output::Dump(dump) = &mut self.output {
             let Dump { dumping, lines } = &mut **dump;
-            return Ok(match dumping.frame(&mut self.session, frame, now, lines.buffer())? {
+            let dumped = dumping.frame(&mut self.session, frame, now, lines.buffer())?;
+            for (index, prepared) in dumping.take_prepared() {
+                self.report.prepared(self.session.relations().relation(index), &prepared);
+            }
+            return Ok(match dumped {
                 Dumped::Nothing => true,
                 Dumped::Relation(relation) => {
                     self.ask_catalog(relation, now)?;
@@ -97,6 +104,9 @@ impl Pump {
             Step::Nothing => {}
             Step::Relation(message) => self.ask_catalog(Relation::from(&message), now)?,
             Step::Change(change, ticket) => {
+                if let Some(index) = change.relation {
+                    prepare(sink, self.session.relations(), index, &self.report)?;
+                }
                 let taken = sink.take(&change, ticket, now)?;
                 self.session.emitted(&change, ticket, taken.records, taken.values)?;
                 if change.position.transaction.is_none() {
@@ -112,6 +122,9 @@ impl Pump {
             Step::Truncate(lsn, relations) => {
                 for relation in relations.iter() {
                     let (change, ticket) = self.session.truncation(lsn, relation, unix_now_ns())?;
+                    if let Some(index) = change.relation {
+                        prepare(sink, self.session.relations(), index, &self.report)?;
+                    }
                     let taken = sink.take(&change, ticket, now)?;
                     self.session.emitted(&change, ticket, taken.records, taken.values)?;
                 }
@@ -121,24 +134,43 @@ impl Pump {
         Ok(true)
     }
 
-    /// Asks the catalog about a relation that was announced; nothing is read until the answer is there.
+    /// Asks the catalog about a relation that was announced; nothing is read until the reply is there.
     fn ask_catalog(&mut self, relation: Relation, now: Instant) -> Result<(), Error> {
         let (slot, schema, table) = (self.report.slot(), relation.namespace.as_str(), relation.name.as_str());
         debug!(slot, schema, table; "relation announced");
-        self.asking.ask(relation, self.session.take_types(), slot, now)
+        let relations = self.session.relations();
+        let others = self.gone.to_ask_about(&relation, relations, self.output.encoder());
+        let question = Question {
+            relation: relation.oid,
+            types: relation.columns.iter().map(|column| column.type_oid).collect(),
+            announced: self.session.take_types(),
+            others,
+            xid: self.session.xid().unwrap_or_default(),
+        };
+        self.asking.ask(relation, question, slot, now)
     }
 
-    /// The catalog's answer, once it is there, makes the relation known to the output.
+    /// The catalog's reply, once it is there, makes the relation known.
     pub(super) fn heed_catalog(&mut self, now: Instant) -> Result<(), Error> {
-        let Some((relation, answer)) = self.asking.poll(self.report.slot(), now)? else { return Ok(()) };
+        let Some((relation, question, reply)) = self.asking.poll(self.report.slot(), now)? else { return Ok(()) };
         if let Some(recorder) = &mut self.recorder {
-            recorder.catalog_answer(&answer)?;
+            recorder.catalog_answer(&reply.answer)?;
         }
         let relations = self.session.relations();
-        let index = relations.learn(relation, answer);
-        let (relation, answer) = (relations.relation(index), relations.answer(index));
-        let prepared = self.output.prepare(index, relation, answer)?;
-        self.report.prepared(relation, &prepared);
+        self.gone.heed(&relation, &question, &reply, relations, self.output.encoder());
+        let word = (reply.answer.table.is_some(), reply.is_visible, reply.wal_lsn);
+        let index = relations.learn(relation, reply.answer);
+        self.gone.learned(index, word);
         Ok(())
     }
+}
+
+/// Makes ready what the records of a relation need, before its first change: one that has none, such as a leaf that is
+/// published by its root, gets no topic.
+fn prepare(sink: &mut Sink, relations: &mut Relations, index: RelationIndex, report: &Report) -> Result<(), Error> {
+    if relations.begin_use(index) {
+        let relation = relations.relation(index);
+        report.prepared(relation, &sink.prepare(index, relation, relations.answer(index))?);
+    }
+    Ok(())
 }

@@ -296,6 +296,15 @@ impl Session {
         &mut self.relations
     }
 
+    /// The transaction that is being read.
+    #[must_use]
+    pub fn xid(&self) -> Option<u32> {
+        match self.phase {
+            Phase::Transaction(open) => Some(open.transaction.xid),
+            Phase::Between | Phase::Passing { .. } | Phase::Done => None,
+        }
+    }
+
     /// The types that were announced for the Relation that came last.
     pub fn take_types(&mut self) -> Vec<AnnouncedType> {
         std::mem::take(&mut self.types)

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, RelationIndex, Ticket};
-use crate::encode::{EncodeError, PrepareError, Prepared};
+use crate::encode::{EncodeError, Encoder, PrepareError, Prepared};
 use crate::exit_code::ExitCode;
 use crate::relations::Relation;
 use crate::session::Sealed;
@@ -102,6 +102,22 @@ impl Sink {
         match self {
             Sink::Kafka(sink) => sink.prepare(index, relation, answer),
             Sink::Stdout(sink) => sink.prepare(index, relation, answer),
+        }
+    }
+
+    /// The encoder, for what concerns relations.
+    pub fn encoder(&mut self) -> &mut Encoder {
+        match self {
+            Sink::Kafka(sink) => sink.encoder(),
+            Sink::Stdout(sink) => sink.encoder(),
+        }
+    }
+
+    /// Forgets a relation of which nothing is under way and nothing comes any more.
+    pub fn forget(&mut self, index: RelationIndex, oid: u32) {
+        match self {
+            Sink::Kafka(sink) => sink.forget(index, oid),
+            Sink::Stdout(sink) => sink.forget(index, oid),
         }
     }
 

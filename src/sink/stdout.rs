@@ -218,6 +218,19 @@ impl StdoutSink {
         Ok(prepared)
     }
 
+    /// The encoder, for what concerns relations.
+    pub fn encoder(&mut self) -> &mut Encoder {
+        &mut self.encoder
+    }
+
+    /// Forgets a relation of which nothing comes any more.
+    pub fn forget(&mut self, index: RelationIndex, oid: u32) {
+        self.encoder.forget(index, oid);
+        if let Some(topic) = self.topics.get_mut(index.0 as usize) {
+            *topic = String::new();
+        }
+    }
+
     /// Whether another change can be taken.
     #[must_use]
     pub fn has_room(&self) -> bool {

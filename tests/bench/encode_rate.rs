@@ -38,6 +38,7 @@ fn main() {
         source_name: "srv".to_owned(),
         topic_prefix: Some("srv".to_owned()),
         unavailable_value: UNAVAILABLE_VALUE.to_owned(),
+        accept_keyless: false,
     })
     .expect("the prefix is fine");
     let (relation, answer) = orders();

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::servers::{Kafka, Postgres, World};
+use crate::kafka;
+use crate::servers::{Kafka, Postgres, World, eventually};
 use crate::walcat::Walcat;
 
 /// Operation and key of each line; a tombstone is "-".
@@ -96,4 +97,159 @@ fn a_value_of_a_domain_that_was_dropped_since_has_the_form_of_its_base_type() {
         let after = json!({"id": 4, "s": 5, "l": [6, 7], "f": true, "m": "sad"});
         assert_eq!((&records[0]["key"], &records[0]["value"]["after"]), (&json!({"id": 4}), &after), "{engine}");
     }
+}
+
+#[test]
+fn a_leaf_that_is_published_by_its_root_has_no_topic() {
+    let world = World::without_slot(
+        Postgres::shared(),
+        Kafka::shared(),
+        "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id); \
+         CREATE TABLE \"pt 2\" PARTITION OF root FOR VALUES FROM (0) TO (10); \
+         CREATE TABLE pt_2 PARTITION OF root FOR VALUES FROM (10) TO (20)",
+    );
+    world.sql(&format!(
+        "DROP PUBLICATION {0}; CREATE PUBLICATION {0} FOR TABLE root WITH (publish_via_partition_root = true)",
+        world.publication
+    ));
+    world.create_slot();
+    world.sql("INSERT INTO root VALUES (1), (11); UPDATE root SET id = 12 WHERE id = 11");
+    let dump = world.stream().with(&["--dump", "json", "--once"]).run().expect_code(0);
+    assert!(dump.stdout.contains("\"pt 2\""), "the leaf is announced: {}", dump.stdout);
+    world.stream_to_kafka().with(&["--once"]).run().expect_code(0);
+    assert_eq!(kafka::read(&world.kafka.brokers, &world.topic("root")).len(), 5);
+    let topics = world.kafka.topics_of(&world.prefix);
+    assert_eq!(topics, [world.topic("root")]);
+}
+
+#[test]
+fn the_topic_of_a_table_that_is_gone_may_be_another_tables() {
+    let world = World::new("CREATE TABLE \"a b\" (id int PRIMARY KEY)");
+    let mut running = world.stream_to_kafka().spawn();
+    running.wait_for_log("streaming started");
+    world.confirm_change("INSERT INTO \"a b\" VALUES (1)", 30);
+    world.sql("DROP TABLE \"a b\"; CREATE TABLE a_b (id int PRIMARY KEY)");
+    world.confirm_change("INSERT INTO a_b VALUES (2)", 30);
+    world.sql("ALTER TABLE a_b RENAME TO c; CREATE TABLE \"a?b\" (id int PRIMARY KEY)");
+    world.confirm_change("INSERT INTO \"a?b\" VALUES (3)", 30);
+    let ids = |records: Vec<kafka::Record>| -> Vec<_> {
+        records.into_iter().map(|record| record.key.expect("a key")["id"].as_i64().expect("a number")).collect()
+    };
+    assert_eq!(ids(kafka::read(&world.kafka.brokers, &world.topic("a_b"))), [1, 2, 3]);
+    // Tables that are there together may not share it.
+    world.sql("CREATE TABLE a_b (id int PRIMARY KEY); INSERT INTO a_b VALUES (4)");
+    running.wait().expect_code(78).expect_log(&["two tables would share the topic"]);
+}
+
+/// Creates, fills and drops so many tables, each step in a transaction of its own.
+fn churn(world: &World, count: u32) {
+    world.sql(&format!(
+        "DO $$ BEGIN FOR i IN 1..{count} LOOP \
+         EXECUTE format('CREATE TABLE churn_%s (id int PRIMARY KEY)', i); \
+         EXECUTE format('INSERT INTO churn_%s VALUES (%s)', i, i); COMMIT; \
+         EXECUTE format('DROP TABLE churn_%s', i); COMMIT; END LOOP; END $$"
+    ));
+}
+
+#[test]
+fn tables_that_are_gone_are_forgotten_once_nothing_of_them_can_come() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
+    let mut running = world.stream().with(&["--sink", "stdout", "--stdout", "record", "-v"]).spawn();
+    running.wait_for_log("streaming started");
+    world.sql("INSERT INTO t VALUES (1)");
+    churn(&world, 200);
+    world.sql("INSERT INTO t VALUES (2)");
+    running.wait_for_log("relations forgotten: their tables are gone");
+    churn(&world, 200);
+    world.confirm_change("INSERT INTO t VALUES (3)", 30);
+    let run = running.terminate().expect_code(0);
+    assert_eq!(run.json_lines().len(), 403);
+}
+
+/// All are gone when the first change is read, and most have changes to come.
+#[test]
+fn tables_that_are_gone_today_are_known_for_as_long_as_they_have_changes() {
+    let world = World::new("");
+    let all = |statement: &str| {
+        world.sql(&format!(
+            "DO $$ BEGIN FOR i IN 1..200 LOOP EXECUTE format('{statement}', i, i); COMMIT; END LOOP; END $$"
+        ));
+    };
+    all("CREATE TABLE gone_%s (id int PRIMARY KEY); INSERT INTO gone_%s VALUES (1)");
+    all("INSERT INTO gone_%s SELECT 2 FROM (SELECT %s) AS one");
+    all("DELETE FROM gone_%s WHERE id < %s + 10");
+    all("DROP TABLE gone_%s; SELECT %s");
+    let run = to_stdout(&world).deadline(120).run().expect_code(0);
+    assert_eq!(run.stdout.lines().count(), 200 * (2 + 4));
+}
+
+#[test]
+fn the_key_of_a_full_table_is_remembered_past_its_end_and_past_another_key() {
+    let world = World::new(
+        "CREATE TABLE gone (a int, b int, PRIMARY KEY (b, a)); ALTER TABLE gone REPLICA IDENTITY FULL; \
+         CREATE TABLE renamed (id int PRIMARY KEY); ALTER TABLE renamed REPLICA IDENTITY FULL",
+    );
+    let mut running = world.stream_to_kafka().spawn();
+    running.wait_for_log("streaming started");
+    world.confirm_change("INSERT INTO gone VALUES (1, 2); INSERT INTO renamed VALUES (3)", 30);
+    running.signal(libc::SIGSTOP);
+    world.sql("ALTER TABLE gone ADD COLUMN more int; DELETE FROM gone");
+    world.sql("DROP TABLE gone");
+    world.sql("ALTER TABLE renamed ADD COLUMN more int; DELETE FROM renamed");
+    world.sql("ALTER TABLE renamed RENAME COLUMN id TO other");
+    running.signal(libc::SIGCONT);
+    world.wait_confirmed(60);
+    for (table, key) in [("gone", json!({"b": 2, "a": 1})), ("renamed", json!({"id": 3}))] {
+        let records = kafka::read(&world.kafka.brokers, &world.topic(table));
+        let found: Vec<_> = records.iter().map(|record| (record.op().to_owned(), record.key.clone())).collect();
+        let expected = ["c", "d", "tombstone"].map(|op| (op.to_owned(), Some(key.clone())));
+        assert_eq!(found, expected, "{table}");
+    }
+    running.terminate().expect_code(0);
+}
+
+#[test]
+fn a_key_that_nobody_knows_any_more_is_told_before_anything_is_sent_without_it() {
+    for (change, why) in [
+        ("DROP TABLE t", "the table is gone"),
+        ("ALTER TABLE t RENAME COLUMN id TO other", "its primary key is (other) by now"),
+    ] {
+        let world = World::new("CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY FULL");
+        world.sql("INSERT INTO t VALUES (1); DELETE FROM t");
+        world.sql(change);
+        let run = to_stdout(&world).run().expect_code(78);
+        assert_eq!(run.stdout, "");
+        run.expect_log(&["the key of public.t is not known", why, "hint: ", "--accept-keyless"]);
+        let run = to_stdout(&world).with(&["--accept-keyless"]).run().expect_code(0);
+        expect(&run.json_lines(), &[("c", json!(null)), ("d", json!(null))]);
+        run.expect_log(&["its older changes are sent without a key", why]);
+    }
+}
+
+/// The commit waits for a standby that is not there, so that nobody sees the table; its changes are streamed all the same.
+#[test]
+fn a_transaction_that_is_not_visible_yet_is_waited_for() {
+    let pg = Postgres::start("invisible", 15, &["--no-fsync"]);
+    let world = World::on(&pg, Kafka::shared(), "");
+    let mut running = world.stream_to_kafka().spawn();
+    running.wait_for_log("streaming started");
+    world.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    world.sql("SELECT pg_reload_conf()");
+    let sql = "CREATE DOMAIN positive AS int; CREATE TABLE t (a positive, l positive[], PRIMARY KEY (l, a)); \
+         ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, '{2}')";
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| world.sql(sql));
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        eventually("the commit waits", 30, || world.sql(waits) == "1");
+        let held = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walcat' AND backend_type = 'client backend'";
+        eventually("the catalog is asked", 30, || world.sql(held) == "1");
+        world.sql("ALTER SYSTEM RESET synchronous_standby_names");
+        world.sql("SELECT pg_reload_conf()");
+        writer.join().expect("the writer");
+    });
+    world.wait_confirmed(30);
+    let records = kafka::read(&world.kafka.brokers, &world.topic("t"));
+    assert_eq!(records[0].key, Some(json!({"l": [2], "a": 1})));
+    running.terminate().expect_code(0);
+    pg.stop("fast");
 }

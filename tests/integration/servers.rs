@@ -167,6 +167,12 @@ impl Kafka {
         self.topics(&["--describe", "--topic", topic])
     }
 
+    /// The topics whose names begin with this prefix and a dot.
+    pub fn topics_of(&self, prefix: &str) -> Vec<String> {
+        let all = self.topics(&["--list"]);
+        all.lines().filter(|name| name.starts_with(&format!("{prefix}."))).map(str::to_owned).collect()
+    }
+
     fn topics(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(root().join("scripts/kafka-topics"));
         let output = command.args(["--name", &self.name]).args(arguments).output().expect("kafka-topics");

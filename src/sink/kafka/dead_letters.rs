@@ -52,6 +52,11 @@ impl DeadLetters {
         self.tables.insert(topic.to_owned(), (schema.to_owned(), table.to_owned()));
     }
 
+    /// No table's records go to a topic any more.
+    pub fn forget_topic(&mut self, topic: &str) {
+        self.tables.remove(topic);
+    }
+
     /// What a topic's records come from, for messages.
     #[must_use]
     pub fn origin(&self, topic: &str) -> String {

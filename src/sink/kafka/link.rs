@@ -188,6 +188,13 @@ impl Link {
         Ok(())
     }
 
+    /// Closes the topic of a relation of which nothing is under way.
+    pub(super) fn close_relation(&mut self, index: RelationIndex) {
+        if let Some(topic) = self.topics.get_mut(index.0 as usize) {
+            *topic = None;
+        }
+    }
+
     /// Opens the topic of messages, unless it is open.
     ///
     /// # Errors

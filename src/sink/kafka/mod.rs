@@ -212,6 +212,21 @@ impl KafkaSink {
         Ok(prepared)
     }
 
+    /// The encoder, for what concerns relations.
+    pub fn encoder(&mut self) -> &mut Encoder {
+        &mut self.encoder
+    }
+
+    /// Forgets a relation of which nothing is under way and nothing comes any more.
+    pub fn forget(&mut self, index: RelationIndex, oid: u32) {
+        let topic = self.encoder.forget(index, oid);
+        self.link.close_relation(index);
+        if let Some(topic) = topic {
+            self.dead_letters.forget_topic(&topic);
+            self.waiting.forget(&topic);
+        }
+    }
+
     /// Whether another change can be taken.
     #[must_use]
     pub fn has_room(&self, now: Instant) -> bool {

@@ -108,6 +108,12 @@ impl Waiting {
         !self.held.is_empty() || truncation || (self.template.is_some() && !self.existing.contains(topic))
     }
 
+    /// Nothing is sent to a topic any more.
+    pub fn forget(&mut self, topic: &str) {
+        self.existing.remove(topic);
+        self.policies.remove(topic);
+    }
+
     /// Keeps a record.
     pub fn hold(&mut self, record: Held) {
         self.held.push_back(record);
