@@ -47,5 +47,8 @@ pub const CHECKPOINT_BYTES: u64 = 16 * 1024 * 1024;
 /// Time after which such a position is stored, however near it is.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Tables with REPLICA IDENTITY FULL whose keys are kept with each position.
+pub const FULL_KEYS_MAX: usize = 1_000;
+
 /// Columns that a table of PostgreSQL can have (`MaxHeapAttributeNumber`).
 pub const COLUMNS_MAX: usize = 1_600;

@@ -5,6 +5,8 @@
 //! not in the server's history is a divergence: consumers hold changes that this server does not have. A position that is
 //! merely idle, the end of WAL without a record, may lie beyond the fork: it is cut, and nothing is lost.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
@@ -38,7 +40,14 @@ pub struct Stored {
     /// before it knew the difference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<Reached>,
+    /// The key's columns of tables with REPLICA IDENTITY FULL, by OID: once such a table is gone nothing else tells them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub full_keys: FullKeys,
 }
+
+/// The key's columns, in the key's order, of tables with REPLICA IDENTITY FULL by OID; empty for none. The OID is a text, as
+/// JSON has it.
+pub type FullKeys = BTreeMap<String, Vec<String>>;
 
 impl Stored {
     /// The end of the last thing that had records; all of it where that is not known.
@@ -299,7 +308,7 @@ mod tests {
 
     fn stored(timeline: u32, end_lsn: u64) -> Stored {
         let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        Stored { system_identifier, timeline, slot, end_lsn: Lsn(end_lsn), records: None }
+        Stored { system_identifier, timeline, slot, end_lsn: Lsn(end_lsn), records: None, full_keys: FullKeys::new() }
     }
 
     /// With records that end at `lsn` on `timeline`.

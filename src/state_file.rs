@@ -144,10 +144,18 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::positions::FullKeys;
 
     fn stored(end_lsn: u64) -> Stored {
         let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        Stored { system_identifier, timeline: 1, slot, end_lsn: Lsn(end_lsn), records: None }
+        Stored {
+            system_identifier,
+            timeline: 1,
+            slot,
+            end_lsn: Lsn(end_lsn),
+            records: None,
+            full_keys: FullKeys::new(),
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::config::{self, StreamSettings};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pg::publications::PublishedTable;
-use crate::positions::Stored;
+use crate::positions::{FullKeys, Stored};
 use crate::pump::start::Started;
 use crate::route::sanitize;
 use crate::sink;
@@ -87,6 +87,7 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::t
             slot: settings.slot.clone(),
             end_lsn: Lsn::INVALID,
             records: None,
+            full_keys: FullKeys::new(),
         },
         database: started.system.database.clone(),
         slot_at: started.facts.confirmed,

@@ -35,8 +35,8 @@ impl PrepareError {
             PrepareError::KeyUnknown { .. } => {
                 "PostgreSQL sends no key for such a table, and its catalog has forgotten it. To go on, start once with \
                  --accept-keyless: the older changes of such tables are then sent without a key, so that a consumer that keeps \
-                 rows by key has to be told of these deletes by other means. A walcat that runs when the table is dropped or \
-                 its key is changed remembers the key"
+                 rows by key has to be told of these deletes by other means. With [state] file or exactly-once delivery walcat \
+                 keeps the keys that it has used, for the next time"
             }
         }
     }

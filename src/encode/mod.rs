@@ -21,8 +21,9 @@ use std::collections::HashMap;
 
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, Position, RelationIndex};
-use crate::limits::ENCODE_BUFFER_KEPT_BYTES;
+use crate::limits::{ENCODE_BUFFER_KEPT_BYTES, FULL_KEYS_MAX};
 use crate::pgoutput::ReplicaIdentity;
+use crate::positions::FullKeys;
 use crate::relations::Relation;
 use crate::route::Route;
 
@@ -78,7 +79,9 @@ pub struct Encoder {
     /// The last warning of each table by OID, kept over reconnects: it is logged once.
     warned: HashMap<u32, Warning>,
     /// The key's columns of each table with REPLICA IDENTITY FULL by OID, as the catalog last explained them; empty for none.
-    full_keys: HashMap<u32, Vec<String>>,
+    full_keys: FullKeys,
+    /// Whether they have changed since they were taken last.
+    full_keys_are_new: bool,
     accept_keyless: bool,
     workspace: Workspace,
 }
@@ -107,7 +110,8 @@ impl Encoder {
             route: Route::new(settings.topic_prefix.as_deref())?,
             plans: Vec::new(),
             warned: HashMap::new(),
-            full_keys: HashMap::new(),
+            full_keys: FullKeys::new(),
+            full_keys_are_new: false,
             accept_keyless: settings.accept_keyless,
             workspace: Workspace::default(),
         })
@@ -163,8 +167,29 @@ impl Encoder {
             *plan = None;
         }
         self.warned.remove(&oid);
-        self.full_keys.remove(&oid);
+        self.full_keys_are_new |= self.full_keys.remove(&oid.to_string()).is_some();
         self.route.release(index)
+    }
+
+    /// The keys of tables with REPLICA IDENTITY FULL that another run has known.
+    pub fn restore_full_keys(&mut self, full_keys: &FullKeys) {
+        for (oid, names) in full_keys {
+            self.full_keys.entry(oid.clone()).or_insert_with(|| names.clone());
+        }
+    }
+
+    /// The keys that this run knows, once after each change.
+    pub fn new_full_keys(&mut self) -> Option<FullKeys> {
+        std::mem::take(&mut self.full_keys_are_new).then(|| self.full_keys.clone())
+    }
+
+    fn remember(&mut self, oid: u32, names: Vec<String>) {
+        let oid = oid.to_string();
+        let is_known = self.full_keys.contains_key(&oid);
+        if self.full_keys.get(&oid) != Some(&names) && (is_known || self.full_keys.len() < FULL_KEYS_MAX) {
+            self.full_keys.insert(oid, names);
+            self.full_keys_are_new = true;
+        }
     }
 
     /// The key of a relation's records. With REPLICA IDENTITY FULL only the catalog tells it: what it said last is
@@ -175,12 +200,12 @@ impl Encoder {
             Ok(key) => {
                 if is_full {
                     let names = key.columns.iter().map(|place| relation.columns[*place].name.clone());
-                    self.full_keys.insert(relation.oid, names.collect());
+                    self.remember(relation.oid, names.collect());
                 }
                 Ok(key)
             }
             Err(why) => {
-                let remembered = self.full_keys.get(&relation.oid);
+                let remembered = self.full_keys.get(&relation.oid.to_string());
                 match remembered.and_then(|names| identity::places(relation, names)) {
                     Some(columns) => Ok(Key { columns, warning: None }),
                     None if self.accept_keyless => {

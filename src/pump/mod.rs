@@ -151,7 +151,9 @@ impl Pump {
             timeline: parts.started.system.timeline,
             slot: parts.source.slot.clone(),
             records: parts.started.records,
+            full_keys: parts.store.full_keys(),
         };
+        parts.output.encoder().restore_full_keys(&identity.full_keys);
         parts.store.begin(identity.at(parts.started.start, Lsn::INVALID), now)?;
         let session_pid = parts.started.feed.session_pid();
         let watch = Watch::new(
@@ -244,6 +246,7 @@ impl Pump {
             self.forget_gone();
             self.heed_checkpoint()?;
             let read = self.read(now)?;
+            self.keep_full_keys();
             if self.stage == Stage::Reading && self.session.is_done() {
                 self.stage = Stage::Draining;
             }
@@ -293,9 +296,21 @@ impl Pump {
         // Accepted once, by somebody who has read it.
         self.source.accept_gap = false;
         self.new_slot = None;
+        let full_keys = known.map(|known| known.stored.full_keys).unwrap_or_default();
+        transactions.keep_full_keys(full_keys.clone());
         transactions.begin_at(start, self.facts.timeline);
+        self.output.encoder().restore_full_keys(&full_keys);
         self.session.begin_at(start.lsn);
         Ok(())
+    }
+
+    /// Keys that were learned are kept with the next position.
+    fn keep_full_keys(&mut self) {
+        let Some(full_keys) = self.output.encoder().new_full_keys() else { return };
+        if let Some(transactions) = self.output.transactions() {
+            transactions.keep_full_keys(full_keys.clone());
+        }
+        self.identity.full_keys = full_keys;
     }
 
     /// Forgets relations of which nothing comes any more, and nothing is under way.

@@ -7,7 +7,7 @@ use super::start::Known;
 use super::storing::Vouched;
 use crate::feedback::Feedback;
 use crate::lsn::Lsn;
-use crate::positions::{Reached, Stored};
+use crate::positions::{FullKeys, Reached, Stored};
 use crate::state_file::StateFile;
 
 /// Where delivered positions are kept.
@@ -30,6 +30,8 @@ pub struct Identity {
     pub slot: String,
     /// The end of the last records that were delivered before this connection began.
     pub records: Reached,
+    /// Kept with each of them.
+    pub full_keys: FullKeys,
 }
 
 impl Identity {
@@ -42,6 +44,7 @@ impl Identity {
             slot: self.slot.clone(),
             end_lsn,
             records: Some(self.records_at(records_end)),
+            full_keys: self.full_keys.clone(),
         }
     }
 
@@ -72,6 +75,15 @@ impl Store {
                 file.reload()?;
                 Ok(file.stored().map(|stored| Known { stored: stored.clone(), store: file.name() }))
             }
+        }
+    }
+
+    /// The keys that are kept with the position.
+    #[must_use]
+    pub fn full_keys(&self) -> FullKeys {
+        match self {
+            Store::Slot => FullKeys::new(),
+            Store::File(file) => file.stored().map(|stored| stored.full_keys.clone()).unwrap_or_default(),
         }
     }
 
@@ -136,6 +148,7 @@ mod tests {
             timeline: 1,
             slot: "s".to_owned(),
             records: Reached::NOTHING,
+            full_keys: FullKeys::new(),
         };
         let now = Instant::now();
         let timing = Timing { status_interval: second, stall_timeout: None, ask_interval: None };
@@ -168,7 +181,8 @@ mod tests {
     #[test]
     fn records_keep_the_timeline_on_which_they_were_delivered() {
         let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        let mut identity = Identity { system_identifier, timeline: 1, slot, records: Reached::NOTHING };
+        let mut identity =
+            Identity { system_identifier, timeline: 1, slot, records: Reached::NOTHING, full_keys: FullKeys::new() };
         let reached = |timeline, lsn| Some(Reached { timeline, lsn: Lsn(lsn) });
         assert_eq!(identity.at(Lsn(9), Lsn::INVALID).records, Some(Reached::NOTHING));
         assert_eq!(identity.at(Lsn(9), Lsn(8)).records, reached(1, 8));

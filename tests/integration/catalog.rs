@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::kafka;
-use crate::servers::{Kafka, Postgres, World, eventually};
+use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
 
 /// Operation and key of each line; a tombstone is "-".
@@ -206,6 +206,31 @@ fn the_key_of_a_full_table_is_remembered_past_its_end_and_past_another_key() {
         assert_eq!(found, expected, "{table}");
     }
     running.terminate().expect_code(0);
+}
+
+#[test]
+fn the_key_of_a_full_table_is_kept_with_the_position() {
+    for delivery in ["at-least-once", "exactly-once"] {
+        let world =
+            World::new("CREATE TABLE t (a int, b int, PRIMARY KEY (b, a)); ALTER TABLE t REPLICA IDENTITY FULL");
+        let config = match delivery {
+            "at-least-once" => file(
+                "keys.toml",
+                &format!("[state]\nfile = \"{}\"\n", file("keys.state", "").replace(".state", ".new")),
+            ),
+            _ => file("keys.toml", ""),
+        };
+        let once = || world.stream_to_kafka().with(&["--once", "--config", &config, "--delivery", delivery]).run();
+        world.sql("INSERT INTO t VALUES (1, 2)");
+        once().expect_code(0);
+        world.sql("ALTER TABLE t ADD COLUMN more int; DELETE FROM t");
+        world.sql("DROP TABLE t");
+        once().expect_code(0);
+        let records = kafka::read_committed(&world.kafka.brokers, &world.topic("t"));
+        let found: Vec<_> = records.iter().map(|record| (record.op().to_owned(), record.key.clone())).collect();
+        let key = Some(json!({"b": 2, "a": 1}));
+        assert_eq!(found, ["c", "d", "tombstone"].map(|op| (op.to_owned(), key.clone())), "{delivery}");
+    }
 }
 
 #[test]

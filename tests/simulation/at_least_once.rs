@@ -159,5 +159,6 @@ fn identity(facts: &Facts, start: Start) -> Identity {
         timeline: facts.timeline,
         slot: facts.slot.clone(),
         records: start.records,
+        full_keys: std::collections::BTreeMap::new(),
     }
 }

@@ -133,6 +133,7 @@ impl ExactlyOnce {
             slot: SLOT.to_owned(),
             end_lsn: Lsn::INVALID,
             records: None,
+            full_keys: std::collections::BTreeMap::new(),
         };
         let history = History::new(&instance);
         let sink = Sink { ledger: Ledger::new(bounds, identity, instance), producer: Producer::default() };

@@ -268,6 +268,8 @@ impl ConsumerContext for ReaderContext {}
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::positions::Reached;
 
@@ -281,12 +283,13 @@ mod tests {
             slot: "s".to_owned(),
             end_lsn: Lsn(0x10),
             records,
+            full_keys: BTreeMap::from([("16400".to_owned(), vec!["b".to_owned(), "a".to_owned()])]),
         };
         let checkpoint = Checkpoint { stored, commit_lsn: Lsn(8), xid: 5, instance: instance.clone() };
         let text = render_checkpoint(checkpoint.clone());
         assert_eq!(
             String::from_utf8_lossy(&text),
-            r#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","records":{"timeline":1,"lsn":"0/10"},"commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#
+            r#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","records":{"timeline":1,"lsn":"0/10"},"full_keys":{"16400":["b","a"]},"commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#
         );
         match serde_json::from_slice(&text).unwrap() {
             Record::Checkpoint(found) => assert_eq!(found, checkpoint),

@@ -15,7 +15,7 @@ use super::transaction_calls::CallError;
 use crate::change::Ticket;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, RING_ENTRIES_MAX};
 use crate::lsn::Lsn;
-use crate::positions::{Reached, Start, Stored};
+use crate::positions::{FullKeys, Reached, Start, Stored};
 use crate::session::Sealed;
 
 /// Units of confirmation in one Kafka transaction at most: half of what the ring holds.
@@ -290,6 +290,11 @@ impl Ledger {
             Stage::Found(found) => Some(found.clone()),
             _ => None,
         }
+    }
+
+    /// Keeps these keys with each position from now on.
+    pub fn keep_full_keys(&mut self, full_keys: FullKeys) {
+        self.identity.full_keys = full_keys;
     }
 
     /// The stream goes on at this position of this timeline.
@@ -587,7 +592,7 @@ mod tests {
     fn stored(end_lsn: u64) -> Stored {
         let records = Some(Reached { timeline: 1, lsn: Lsn(end_lsn) });
         let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        Stored { system_identifier, timeline: 1, slot, end_lsn: Lsn(end_lsn), records }
+        Stored { system_identifier, timeline: 1, slot, end_lsn: Lsn(end_lsn), records, full_keys: FullKeys::new() }
     }
 
     fn instance() -> Instance {
