@@ -5,6 +5,10 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::proxy::Proxy;
 
@@ -13,6 +17,13 @@ pub type Result<T> = std::result::Result<T, String>;
 pub const NODES: usize = 3;
 pub const DATABASE: &str = "torture";
 pub const SLOT: &str = "torture";
+/// Holds the WAL while the slot is to go back.
+const KEEPER: &str = "keeper";
+/// walcat's name at Kafka; the others come by another listener, and may do everything.
+const USER: &str = "walcat";
+const PASSWORD: &str = "torture";
+/// How long a standby may need to have it all.
+const STANDBY_DEADLINE: Duration = Duration::from_secs(120);
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -36,10 +47,38 @@ pub fn signal(pid: i32, signal: i32) {
     }
 }
 
+/// A PostgreSQL of ours.
+#[derive(Clone, Debug)]
+struct Server {
+    name: String,
+    port: u16,
+    data: PathBuf,
+    log: PathBuf,
+}
+
+impl Server {
+    fn start(name: &str, arguments: &[&str]) -> Result<Server> {
+        let lines = script("pg-up", &[&["--name", name], arguments].concat())?;
+        let values = values(&lines);
+        let value = |key: &str| values.get(key).ok_or_else(|| format!("pg-up printed no {key}"));
+        let port = value("PGPORT")?.parse().map_err(|_| "PGPORT is no port")?;
+        Ok(Server { name: name.to_owned(), port, data: value("PGDATA")?.into(), log: value("PG_LOG")?.into() })
+    }
+}
+
+/// The one that is written to, and the one that follows it.
+struct Pair {
+    primary: Server,
+    standby: Option<Server>,
+    /// How many standbys there were.
+    standbys: u32,
+}
+
 pub struct Cluster {
     name: String,
-    postgres_port: u16,
-    postgres_log: PathBuf,
+    version: String,
+    servers: Mutex<Pair>,
+    postgres_port: AtomicU16,
     kafka_home: PathBuf,
     /// Where the consumer and the scripts find Kafka: not through the proxies.
     pub brokers: String,
@@ -48,25 +87,25 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn start(name: &str) -> Result<Cluster> {
-        let postgres = script(
-            "pg-up",
+    pub fn start(name: &str, version: u16) -> Result<Cluster> {
+        let version = version.to_string();
+        let primary = Server::start(
+            name,
             &[
-                &["--name", name, "--no-fsync", "-c", "wal_sender_timeout=5s", "-c", "deadlock_timeout=100ms"],
-                &["-c", "max_wal_size=4GB", "-c", "wal_keep_size=0", "-c", "log_min_error_statement=panic"][..],
+                &["--version", &version, "--no-fsync", "-c", "wal_sender_timeout=5s", "-c", "deadlock_timeout=100ms"],
+                &["-c", "max_wal_size=512MB", "-c", "wal_keep_size=0", "-c", "log_min_error_statement=panic"][..],
             ]
             .concat(),
         )?;
-        let postgres = values(&postgres);
-        let postgres_port =
-            postgres.get("PGPORT").and_then(|port| port.parse().ok()).ok_or("pg-up printed no PGPORT")?;
-        let postgres_log = postgres.get("PG_LOG").ok_or("pg-up printed no PG_LOG")?.into();
         let settings = [
             "auto.create.topics.enable=false",
             "broker.session.timeout.ms=4000",
             "broker.heartbeat.interval.ms=1000",
             "replica.lag.time.max.ms=8000",
             "transaction.abort.timed.out.transaction.cleanup.interval.ms=2000",
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users=User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found=true",
         ];
         let mut arguments = vec!["--name", name, "--nodes", "3"];
         arguments.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
@@ -76,11 +115,12 @@ impl Cluster {
         let kafka_home = Path::new(log).ancestors().nth(2).ok_or("KAFKA_LOG is not in a node")?.to_owned();
         let mut cluster = Cluster {
             name: name.to_owned(),
-            postgres_port,
-            postgres_log,
+            version,
+            postgres: Proxy::start(primary.port).map_err(|error| error.to_string())?,
+            postgres_port: AtomicU16::new(primary.port),
+            servers: Mutex::new(Pair { primary, standby: None, standbys: 0 }),
             kafka_home,
             brokers: kafka.get("BROKERS").ok_or("kafka-up printed no BROKERS")?.clone(),
-            postgres: Proxy::start(postgres_port).map_err(|error| error.to_string())?,
             nodes: Vec::new(),
         };
         cluster.put_proxies_before_kafka()?;
@@ -103,7 +143,10 @@ impl Cluster {
                 "listeners=PLAINTEXT://127.0.0.1:{plain},CONTROLLER://127.0.0.1:{controller},\
                      PROXIED://127.0.0.1:{inner}\n\
                  advertised.listeners=PLAINTEXT://127.0.0.1:{plain},PROXIED://127.0.0.1:{}\n\
-                 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n",
+                 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:SASL_PLAINTEXT\n\
+                 sasl.enabled.mechanisms=PLAIN\n\
+                 listener.name.proxied.plain.sasl.jaas.config=\
+                     org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";\n",
                 proxy.port()
             );
             let mut file = fs::OpenOptions::new()
@@ -126,19 +169,19 @@ impl Cluster {
         ports.join(",")
     }
 
+    /// librdkafka's properties.
+    pub fn walcat_security(&self) -> [(&'static str, &'static str); 4] {
+        [
+            ("security.protocol", "sasl_plaintext"),
+            ("sasl.mechanism", "PLAIN"),
+            ("sasl.username", USER),
+            ("sasl.password", PASSWORD),
+        ]
+    }
+
     /// A psql of the direct connection, to be fed.
     pub fn psql(&self, database: &str) -> Command {
-        let mut command = Command::new("psql");
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PG")) {
-            command.env_remove(name);
-        }
-        command
-            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
-            .args(["--host", "127.0.0.1", "--port", &self.postgres_port.to_string(), "--username", "postgres"])
-            .args(["--dbname", database])
-            .env("PGOPTIONS", "-c client_min_messages=warning -c statement_timeout=30s")
-            .env("PGCONNECT_TIMEOUT", "10");
-        command
+        psql(self.postgres_port.load(Ordering::Relaxed), database)
     }
 
     /// One line a row, columns parted by `|`.
@@ -147,7 +190,11 @@ impl Cluster {
     }
 
     pub fn sql_in(&self, database: &str, sql: &str) -> Result<String> {
-        let mut command = self.psql(database);
+        self.sql_at(self.postgres_port.load(Ordering::Relaxed), database, sql)
+    }
+
+    fn sql_at(&self, port: u16, database: &str, sql: &str) -> Result<String> {
+        let mut command = psql(port, database);
         command.args(["--set", "ON_ERROR_STOP=1", "--command", sql]).stdin(Stdio::null());
         let output = command.output().map_err(|error| format!("psql: {error}"))?;
         if !output.status.success() {
@@ -156,12 +203,131 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
+    fn pair(&self) -> std::sync::MutexGuard<'_, Pair> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn crash_postgres(&self) -> Result<()> {
-        script("pg-down", &["--name", &self.name, "--mode", "immediate"]).map(drop)
+        script("pg-down", &["--name", &self.pair().primary.name, "--mode", "immediate"]).map(drop)
     }
 
     pub fn start_postgres(&self) -> Result<()> {
-        script("pg-up", &["--name", &self.name]).map(drop)
+        script("pg-up", &["--version", &self.version, "--name", &self.pair().primary.name]).map(drop)
+    }
+
+    /// Whether standbys can have a copy of the slot.
+    pub fn has_failover(&self) -> bool {
+        self.version.parse().is_ok_and(|version: u16| version >= 17)
+    }
+
+    /// Puts a standby beside the primary.
+    pub fn start_standby(&self) -> Result<()> {
+        let mut pair = self.pair();
+        pair.standbys += 1;
+        let name = format!("{}-{}", self.name, pair.standbys);
+        let of = pair.primary.name.clone();
+        pair.standby = Some(Server::start(&name, &["--version", &self.version, "--standby-of", &of])?);
+        Ok(())
+    }
+
+    fn standby_sql(&self, sql: &str) -> Result<String> {
+        let port = self.pair().standby.as_ref().map(|standby| standby.port).ok_or("there is no standby")?;
+        self.sql_at(port, "postgres", sql)
+    }
+
+    /// Whether the standby has a copy of the slot that outlives a promotion. It needs a primary that is written to.
+    pub fn wait_for_slot_copy(&self) -> Result<bool> {
+        let question = format!(
+            "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{SLOT}' AND synced AND NOT temporary"
+        );
+        self.wait(|| {
+            self.sql("SELECT pg_log_standby_snapshot()")?;
+            // The worker that copies sleeps longer and longer while nothing moves; this wakes it.
+            self.standby_sql("SELECT pg_reload_conf()")?;
+            Ok(self.standby_sql(&question)? == "1")
+        })
+    }
+
+    /// Whether the standby has all that was written; nobody writes meanwhile.
+    pub fn wait_for_standby(&self) -> Result<bool> {
+        let end = self.sql("SELECT pg_current_wal_insert_lsn()")?;
+        // A commit reaches the disk, and so the standby, at last with the next one.
+        self.sql("SELECT hum(1)")?;
+        self.wait(|| Ok(self.standby_sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"))? == "t"))
+    }
+
+    fn wait(&self, is_so: impl Fn() -> Result<bool>) -> Result<bool> {
+        let deadline = Instant::now() + STANDBY_DEADLINE;
+        while Instant::now() < deadline {
+            if is_so()? {
+                return Ok(true);
+            }
+            sleep(Duration::from_millis(500));
+        }
+        Ok(false)
+    }
+
+    pub fn stop_standby(&self) -> Result<()> {
+        let name = self.pair().standby.as_ref().map(|standby| standby.name.clone()).ok_or("there is no standby")?;
+        script("pg-down", &["--name", &name, "--mode", "immediate"]).map(drop)
+    }
+
+    /// The standby, which was stopped, becomes the server; the old one is gone for good.
+    pub fn promote(&self) -> Result<()> {
+        let standby = self.pair().standby.take().ok_or("there is no standby")?;
+        script("pg-up", &["--version", &self.version, "--name", &standby.name])?;
+        self.sql_at(standby.port, "postgres", "SELECT pg_promote()")?;
+        self.postgres.lead_to(standby.port);
+        self.postgres_port.store(standby.port, Ordering::Relaxed);
+        let old = std::mem::replace(&mut self.pair().primary, standby);
+        script("pg-down", &["--name", &old.name, "--mode", "immediate", "--delete"]).map(drop)
+    }
+
+    fn slot_state(&self) -> PathBuf {
+        self.pair().primary.data.join("pg_replslot").join(SLOT).join("state")
+    }
+
+    /// Crashes PostgreSQL, and keeps the slot as it is on disk; another slot holds the WAL that it needs.
+    pub fn back_up_slot(&self) -> Result<Vec<u8>> {
+        self.crash_postgres()?;
+        let state = fs::read(self.slot_state()).map_err(|error| error.to_string())?;
+        self.start_postgres()?;
+        self.sql(&format!("SELECT pg_copy_logical_replication_slot('{SLOT}', '{KEEPER}')"))?;
+        Ok(state)
+    }
+
+    /// Crashes PostgreSQL, and puts the slot back to where it was.
+    pub fn restore_slot(&self, state: &[u8]) -> Result<()> {
+        self.crash_postgres()?;
+        fs::write(self.slot_state(), state).map_err(|error| error.to_string())?;
+        self.start_postgres()?;
+        self.sql(&format!("SELECT pg_drop_replication_slot('{KEEPER}')")).map(drop)
+    }
+
+    /// Stops a node in order and starts it again.
+    pub fn restart_node(&self, node: usize) -> Result<()> {
+        script("kafka-down", &["--name", &self.name, "--node", &node.to_string()])?;
+        self.start_nodes()
+    }
+
+    pub fn delete_topic(&self, topic: &str) -> Result<()> {
+        script("kafka-topics", &["--name", &self.name, "--delete", "--if-exists", "--topic", topic]).map(drop)
+    }
+
+    /// Forbids walcat something, or allows it again: an operation and the arguments that name a resource.
+    pub fn forbid(&self, is_forbidden: bool, operation: &str, resource: &[&str]) -> Result<()> {
+        let mut command = Command::new("java");
+        command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
+        command.arg(self.servers().join("kafka-libs/*"));
+        command.arg(format!("-Dlog4j2.configurationFile={}", root().join("tests/servers/log4j2-tools.yaml").display()));
+        command.args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.brokers]);
+        command.args([if is_forbidden { "--add" } else { "--remove" }, "--force"]);
+        command.args(["--deny-principal", &format!("User:{USER}"), "--operation", operation]).args(resource);
+        let output = command.stdin(Stdio::null()).output().map_err(|error| format!("java: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("AclCommand {operation} {resource:?}: {}", String::from_utf8_lossy(&output.stdout)));
+        }
+        Ok(())
     }
 
     pub fn kill_node(&self, node: usize) -> Result<()> {
@@ -198,7 +364,10 @@ impl Cluster {
     }
 
     pub fn keep_logs(&self, directory: &Path) {
-        let _ = fs::copy(&self.postgres_log, directory.join("postgres.log"));
+        let pair = self.pair();
+        for server in [Some(&pair.primary), pair.standby.as_ref()].into_iter().flatten() {
+            let _ = fs::copy(&server.log, directory.join(format!("{}.log", server.name)));
+        }
         for node in 1..=NODES {
             let log = self.kafka_home.join(format!("node-{node}/log"));
             let _ = fs::copy(log, directory.join(format!("kafka-{node}.log")));
@@ -217,4 +386,18 @@ fn free_port(node: usize) -> Option<u16> {
     let ports = (0..100).map(|step| 10_000 + (own + step * 37) % 5_000);
     let mut free = ports.filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
     free.next()
+}
+
+fn psql(port: u16, database: &str) -> Command {
+    let mut command = Command::new("psql");
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command
+        .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+        .args(["--host", "127.0.0.1", "--port", &port.to_string(), "--username", "postgres"])
+        .args(["--dbname", database])
+        .env("PGOPTIONS", "-c client_min_messages=warning -c statement_timeout=30s")
+        .env("PGCONNECT_TIMEOUT", "10");
+    command
 }

@@ -5,7 +5,8 @@ use crate::cluster::{Cluster, Result};
 use crate::record::Kind;
 use crate::writers::{ACCOUNTS, BALANCE};
 
-pub fn read(cluster: &Cluster) -> Result<Expected> {
+/// `fleeting_from` is the first row that was written after the last deletion of its topic.
+pub fn read(cluster: &Cluster, fleeting_from: i64) -> Result<Expected> {
     let mut expected = Expected { sum: ACCOUNTS * BALANCE, ..Expected::default() };
     for row in rows(cluster, "SELECT journal_seq, kind, account_id, version FROM journal")? {
         let kind = Kind::parse(&row[1]).ok_or("a journal row of no kind")?;
@@ -20,6 +21,22 @@ pub fn read(cluster: &Cluster) -> Result<Expected> {
     }
     for row in rows(cluster, "SELECT marker_id, records FROM marker")? {
         expected.markers.insert(number(&row[0])?, number(&row[1])?);
+    }
+    for row in rows(cluster, "SELECT page_id FROM page")? {
+        expected.pages.insert(number(&row[0])?, ());
+    }
+    for row in rows(cluster, "SELECT page_id FROM page_ever")? {
+        expected.pages_ever.insert(number(&row[0])?, ());
+    }
+    expected.truncates = number(&cluster.sql("SELECT count(*) FROM truncated")?)?;
+    for row in rows(cluster, "SELECT document_id, is_refused FROM document_made")? {
+        expected.documents.insert(number(&row[0])?, row[1] == "t");
+    }
+    for row in rows(cluster, "SELECT said_id, is_transactional FROM said")? {
+        expected.messages.insert(number(&row[0])?, row[1] == "t");
+    }
+    for row in rows(cluster, &format!("SELECT fleeting_id FROM fleeting WHERE fleeting_id >= {fleeting_from}"))? {
+        expected.fleeting.insert(number(&row[0])?);
     }
     let sum = cluster.sql("SELECT sum(balance) FROM account")?;
     if expected.sum != number::<i64>(&sum)? {

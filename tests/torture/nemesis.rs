@@ -9,10 +9,18 @@ use crate::options::{Delivery, Options};
 use crate::proxy::Weather;
 use crate::report::Report;
 use crate::seed::Seed;
+use crate::starve;
 use crate::supervisor::Supervisor;
+use crate::troubles::{Lasting, Trouble, Troubles};
+use crate::writers::Writers;
 
 /// A process that is frozen for longer than this has lost its slot (`wal_sender_timeout` is 5 s).
 const LONG_FREEZE_MS: (u64, u64) = (7_000, 10_000);
+
+/// The topic that is deleted: its table is written by transactions of its own.
+const FLEETING_TOPIC: &str = "torture.public.fleeting";
+/// librdkafka's thread of that name does all that a transaction needs.
+const MAIN_THREAD: &str = "rdk:main";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -34,10 +42,16 @@ pub enum Fault {
     StallBroker,
     SlowBroker,
     CutKafka,
+    Failover,
+    RestoreSlot,
+    RollingRestart,
+    LoseTopic,
+    DenyAccess,
+    StarveMain,
 }
 
 impl Fault {
-    const ALL: [(Fault, &'static str); 18] = [
+    const ALL: [(Fault, &'static str); 24] = [
         (Fault::KillWalcat, "kill-walcat"),
         (Fault::RestartWalcat, "restart-walcat"),
         (Fault::FreezeWalcat, "freeze-walcat"),
@@ -56,17 +70,66 @@ impl Fault {
         (Fault::StallBroker, "stall-broker"),
         (Fault::SlowBroker, "slow-broker"),
         (Fault::CutKafka, "cut-kafka"),
+        (Fault::Failover, "failover"),
+        (Fault::RestoreSlot, "restore-slot"),
+        (Fault::RollingRestart, "rolling-restart"),
+        (Fault::LoseTopic, "lose-topic"),
+        (Fault::DenyAccess, "deny-access"),
+        (Fault::StarveMain, "starve-main"),
     ];
 
-    /// Those that were asked for; without transactions there is no coordinator.
+    /// What is wrong with a server while it lasts.
+    fn trouble(self) -> Option<Trouble> {
+        match self {
+            Fault::CrashPostgres
+            | Fault::FreezeWalsender
+            | Fault::CutPostgres
+            | Fault::StallPostgres
+            | Fault::SlowPostgres
+            | Fault::RestoreSlot => Some(Trouble::Postgres),
+            Fault::KillBroker
+            | Fault::KillCoordinator
+            | Fault::FreezeBroker
+            | Fault::CutBroker
+            | Fault::StallBroker
+            | Fault::SlowBroker
+            | Fault::CutKafka
+            | Fault::RollingRestart => Some(Trouble::Kafka),
+            Fault::DenyAccess => Some(Trouble::Permission),
+            Fault::KillWalcat
+            | Fault::RestartWalcat
+            | Fault::FreezeWalcat
+            | Fault::FreezeWalcatLong
+            | Fault::SecondWalcat
+            | Fault::TakeOver
+            | Fault::Failover
+            | Fault::LoseTopic
+            | Fault::StarveMain => None,
+        }
+    }
+
+    /// Whether it comes unasked. The others find what is not fixed yet, or have not been seen to find nothing.
+    fn is_usual(self) -> bool {
+        !matches!(self, Fault::Failover | Fault::RollingRestart | Fault::LoseTopic | Fault::StarveMain)
+    }
+
+    /// Those that were asked for; without transactions there is no coordinator, without a standby no failover.
     fn chosen(options: &Options) -> Result<Vec<(Fault, &'static str)>> {
-        let wanted = |name: &str| options.faults.is_empty() || options.faults.iter().any(|wanted| wanted == name);
+        let wanted = |fault: Fault, name: &str| match &options.faults[..] {
+            [] => fault.is_usual(),
+            faults => faults.iter().any(|wanted| wanted == name),
+        };
         if let Some(unknown) = options.faults.iter().find(|name| !Fault::ALL.iter().any(|(_, known)| known == name)) {
             return Err(format!("no fault {unknown}; there are {:?}", Fault::ALL.map(|(_, name)| name)));
         }
         let has_coordinator = options.delivery == Delivery::ExactlyOnce;
-        let all = Fault::ALL.into_iter().filter(|(fault, _)| has_coordinator || *fault != Fault::KillCoordinator);
-        Ok(all.filter(|(_, name)| wanted(name)).collect())
+        let can_be = |fault| match fault {
+            Fault::KillCoordinator => has_coordinator,
+            Fault::Failover => options.postgres >= 17,
+            _ => true,
+        };
+        let all = Fault::ALL.into_iter().filter(|(fault, _)| can_be(*fault));
+        Ok(all.filter(|(fault, name)| wanted(*fault, name)).collect())
     }
 }
 
@@ -75,18 +138,36 @@ pub struct Nemesis<'a> {
     pub walcat: &'a Supervisor,
     pub report: &'a mut Report,
     pub seed: Seed,
+    writers: &'a Writers,
+    troubles: &'a Troubles,
+    delivery: Delivery,
     next_node: usize,
+    /// The first row of `fleeting` that was written after its topic was deleted for the last time.
+    pub fleeting_from: i64,
 }
 
 impl<'a> Nemesis<'a> {
-    pub fn new(cluster: &'a Arc<Cluster>, walcat: &'a Supervisor, report: &'a mut Report, mut seed: Seed) -> Self {
+    pub fn new(
+        cluster: &'a Arc<Cluster>,
+        walcat: &'a Supervisor,
+        writers: &'a Writers,
+        troubles: &'a Troubles,
+        report: &'a mut Report,
+        mut seed: Seed,
+    ) -> Self {
         let next_node = 1 + usize::try_from(seed.below(NODES as u64)).unwrap_or(0);
-        Nemesis { cluster, walcat, report, seed, next_node }
+        let delivery = Delivery::AtLeastOnce;
+        Nemesis { cluster, walcat, report, seed, writers, troubles, delivery, next_node, fleeting_from: 0 }
     }
 
     /// Injects faults for a while, and until each has had its turn.
     pub fn run(&mut self, options: &Options) -> Result<()> {
         let chosen = Fault::chosen(options)?;
+        self.delivery = options.delivery;
+        if chosen.iter().any(|(fault, _)| *fault == Fault::Failover) {
+            self.cluster.start_standby()?;
+            self.report.step("a standby follows");
+        }
         let end = Instant::now() + options.duration;
         for round in 0.. {
             let mut turns = chosen.clone();
@@ -123,6 +204,7 @@ impl<'a> Nemesis<'a> {
     }
 
     fn inject(&mut self, fault: Fault, name: &str) -> Result<()> {
+        let _lasting: Option<Lasting> = fault.trouble().map(|what| self.troubles.begin(what));
         match fault {
             Fault::KillWalcat => self.kill_walcat(name),
             Fault::RestartWalcat => {
@@ -183,6 +265,108 @@ impl<'a> Nemesis<'a> {
             Fault::CutPostgres | Fault::StallPostgres | Fault::SlowPostgres => self.postgres_weather(fault, name),
             Fault::CutBroker | Fault::StallBroker | Fault::SlowBroker | Fault::CutKafka => {
                 self.kafka_weather(fault, name);
+            }
+            Fault::Failover => self.failover(name)?,
+            Fault::RestoreSlot => self.restore_slot(name)?,
+            Fault::RollingRestart => {
+                self.report.fault(name);
+                for _ in 0..NODES {
+                    let node = self.node();
+                    self.cluster.restart_node(node)?;
+                }
+            }
+            Fault::LoseTopic => self.lose_topic(name)?,
+            Fault::DenyAccess => self.deny_access(name)?,
+            Fault::StarveMain => self.starve_main(name)?,
+        }
+        Ok(())
+    }
+
+    /// The standby has all that is published when the primary dies; what it lacks is WAL that nothing is published of, which
+    /// walcat may have confirmed and stored.
+    fn failover(&mut self, name: &str) -> Result<()> {
+        let noise_kb = if self.seed.percent(75) { self.seed.below(40_000) } else { 0 };
+        let (alone, kills) = (self.seed.duration(0, 6_000), self.seed.percent(50));
+        let has_copy = self.cluster.wait_for_slot_copy()?;
+        let silence = self.writers.silence();
+        if !has_copy || !self.cluster.wait_for_standby()? {
+            return Err(format!("{name}: the standby has no copy of the slot, or not all WAL"));
+        }
+        self.report.fault(&format!("{name}: {noise_kb} kB of WAL and {alone:?} without the standby"));
+        self.cluster.stop_standby()?;
+        self.cluster.sql(&format!("SELECT hum({noise_kb})"))?;
+        sleep(alone);
+        {
+            let _lasting = self.troubles.begin(Trouble::Postgres);
+            self.cluster.crash_postgres()?;
+            // What was connected must see the old server's end, whoever sends it.
+            self.cluster.postgres.set(Weather::Cut);
+            self.cluster.promote()?;
+            self.cluster.postgres.set(Weather::Fair);
+        }
+        self.report.step("  the standby is the server");
+        drop(silence);
+        if kills {
+            let time = self.seed.duration(0, 3_000);
+            sleep(time);
+            self.report.fault("  and kill-walcat");
+            self.walcat.signal(libc::SIGKILL);
+        }
+        let time = self.seed.duration(500, 3_000);
+        sleep(time);
+        self.cluster.start_standby()
+    }
+
+    /// The slot is put back to where it was a while before, as by a backup.
+    fn restore_slot(&mut self, name: &str) -> Result<()> {
+        let time = self.seed.duration(500, 4_000);
+        self.report.fault(&format!("{name}: {time:?} back"));
+        self.cluster.postgres.set(Weather::Cut);
+        let state = self.cluster.back_up_slot()?;
+        self.cluster.postgres.set(Weather::Fair);
+        self.last(time);
+        self.cluster.restore_slot(&state)
+    }
+
+    fn lose_topic(&mut self, name: &str) -> Result<()> {
+        self.report.fault(name);
+        self.cluster.delete_topic(FLEETING_TOPIC)?;
+        let time = self.seed.duration(3_000, 5_000);
+        self.last(time);
+        let first = self.cluster.sql("SELECT coalesce(max(fleeting_id), 0) + 1 FROM fleeting")?;
+        self.fleeting_from = first.parse().map_err(|_| format!("not a row of fleeting: {first}"))?;
+        Ok(())
+    }
+
+    /// Something that walcat needs is forbidden for a while.
+    fn deny_access(&mut self, name: &str) -> Result<()> {
+        let all: [(&str, &[&str]); 3] = [
+            ("Write", &["--topic", "torture.public.account"]),
+            ("Write", &["--topic", "*"]),
+            ("Write", &["--transactional-id", "*"]),
+        ];
+        let kinds = if self.delivery == Delivery::ExactlyOnce { 3 } else { 2 };
+        let (operation, resource) = all[usize::try_from(self.seed.below(kinds)).unwrap_or(0)];
+        let time = self.seed.duration(1_000, 5_000);
+        self.report.fault(&format!("{name}: {operation} {} for {time:?}", resource.join(" ")));
+        self.cluster.forbid(true, operation, resource)?;
+        self.last(time);
+        self.cluster.forbid(false, operation, resource)
+    }
+
+    /// librdkafka's main thread runs for moments only.
+    fn starve_main(&mut self, name: &str) -> Result<()> {
+        let end = Instant::now() + self.seed.duration(4_000, 10_000);
+        self.report.fault(name);
+        while Instant::now() < end {
+            let (held, free) = (self.seed.duration(50, 1_200), self.seed.duration(0, 40));
+            let thread = self.walcat.pid().and_then(|pid| starve::thread(pid, MAIN_THREAD));
+            match thread.map(|thread| starve::hold(thread, held)) {
+                Some(Err(error)) if error.raw_os_error() == Some(libc::EPERM) => {
+                    return Err(format!("ptrace: {error}"));
+                }
+                Some(Ok(())) => sleep(free),
+                _ => sleep(Duration::from_millis(20)),
             }
         }
         Ok(())

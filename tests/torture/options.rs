@@ -20,6 +20,9 @@ pub struct Options {
     /// walcat's `engine` where it is not the default
     #[arg(long, value_enum, default_value = "streaming")]
     pub engine: Engine,
+    /// PostgreSQL's version; a failover is among the faults from 17 on
+    #[arg(long, default_value_t = 17, value_parser = clap::value_parser!(u16).range(14..=18))]
+    pub postgres: u16,
     /// Give walcat a `[state] file`
     #[arg(long)]
     pub state_file: bool,
@@ -64,6 +67,9 @@ impl Options {
         }
         if !self.walcat.ends_with("target/debug/walcat") {
             command.push_str(&format!(" --walcat {}", self.walcat.display()));
+        }
+        if self.postgres != 17 {
+            command.push_str(&format!(" --postgres {}", self.postgres));
         }
         if self.state_file {
             command.push_str(" --state-file");

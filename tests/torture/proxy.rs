@@ -26,6 +26,8 @@ pub enum Weather {
 #[derive(Default)]
 struct Shared {
     weather: Weather,
+    /// The server's port.
+    target: u16,
     /// How many connections there were so far.
     accepted: u64,
     /// The first connections, up to this number, carry nothing any more.
@@ -56,11 +58,11 @@ impl Proxy {
     pub fn start(target: u16) -> std::io::Result<Proxy> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
-        let state = State::default();
+        let state: State = Arc::new(Mutex::new(Shared { target, ..Shared::default() }));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                accept(client, target, &shared);
+                accept(client, &shared);
             }
         });
         Ok(Proxy { port, state })
@@ -76,6 +78,12 @@ impl Proxy {
         with(&self.state, |state| state.lost = state.accepted);
     }
 
+    /// New connections go to another server of this machine.
+    #[allow(dead_code, reason = "the torture's own")]
+    pub fn lead_to(&self, target: u16) {
+        with(&self.state, |state| state.target = target);
+    }
+
     pub fn set(&self, weather: Weather) {
         with(&self.state, |state| {
             state.weather = weather;
@@ -88,8 +96,9 @@ impl Proxy {
     }
 }
 
-fn accept(client: TcpStream, target: u16, state: &State) {
-    if with(state, |state| state.weather) == Weather::Cut {
+fn accept(client: TcpStream, state: &State) {
+    let (weather, target) = with(state, |state| (state.weather, state.target));
+    if weather == Weather::Cut {
         return;
     }
     let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { return };

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::checker::Counts;
 use crate::cluster::Result;
-use crate::supervisor::Ends;
+use crate::ends::Ends;
 
 pub struct Report {
     started: Instant,
@@ -39,13 +39,22 @@ impl Report {
         self.step(text);
     }
 
-    pub fn counts(&mut self, steps: u64, counts: &Counts, ends: &Ends) {
-        let Counts { records, tombstones, repeats, restarts, late, transactions, largest, changes } = counts;
+    /// `live` is what the reader beside the writers has counted.
+    pub fn counts(&mut self, steps: u64, counts: &Counts, live: &Counts, ends: &Ends) {
+        let Counts {
+            records, tombstones, repeats, restarts, late, transactions, largest, changes, dead_letters, ..
+        } = counts;
         let ended: Vec<_> = ends.counts.iter().map(|(how, times)| format!("{how}: {times}")).collect();
         self.say(&format!("{} faults, {steps} steps of the writers", self.faults));
         self.say(&format!("walcat: {} starts; {}; at most {} kB", ends.starts, ended.join(", "), ends.rss_max_kb));
-        self.say(&format!("{records} records ({tombstones} tombstones, {repeats} repeats) of {changes} changes"));
+        self.say(&format!(
+            "{records} records ({tombstones} tombstones, {repeats} repeats) of {changes} changes, {dead_letters} dead letters"
+        ));
         self.say(&format!("{transactions} transactions, the largest of {largest} changes"));
+        self.say(&format!(
+            "beside the writers: {} transactions seen whole, the money counted at {} visible states",
+            live.transactions, live.states
+        ));
         self.say(&format!(
             "{restarts} times a partition began again, {late} times a dead process's requests came late"
         ));

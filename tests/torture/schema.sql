@@ -8,7 +8,19 @@ CREATE TABLE journal (
     journal_seq bigserial PRIMARY KEY, kind text NOT NULL, account_id bigint NOT NULL, version int NOT NULL);
 CREATE TABLE bulk (bulk_id bigint PRIMARY KEY, batch int NOT NULL);
 CREATE TABLE marker (marker_id bigserial PRIMARY KEY, records int NOT NULL);
-CREATE PUBLICATION torture FOR TABLE account, journal, bulk, marker;
+CREATE TABLE page (page_id bigserial PRIMARY KEY);
+CREATE TABLE document (document_id bigserial PRIMARY KEY, content bytea NOT NULL);
+ALTER TABLE document ALTER content SET STORAGE EXTERNAL;
+CREATE TABLE fleeting (fleeting_id bigserial PRIMARY KEY);
+CREATE PUBLICATION torture FOR TABLE account, journal, bulk, marker, page, document, fleeting;
+
+-- Not published: what was done to those, and what is nobody's business but moves the WAL on.
+CREATE TABLE page_ever (page_id bigint PRIMARY KEY);
+CREATE TABLE truncated (truncated_id bigserial PRIMARY KEY);
+CREATE TABLE document_made (document_id bigint PRIMARY KEY, is_refused bool NOT NULL);
+CREATE TABLE said (said_id bigint PRIMARY KEY, is_transactional bool NOT NULL);
+CREATE SEQUENCE saying;
+CREATE TABLE noise (noise text);
 
 -- Not published: accounts that are closed for now, and the batches of bulk.
 CREATE TABLE closed (account int PRIMARY KEY, account_id bigint NOT NULL, version int NOT NULL);
@@ -97,3 +109,56 @@ BEGIN
     END IF;
     INSERT INTO marker (records) VALUES (written + 1);
 END $$;
+
+-- A message of its own, and one that is part of its transaction; now and then both are given up, and one is sent all the same.
+CREATE FUNCTION speak() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    alone bigint := nextval('saying');
+    together bigint := nextval('saying');
+BEGIN
+    PERFORM pg_logical_emit_message(false, 'n.' || alone, repeat('alone', 100));
+    PERFORM pg_logical_emit_message(true, 't.' || together, repeat('together', floor(random() * 1000)::int));
+    INSERT INTO said VALUES (alone, false), (together, true);
+    INSERT INTO marker (records) VALUES (2);
+    IF random() < 0.2 THEN
+        RAISE EXCEPTION 'given up';
+    END IF;
+END $$;
+
+-- Pages come, and all of them go.
+CREATE FUNCTION leaf(empty_first bool) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    written int := 1;
+    page bigint;
+BEGIN
+    IF empty_first THEN
+        TRUNCATE page;
+        INSERT INTO truncated DEFAULT VALUES;
+        written := written + 1;
+    END IF;
+    FOR i IN 1..3 LOOP
+        INSERT INTO page DEFAULT VALUES RETURNING page_id INTO page;
+        INSERT INTO page_ever VALUES (page);
+        written := written + 1;
+    END LOOP;
+    INSERT INTO marker (records) VALUES (written);
+END $$;
+
+-- A document that compresses well; and in the same transaction one that does not, and is more than Kafka takes.
+CREATE FUNCTION document(is_refused bool) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    id bigint := nextval('document_document_id_seq');
+BEGIN
+    INSERT INTO document VALUES (id, decode(repeat('00', 60000 * 15), 'hex'));
+    IF is_refused THEN
+        UPDATE document SET content = (SELECT string_agg(uuid_send(gen_random_uuid()), '') FROM generate_series(1, 60000))
+            WHERE document_id = id;
+    END IF;
+    INSERT INTO document_made VALUES (id, is_refused);
+    INSERT INTO marker (records) VALUES (CASE WHEN is_refused THEN 3 ELSE 2 END);
+END $$;
+
+-- WAL that nothing is published of.
+CREATE FUNCTION hum(kilobytes int) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO noise SELECT repeat('noise', 190) FROM generate_series(1, kilobytes)
+$$;

@@ -1,28 +1,24 @@
 //! Runs walcat, again and again however it ends, as a service manager does, and counts how it ended.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Result, SLOT, root, signal};
+use crate::ends::{Asked, End, Ends, RETRY_FOR};
 use crate::options::{Delivery, Engine, Options};
+use crate::troubles::Troubles;
 use crate::writers::die_with_us;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
 /// walcat's own `shutdown_timeout` is 10 s.
 const END_DEADLINE: Duration = Duration::from_secs(20);
-
-const UNAVAILABLE: i32 = 69;
-const INTERRUPTED: i32 = 75;
-const SETUP: i32 = 78;
-const FENCED: i32 = 79;
 
 /// How to run walcat.
 #[derive(Clone)]
@@ -31,14 +27,16 @@ pub struct Recipe {
     arguments: Vec<String>,
     log: PathBuf,
     delivery: Delivery,
+    troubles: Troubles,
 }
 
 impl Recipe {
     /// Writes the configuration file.
-    pub fn new(options: &Options, cluster: &Cluster, directory: &Path) -> Result<Recipe> {
+    pub fn new(options: &Options, cluster: &Cluster, directory: &Path, troubles: &Troubles) -> Result<Recipe> {
         let mut text = format!(
             "dsn = {:?}\nslot = \"{SLOT}\"\npublication = \"torture\"\nbrokers = {:?}\ntopic_prefix = \"torture\"\n\
-             stall_timeout = \"10s\"\nstats_interval = \"10s\"\n",
+             stall_timeout = \"10s\"\nstats_interval = \"10s\"\n\
+             on_error = \"dead-letter\"\ndead_letter_topic = \"torture.dead-letters\"\n",
             cluster.walcat_dsn(),
             cluster.walcat_brokers()
         );
@@ -48,7 +46,14 @@ impl Recipe {
         if options.engine == Engine::Polling {
             text.push_str("engine = \"polling\"\n");
         }
-        text.push_str("\n[topics]\ncreate = true\npartitions = 3\n\n[retry]\nfor = \"20s\"\n");
+        text.push_str(&format!(
+            "\n[topics]\ncreate = true\npartitions = 3\n\n[retry]\nfor = \"{}s\"\n",
+            RETRY_FOR.as_secs()
+        ));
+        text.push_str("\n[kafka]\n");
+        for (name, value) in cluster.walcat_security() {
+            text.push_str(&format!("{name:?} = {value:?}\n"));
+        }
         if options.state_file {
             text.push_str(&format!("\n[state]\nfile = {:?}\n", directory.join("state").display().to_string()));
         }
@@ -59,7 +64,7 @@ impl Recipe {
         let log = directory.join("walcat.log");
         let walcat = fs::canonicalize(root().join(&options.walcat))
             .map_err(|error| format!("{}: {error}", options.walcat.display()))?;
-        Ok(Recipe { walcat, arguments, log, delivery: options.delivery })
+        Ok(Recipe { walcat, arguments, log, delivery: options.delivery, troubles: troubles.clone() })
     }
 
     fn spawn(&self, name: &str) -> Result<Child> {
@@ -75,58 +80,23 @@ impl Recipe {
         die_with_us(&mut command).spawn().map_err(error)
     }
 
-    /// Whether an end is one that a fault explains.
-    fn explains(&self, status: ExitStatus, asked: Asked) -> bool {
-        match (status.code(), status.signal()) {
-            (Some(UNAVAILABLE), _) => true,
-            (Some(FENCED), _) => self.delivery == Delivery::ExactlyOnce,
-            // One that finds the slot moved by another while it was away cannot know that this one delivered what is between.
-            (Some(SETUP), _) => self.delivery == Delivery::AtLeastOnce && asked.had_company,
-            (Some(0 | INTERRUPTED), _) => asked.to_end,
-            (_, Some(libc::SIGKILL)) => asked.by_force,
-            _ => false,
+    /// Judges an end, and says so in walcat's own log.
+    fn judge(&self, ends: &mut Ends, who: &str, end: &End) {
+        let how = ends.add(self.delivery, who, end, &self.troubles.windows());
+        if let Ok(mut log) = File::options().append(true).open(&self.log) {
+            let _ = writeln!(log, "=== {who} ended with {how}");
         }
     }
-}
-
-/// What was done to a process. It may have ended by the first signal when the second came.
-#[derive(Clone, Copy, Debug, Default)]
-struct Asked {
-    to_end: bool,
-    by_force: bool,
-    /// Another one was started beside it.
-    had_company: bool,
 }
 
 #[derive(Default)]
 struct State {
     child: Option<Child>,
+    started: Option<Instant>,
     asked: Asked,
     has_company: bool,
     stopping: bool,
     ends: Ends,
-}
-
-/// How walcat ended, and how often.
-#[derive(Clone, Debug, Default)]
-pub struct Ends {
-    pub starts: u32,
-    pub counts: BTreeMap<String, u32>,
-    pub unexplained: Vec<String>,
-    pub rss_max_kb: u64,
-}
-
-impl Ends {
-    fn add(&mut self, who: &str, status: ExitStatus, is_explained: bool) {
-        let how = match (status.code(), status.signal()) {
-            (Some(code), _) => format!("exit {code}"),
-            (None, signal) => format!("signal {}", signal.unwrap_or(0)),
-        };
-        *self.counts.entry(how.clone()).or_default() += 1;
-        if !is_explained {
-            self.unexplained.push(format!("{who} ended with {how}"));
-        }
-    }
 }
 
 type Shared = Arc<Mutex<State>>;
@@ -157,6 +127,11 @@ impl Supervisor {
         state.asked.to_end |= number == libc::SIGTERM;
         state.asked.by_force |= number == libc::SIGKILL;
         signal(i32::try_from(pid).unwrap_or(0), number);
+    }
+
+    /// The process that runs now.
+    pub fn pid(&self) -> Option<i32> {
+        i32::try_from(lock(&self.state).child.as_ref()?.id()).ok()
     }
 
     /// Ends it for good; it has delivered everything, so it must say so.
@@ -191,6 +166,7 @@ impl Supervisor {
     }
 
     fn run_other(&self, act: impl FnOnce()) -> Result<()> {
+        let started = Instant::now();
         let mut other = self.recipe.spawn("the other one")?;
         act();
         let pid = i32::try_from(other.id()).unwrap_or(0);
@@ -201,9 +177,9 @@ impl Supervisor {
         let deadline = Instant::now() + END_DEADLINE;
         loop {
             if let Some(status) = other.try_wait().map_err(|error| error.to_string())? {
-                let is_explained =
-                    self.recipe.explains(status, Asked { to_end: true, by_force: false, had_company: true });
-                lock(&self.state).ends.add("the other walcat", status, is_explained);
+                let asked = Asked { to_end: true, by_force: false, had_company: true };
+                let end = End { status, started, ended: Instant::now(), asked };
+                self.recipe.judge(&mut lock(&self.state).ends, "the other walcat", &end);
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -226,6 +202,7 @@ fn supervise(recipe: &Recipe, shared: &Shared) {
             }
             state.ends.starts += 1;
             state.asked = Asked { had_company: state.has_company, ..Asked::default() };
+            state.started = Some(Instant::now());
             match recipe.spawn(&format!("start {}", state.ends.starts)) {
                 Ok(child) => state.child = Some(child),
                 Err(error) => state.ends.unexplained.push(error),
@@ -235,9 +212,10 @@ fn supervise(recipe: &Recipe, shared: &Shared) {
         let pid = child.id();
         if let Ok(Some(status)) = child.try_wait() {
             state.child = None;
-            let is_explained = recipe.explains(status, state.asked);
-            let who = format!("walcat, start {},", state.ends.starts);
-            state.ends.add(&who, status, is_explained);
+            let ended = Instant::now();
+            let end = End { status, started: state.started.unwrap_or(ended), ended, asked: state.asked };
+            let who = format!("start {}", state.ends.starts);
+            recipe.judge(&mut state.ends, &who, &end);
             drop(state);
             std::thread::sleep(RESTART_PAUSE);
             continue;

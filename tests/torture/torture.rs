@@ -6,14 +6,18 @@
 mod checker;
 mod cluster;
 mod consumer;
+mod ends;
 mod expected;
+mod live;
 mod nemesis;
 mod options;
 mod proxy;
 mod record;
 mod report;
 mod seed;
+mod starve;
 mod supervisor;
+mod troubles;
 mod watch;
 mod writers;
 
@@ -28,11 +32,13 @@ use clap::Parser as _;
 
 use checker::{Findings, Promise};
 use cluster::{Cluster, DATABASE, Result, SLOT};
+use live::Live;
 use nemesis::Nemesis;
 use options::Options;
 use report::Report;
 use seed::Seed;
 use supervisor::{Recipe, Supervisor};
+use troubles::Troubles;
 use watch::Watch;
 use writers::{ACCOUNTS, BALANCE, Writers};
 
@@ -68,7 +74,7 @@ fn run(options: &Options, seed: u64, directory: &Path) -> Result<Findings> {
     fs::write(directory.join("replay"), format!("{}\n", options.replay(seed))).map_err(|error| error.to_string())?;
     let mut report = Report::new(directory)?;
     report.step("starting the servers");
-    let cluster = Arc::new(Cluster::start(&options.name)?);
+    let cluster = Arc::new(Cluster::start(&options.name, options.postgres)?);
     let outcome = torture(options, &cluster, &mut Seed::new(seed), directory, &mut report);
     cluster.keep_logs(directory);
     outcome
@@ -82,12 +88,16 @@ fn torture(
     report: &mut Report,
 ) -> Result<Findings> {
     prepare(cluster)?;
-    let walcat = Supervisor::start(Recipe::new(options, cluster, directory)?);
+    let troubles = Troubles::new();
+    let live = Live::start(cluster, directory, options.delivery, ACCOUNTS * BALANCE, &troubles);
+    let walcat = Supervisor::start(Recipe::new(options, cluster, directory, &troubles)?);
     let writers = Writers::start(cluster, options.duration, seed);
     let watch = Watch::start(cluster);
-    report.step("walcat and the writers run");
+    report.step("walcat, the writers and a reader run");
 
-    Nemesis::new(cluster, &walcat, report, seed.fork()).run(options)?;
+    let mut nemesis = Nemesis::new(cluster, &walcat, &writers, &troubles, report, seed.fork());
+    nemesis.run(options)?;
+    let fleeting_from = nemesis.fleeting_from;
 
     let steps = writers.stop();
     // One more transaction: its commit's end is where the slot has to come, also when no keepalive moves it on.
@@ -105,11 +115,13 @@ fn torture(
         findings.add(Promise::Behaviour, || seen.clone());
     }
 
-    let records = consumer::read(cluster, directory)?;
+    let reading = consumer::read(cluster, directory)?;
     report.step("the consumer has read the topics to their ends");
-    let (broken, counts) = checker::check(options.delivery, &records, &expected::read(cluster)?);
+    let (broken, counts) = checker::check(options.delivery, &reading, &expected::read(cluster, fleeting_from)?);
     findings.extend(broken);
-    report.counts(steps, &counts, &ends);
+    let (broken, seen) = live.stop(&reading.records);
+    findings.extend(broken);
+    report.counts(steps, &counts, &seen, &ends);
     if !findings.is_empty() {
         report.say(findings.to_string().trim_end());
     }
@@ -120,7 +132,11 @@ fn torture(
 fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.sql_in("postgres", &format!("CREATE DATABASE {DATABASE}"))?;
     cluster.sql(include_str!("schema.sql"))?;
-    cluster.sql(&format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')"))?;
+    if cluster.has_failover() {
+        cluster.sql(&format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput', failover => true)"))?;
+    } else {
+        cluster.sql(&format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')"))?;
+    }
     cluster.sql(&format!("SELECT load({ACCOUNTS}, {BALANCE})")).map(drop)
 }
 

@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Read as _, Write};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,27 +19,48 @@ const PAUSE_MS: u64 = 30;
 const BIG_INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 const BIG_ROWS: u64 = 20_000;
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// Between two steps of the one who writes all that is no money.
+const ASIDE_PAUSE_MS: (u64, u64) = (50, 400);
+/// Between two silences of all writers, and how long one lasts.
+const BETWEEN_SILENCES_MS: (u64, u64) = (4_000, 12_000);
+const SILENCE_MS: (u64, u64) = (500, 4_000);
+/// Unpublished WAL that is written in a silence.
+const HUM_KB_MAX: u64 = 3_000;
 
 pub struct Writers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     pub steps: Arc<AtomicU64>,
+    gate: Gate,
 }
+
+/// What one of them does next, and the pause behind it; none where the server was away.
+type Act = Box<dyn FnMut(&mut Session, &mut Seed) -> Option<Duration> + Send>;
+
+/// Held for reading during a step, for writing while nobody may write.
+type Gate = Arc<RwLock<()>>;
 
 impl Writers {
     pub fn start(cluster: &Arc<Cluster>, run: Duration, seed: &mut Seed) -> Writers {
         let big_interval = (run / 9).clamp(BIG_INTERVAL.0, BIG_INTERVAL.1);
-        let (stop, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let writer = |number: usize| {
+        let (stop, steps, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Gate::default());
+        let mut spawn = |act: Act, gate: Option<&Gate>| {
             let (cluster, stop, steps) = (Arc::clone(cluster), Arc::clone(&stop), Arc::clone(&steps));
-            let mut seed = seed.fork();
-            std::thread::spawn(move || {
-                let big_interval = (number == 0).then_some(big_interval);
-                write(&cluster, big_interval, &mut seed, &stop, &steps);
-            })
+            let (seed, gate) = (seed.fork(), gate.map(Arc::clone));
+            std::thread::spawn(move || repeat(&cluster, act, gate.as_deref(), seed, &stop, &steps))
         };
-        let threads = (0..WRITERS).map(writer).collect();
-        Writers { stop, threads, steps }
+        let mut threads: Vec<_> = (0..WRITERS)
+            .map(|number| spawn(Box::new(money((number == 0).then_some(big_interval))), Some(&gate)))
+            .collect();
+        threads.push(spawn(Box::new(aside), Some(&gate)));
+        let own = Arc::clone(&gate);
+        threads.push(spawn(Box::new(move |session, seed| silence(&own, session, seed)), None));
+        Writers { stop, threads, steps, gate }
+    }
+
+    /// Nobody writes while this is held.
+    pub fn silence(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn stop(self) -> u64 {
@@ -51,14 +72,50 @@ impl Writers {
     }
 }
 
-fn write(cluster: &Cluster, big_interval: Option<Duration>, seed: &mut Seed, stop: &AtomicBool, steps: &AtomicU64) {
+/// Steps, one after another, each with a pause behind it; an act without one has met a server that is away.
+fn repeat(
+    cluster: &Cluster,
+    mut act: impl FnMut(&mut Session, &mut Seed) -> Option<Duration>,
+    gate: Option<&RwLock<()>>,
+    mut seed: Seed,
+    stop: &AtomicBool,
+    steps: &AtomicU64,
+) {
     let mut session: Option<Session> = None;
-    let mut big = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let Some(current) = session.as_mut() else {
             session = Session::start(cluster).ok();
             continue;
         };
+        let open = gate.map(|gate| gate.read().unwrap_or_else(PoisonError::into_inner));
+        let pause = act(current, &mut seed);
+        drop(open);
+        if let Some(pause) = pause {
+            steps.fetch_add(1, Ordering::Relaxed);
+            sleep_unless(stop, pause);
+        } else {
+            // What was under way may have been committed or not.
+            session = None;
+            std::thread::sleep(RESTART_PAUSE);
+        }
+    }
+}
+
+fn sleep_unless(stop: &AtomicBool, time: Duration) {
+    let end = Instant::now() + time;
+    while !stop.load(Ordering::Relaxed) {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(left.min(RESTART_PAUSE));
+    }
+}
+
+/// Money from one account to another, and now and then a big transaction.
+fn money(big_interval: Option<Duration>) -> impl FnMut(&mut Session, &mut Seed) -> Option<Duration> {
+    let mut big = Instant::now();
+    move |session, seed| {
         let step = if big_interval.is_some_and(|interval| big.elapsed() >= interval) {
             big = Instant::now();
             format!("SELECT big({BIG_ROWS})")
@@ -66,15 +123,36 @@ fn write(cluster: &Cluster, big_interval: Option<Duration>, seed: &mut Seed, sto
             let dice = seed.below(1_000_000);
             format!("SELECT setseed({dice} / 1000000.0); SELECT step({ACCOUNTS})")
         };
-        if current.run(&step).is_some() {
-            steps.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(seed.duration(0, PAUSE_MS));
-        } else {
-            // The server is away; what was under way may have been committed or not.
-            session = None;
-            std::thread::sleep(RESTART_PAUSE);
-        }
+        session.run(&step)?;
+        Some(seed.duration(0, PAUSE_MS))
     }
+}
+
+/// Messages, pages and their TRUNCATE, documents, and what goes to the topic that is deleted.
+fn aside(session: &mut Session, seed: &mut Seed) -> Option<Duration> {
+    let step = match seed.below(100) {
+        0..40 => "SELECT speak()",
+        40..65 => "SELECT leaf(false)",
+        65..70 => "SELECT leaf(true)",
+        70..74 => "SELECT document(false)",
+        74..78 => "SELECT document(true)",
+        _ => "INSERT INTO fleeting DEFAULT VALUES",
+    };
+    session.run(step)?;
+    Some(seed.duration(ASIDE_PAUSE_MS.0, ASIDE_PAUSE_MS.1))
+}
+
+/// All writers pause, while WAL is written that nothing is published of: so positions are stored that no change is at.
+fn silence(gate: &Gate, session: &mut Session, seed: &mut Seed) -> Option<Duration> {
+    let pause = seed.duration(BETWEEN_SILENCES_MS.0, BETWEEN_SILENCES_MS.1);
+    let (times, time) = (seed.below(3), seed.duration(SILENCE_MS.0, SILENCE_MS.1));
+    let closed = gate.write().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..times {
+        session.run(&format!("SELECT hum({})", seed.below(HUM_KB_MAX)))?;
+    }
+    std::thread::sleep(time);
+    drop(closed);
+    Some(pause)
 }
 
 /// The child ends when the thread that started it does, however that comes.

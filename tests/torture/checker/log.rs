@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Counts, Findings, Promise};
 use crate::options::Delivery;
-use crate::record::{Op, Place, Record, Row, Table};
+use crate::record::{NO_KEY, Op, Place, Record, Row, Table};
 
 pub fn check(delivery: Delivery, records: &[Record], findings: &mut Findings, counts: &mut Counts) {
     let mut partitions: BTreeMap<(Table, u32), Vec<&Record>> = BTreeMap::new();
@@ -18,7 +18,7 @@ pub fn check(delivery: Delivery, records: &[Record], findings: &mut Findings, co
     for record in records {
         partitions.entry((record.table, record.partition)).or_default().push(record);
         let home = *homes.entry((record.table, record.key)).or_insert(record.partition);
-        if home != record.partition {
+        if record.key != NO_KEY && home != record.partition {
             let Record { table, key, partition, .. } = record;
             findings.add(Promise::OnePartition, || format!("{table:?} {key} is in {home} and in {partition}"));
         }
@@ -31,6 +31,32 @@ pub fn check(delivery: Delivery, records: &[Record], findings: &mut Findings, co
         runs(delivery, &name, log, findings, counts);
         keys(&name, log, findings);
         tombstones(delivery, &name, log, findings);
+        if delivery == Delivery::ExactlyOnce {
+            pieces(&name, log, findings);
+        }
+    }
+}
+
+/// The mark of a Kafka transaction's end takes an offset: so a hole between two records of one transaction tells that it
+/// was committed in pieces.
+fn pieces(name: &str, log: &[&Record], findings: &mut Findings) {
+    let mut last: Option<(u64, u64)> = None;
+    for record in log {
+        // A tombstone belongs to the delete before it.
+        let Some(commit) = record.change.as_ref().map(|change| change.place.commit).or(last.map(|(commit, _)| commit))
+        else {
+            continue;
+        };
+        if let Some((before, offset)) = last
+            && before == commit
+            && record.offset != offset + 1
+        {
+            let place = Place { commit, order: 0 };
+            findings.add(Promise::OneKafkaTransaction, || {
+                format!("{name}: the transaction of {place} goes on at {} after {offset}", record.offset)
+            });
+        }
+        last = Some((commit, record.offset));
     }
 }
 

@@ -1,19 +1,25 @@
 //! Judges what the consumer read against what the database holds. No I/O: records in, findings out.
 //!
-//! `log` looks at each partition as it lies there, `history` puts the transactions together and applies them in the order
-//! of their commits, `database` compares the outcome with the tables.
+//! `log` looks at each partition as it lies there, `fold` puts the transactions together in the order of the reading and
+//! applies them to `state`, `database` compares the outcome with the tables, `readings` what two consumers saw.
 
 mod database;
-mod history;
+mod fold;
 mod log;
+mod readings;
+mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Instant;
+
+pub use fold::Fold;
+pub use readings::compare as compare_readings;
 
 use crate::options::Delivery;
-use crate::record::{Kind, Place, Record};
+use crate::record::{Kind, Place, Reading, Record};
 
 /// Findings of one kind that are told in full.
 const EXAMPLES_MAX: usize = 5;
@@ -26,6 +32,16 @@ pub struct Expected {
     /// The number of rows of each batch.
     pub bulk: BTreeMap<i64, u64>,
     pub markers: BTreeMap<i64, u32>,
+    pub pages: BTreeMap<i64, ()>,
+    /// Every page there ever was.
+    pub pages_ever: BTreeMap<i64, ()>,
+    pub truncates: u64,
+    /// Whether a version of the document was made that Kafka does not take.
+    pub documents: BTreeMap<i64, bool>,
+    /// The messages that were committed; whether each is part of its transaction.
+    pub messages: BTreeMap<i64, bool>,
+    /// What was committed after the topic was deleted for the last time.
+    pub fleeting: BTreeSet<i64>,
     /// The sum of all balances, at every transaction's end.
     pub sum: i64,
 }
@@ -56,6 +72,14 @@ pub enum Promise {
     Tombstone,
     /// A transaction is there with all its records.
     Whole,
+    /// In exactly-once all of a transaction is in one Kafka transaction.
+    OneKafkaTransaction,
+    /// In exactly-once nobody ever sees a part of a transaction.
+    Visible,
+    /// What a consumer has seen stays there.
+    Stays,
+    /// A record that Kafka does not take leaves a dead letter, and takes no other with it.
+    DeadLetters,
     /// Money neither comes nor goes.
     Sum,
     /// A change fits what was there before it.
@@ -79,6 +103,10 @@ impl fmt::Display for Promise {
             Promise::Once => "nothing twice",
             Promise::Tombstone => "tombstones",
             Promise::Whole => "whole transactions",
+            Promise::OneKafkaTransaction => "one Kafka transaction",
+            Promise::Visible => "no part is visible",
+            Promise::Stays => "what was seen stays",
+            Promise::DeadLetters => "dead letters",
             Promise::Sum => "sum",
             Promise::Apply => "changes apply",
             Promise::Lost => "nothing lost",
@@ -144,18 +172,32 @@ pub struct Counts {
     pub transactions: usize,
     pub largest: usize,
     pub changes: usize,
+    /// Moments at which a reader had seen whole transactions only, and the money was counted.
+    pub states: usize,
+    pub dead_letters: usize,
 }
 
 /// Checks all promises.
-pub fn check(delivery: Delivery, records: &[Record], expected: &Expected) -> (Findings, Counts) {
-    let (mut findings, mut counts) = (Findings::default(), Counts::default());
-    counts.records = records.len();
-    counts.tombstones = records.iter().filter(|record| record.change.is_none()).count();
-    log::check(delivery, records, &mut findings, &mut counts);
-    let once = once(records, &mut findings);
+pub fn check(delivery: Delivery, reading: &Reading, expected: &Expected) -> (Findings, Counts) {
+    let mut findings = Findings::default();
+    let mut fold = Fold::new(delivery, expected.sum);
+    // A dead letter comes from a topic of its own, so at any time.
+    for letter in &reading.dead_letters {
+        fold.take_dead_letter(letter, &mut findings);
+    }
+    for record in &reading.records {
+        fold.take(record, Instant::now(), &mut findings);
+    }
+    let (state, mut counts) = fold.end(&mut findings);
+    counts.records = reading.records.len();
+    counts.tombstones = reading.records.iter().filter(|record| record.change.is_none()).count();
+    counts.dead_letters = reading.dead_letters.len();
+    log::check(delivery, &reading.records, &mut findings, &mut counts);
+    let once = once(&reading.records, &mut findings);
     counts.changes = once.len();
-    let state = history::replay(&once, expected.sum, &mut findings, &mut counts);
     database::compare(&once, &state, expected, &mut findings);
+    database::compare_refused(delivery, &once, reading, expected, &mut findings);
+    database::compare_fleeting(delivery, reading, expected, &mut findings);
     (findings, counts)
 }
 

@@ -1,13 +1,21 @@
 //! Every check can fail: a good history, and what is done to it.
 
-use super::{Account, Expected, Promise, check};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::fold::PARTIAL_MAX;
+use super::{Account, Expected, Findings, Fold, Promise, check, compare_readings};
 use crate::options::Delivery::{self, AtLeastOnce, ExactlyOnce};
-use crate::record::{Change, Kind, Op, Place, Record, Row, Table};
+use crate::record::{Change, DeadLetter, Kind, NO_KEY, Op, Place, Reading, Record, Row, Table};
 
 /// Builds topics of one partition each, transaction by transaction.
 #[derive(Default)]
 struct History {
     records: Vec<Record>,
+    dead_letters: Vec<DeadLetter>,
+    fleeting: Vec<Record>,
+    /// Kafka transactions end before these records.
+    cuts: Vec<usize>,
     commit: u64,
     order: u32,
     journal_seq: i64,
@@ -30,7 +38,7 @@ impl History {
         let kind = match op {
             Op::Create => Kind::Open,
             Op::Update => Kind::Update,
-            Op::Delete => Kind::Close,
+            _ => Kind::Close,
         };
         if op == Op::Delete {
             self.expected.accounts.remove(&key);
@@ -78,6 +86,40 @@ impl History {
         history
     }
 
+    /// Pages that go by a TRUNCATE and come, messages, a document that is refused when it has grown, and its neighbour.
+    fn good_with_all() -> History {
+        let mut history = History::good();
+        history.page(1);
+        history.push(Table::Message, 5, Op::Message, Row::Key);
+        history.expected.messages.insert(5, true);
+        history.commit();
+        history.push(Table::Page, NO_KEY, Op::Truncate, Row::None);
+        history.expected.truncates = 1;
+        history.page(2);
+        history.commit();
+        history.expected.pages.remove(&1);
+        history.push(Table::Document, 7, Op::Create, Row::Key);
+        history.dead_letters.push(DeadLetter { commit: history.commit, document: 7 });
+        history.order += 1;
+        history.push(Table::Document, 8, Op::Create, Row::Key);
+        history.expected.documents = BTreeMap::from([(7, true), (8, false)]);
+        history.commit();
+        let change =
+            Change { place: Place { commit: history.commit, order: 0 }, xid: 0, op: Op::Message, row: Row::Key };
+        let message = Record { table: Table::Message, partition: 0, offset: 0, key: 6, change: Some(change) };
+        history.records.push(message);
+        history.expected.messages.insert(6, false);
+        history.fleeting.push(Record { table: Table::Fleeting, partition: 0, offset: 0, key: 3, change: None });
+        history.expected.fleeting.insert(3);
+        history
+    }
+
+    fn page(&mut self, page_id: i64) {
+        self.push(Table::Page, page_id, Op::Create, Row::Key);
+        self.expected.pages.insert(page_id, ());
+        self.expected.pages_ever.insert(page_id, ());
+    }
+
     /// The index of the record of a table at a commit, counted from 0, of the `nth` such.
     fn find(&self, table: Table, transaction: u64, nth: usize) -> usize {
         let commit = 1000 + 100 * transaction;
@@ -99,20 +141,38 @@ impl History {
         self.records.extend(again);
     }
 
-    /// What the check finds once every record has its offset.
-    fn broken(mut self, delivery: Delivery) -> Vec<Promise> {
-        for (offset, record) in self.records.iter_mut().enumerate() {
-            record.offset = offset as u64;
+    /// Gives every record its offset: a Kafka transaction for each of PostgreSQL's, with a mark at its end, and another
+    /// mark at each cut.
+    fn place(&mut self) {
+        let mut ends: BTreeMap<(Table, u32), (u64, u64)> = BTreeMap::new();
+        for (index, record) in self.records.iter_mut().enumerate() {
+            let (next, last) = ends.entry((record.table, record.partition)).or_insert((0, 0));
+            let commit = record.change.as_ref().map_or(*last, |change| change.place.commit);
+            if commit != *last || self.cuts.contains(&index) {
+                *next += 1;
+            }
+            record.offset = *next;
+            (*next, *last) = (*next + 1, commit);
         }
-        let (findings, _) = check(delivery, &self.records, &self.expected);
-        findings.promises()
+    }
+
+    fn reading(mut self) -> (Reading, Expected) {
+        self.place();
+        let reading = Reading { records: self.records, dead_letters: self.dead_letters, fleeting: self.fleeting };
+        (reading, self.expected)
+    }
+
+    /// What the check finds.
+    fn broken(self, delivery: Delivery) -> Vec<Promise> {
+        let (reading, expected) = self.reading();
+        check(delivery, &reading, &expected).0.promises()
     }
 }
 
 #[track_caller]
 fn breaks(promises: &[Promise], tamper: impl Fn(&mut History)) {
     for delivery in [AtLeastOnce, ExactlyOnce] {
-        let mut history = History::good();
+        let mut history = History::good_with_all();
         tamper(&mut history);
         let broken = history.broken(delivery);
         for promise in promises {
@@ -125,6 +185,8 @@ fn breaks(promises: &[Promise], tamper: impl Fn(&mut History)) {
 fn a_good_history_breaks_nothing() {
     assert_eq!(History::good().broken(AtLeastOnce), []);
     assert_eq!(History::good().broken(ExactlyOnce), []);
+    assert_eq!(History::good_with_all().broken(AtLeastOnce), []);
+    assert_eq!(History::good_with_all().broken(ExactlyOnce), []);
 }
 
 #[test]
@@ -138,7 +200,7 @@ fn whole_repeats_are_for_at_least_once_only() {
     assert_eq!(history.broken(ExactlyOnce), [Promise::Once]);
     let mut history = History::good();
     history.repeat(Table::Account, 1);
-    assert_eq!(history.broken(ExactlyOnce), [Promise::Once, Promise::Tombstone]);
+    assert_eq!(history.broken(ExactlyOnce), [Promise::Once, Promise::Tombstone, Promise::Sum]);
 }
 
 #[test]
@@ -269,4 +331,173 @@ fn an_xid_of_another_transaction_is_found() {
         let index = history.find(Table::Journal, 3, 0);
         history.change(index).xid += 1;
     });
+}
+
+#[test]
+fn a_sum_that_is_broken_for_a_moment_is_found_by_nothing_else() {
+    for delivery in [AtLeastOnce, ExactlyOnce] {
+        let mut history = History::good_with_all();
+        // The next transaction has the right balances again, so the tables are equal in the end.
+        let index = history.find(Table::Account, 1, 1);
+        history.change(index).row = Row::Account { account: 2, version: 1, balance: 131 };
+        assert_eq!(history.broken(delivery), [Promise::Sum]);
+    }
+}
+
+#[test]
+fn a_reader_who_folds_by_key_and_sees_an_old_balance_again_finds_the_sum_broken() {
+    let mut history = History::good_with_all();
+    let old = history.find(Table::Account, 1, 1);
+    let old = history.records[old].clone();
+    history.records.push(old);
+    let broken = history.broken(ExactlyOnce);
+    assert!(broken.contains(&Promise::Sum) && broken.contains(&Promise::Once), "{broken:?}");
+}
+
+#[test]
+fn an_order_that_the_positions_do_not_tell_of_is_found() {
+    // Two transfers change places in the reading, and have each other's commit LSNs.
+    let mut history = History::good();
+    let other = |commit| match commit {
+        1100 => 1300,
+        1300 => 1100,
+        commit => commit,
+    };
+    for record in &mut history.records {
+        if let Some(change) = &mut record.change {
+            change.place.commit = other(change.place.commit);
+            change.xid = 700 + change.place.commit;
+        }
+    }
+    history.records.sort_by_key(|record| record.change.as_ref().map_or(1200, |change| change.place.commit));
+    let broken = history.broken(AtLeastOnce);
+    assert!(broken.contains(&Promise::Apply) && !broken.contains(&Promise::Whole), "{broken:?}");
+}
+
+#[test]
+fn two_partitions_that_disagree_on_the_order_are_found() {
+    breaks(&[Promise::Order], |history| {
+        let (first, second) = (history.find(Table::Marker, 3, 0), history.find(Table::Marker, 4, 0));
+        let (earlier, later) = (history.find(Table::Journal, 3, 0), history.find(Table::Bulk, 4, 0));
+        assert!(first < second && earlier < later);
+        // The marker of the batch comes first; and its rows lie behind the accounts' of the transfer in one partition.
+        history.records.swap(first, second);
+        for index in [later, later + 1, later + 2] {
+            history.records[index].table = Table::Journal;
+        }
+    });
+}
+
+#[test]
+fn a_transaction_that_was_committed_in_pieces_is_found_in_exactly_once() {
+    let mut history = History::good_with_all();
+    history.cuts.push(history.find(Table::Bulk, 4, 2));
+    assert_eq!(history.broken(ExactlyOnce), [Promise::OneKafkaTransaction]);
+    let mut history = History::good_with_all();
+    // The tombstone of the second bulk, behind its delete.
+    history.cuts.push(history.find(Table::Bulk, 5, 0) + 1);
+    assert_eq!(history.broken(ExactlyOnce), [Promise::OneKafkaTransaction]);
+    let mut history = History::good_with_all();
+    history.cuts.push(history.find(Table::Bulk, 4, 2));
+    assert_eq!(history.broken(AtLeastOnce), []);
+}
+
+/// What a reader finds who has read all but the marker of the transfer, and then waits.
+fn waits(delivery: Delivery, well_for: Duration) -> Vec<Promise> {
+    let history = History::good();
+    let end = history.find(Table::Marker, 1, 0);
+    let (reading, expected) = history.reading();
+    let (start, mut findings) = (Instant::now(), Findings::default());
+    let mut fold = Fold::new(delivery, expected.sum);
+    for record in &reading.records[..end] {
+        fold.take(record, start, &mut findings);
+    }
+    let later = start + PARTIAL_MAX + Duration::from_secs(1);
+    fold.look_at_parts(later, later - well_for, &mut findings);
+    findings.promises()
+}
+
+#[test]
+fn a_part_of_a_transaction_that_stays_visible_is_found_while_it_is_so() {
+    assert_eq!(waits(ExactlyOnce, PARTIAL_MAX * 3), [Promise::Visible]);
+    assert_eq!(waits(ExactlyOnce, PARTIAL_MAX / 2), [], "Kafka was not whole until just now");
+    assert_eq!(waits(AtLeastOnce, PARTIAL_MAX * 3), [], "it is promised by exactly-once only");
+}
+
+#[test]
+fn what_was_seen_and_is_gone_or_changed_or_was_never_shown_is_found() {
+    let compare = |tamper: &dyn Fn(&mut Vec<Record>)| {
+        let (reading, _) = History::good().reading();
+        let (mut live, mut findings) = (reading.records.clone(), Findings::default());
+        tamper(&mut live);
+        compare_readings(&live, &reading.records, &mut findings);
+        findings.promises()
+    };
+    assert_eq!(compare(&|_| ()), []);
+    assert_eq!(compare(&|live| live[3].key += 1), [Promise::Stays]);
+    assert_eq!(compare(&|live| live[3].offset += 1_000), [Promise::Stays]);
+    assert_eq!(compare(&|live| live.truncate(live.len() - 1)), [Promise::Stays]);
+}
+
+#[test]
+fn a_truncate_or_a_page_that_is_lost_or_invented_is_found() {
+    let truncate = |history: &History| history.find(Table::Page, 7, 0);
+    breaks(&[Promise::Lost, Promise::Whole], |history| {
+        history.records.remove(truncate(history));
+    });
+    breaks(&[Promise::Lost], |history| history.expected.truncates += 1);
+    breaks(&[Promise::Phantom], |history| history.expected.truncates = 0);
+    breaks(&[Promise::Lost], |history| {
+        // It is said to come after the page that it must leave alone.
+        let (first, second) = (truncate(history), truncate(history) + 1);
+        history.change(first).place.order = 2;
+        history.change(second).place.order = 1;
+    });
+}
+
+#[test]
+fn a_message_that_is_lost_or_was_rolled_back_is_found() {
+    breaks(&[Promise::Lost, Promise::Whole], |history| {
+        history.records.remove(history.find(Table::Message, 6, 0));
+    });
+    breaks(&[Promise::Lost], |history| {
+        history.records.retain(|record| (record.table, record.key) != (Table::Message, 6))
+    });
+    breaks(&[Promise::Phantom], |history| history.expected.messages.retain(|id, _| *id != 5));
+    let mut history = History::good_with_all();
+    history.expected.messages.remove(&6);
+    assert_eq!(
+        history.broken(ExactlyOnce),
+        [],
+        "outside of a transaction it may have been sent by one that was rolled back"
+    );
+}
+
+#[test]
+fn a_good_record_that_goes_with_a_refused_one_is_found() {
+    for document in [7, 8] {
+        breaks(&[Promise::Lost, Promise::Whole], |history| {
+            history.records.retain(|record| (record.table, record.key) != (Table::Document, document));
+        });
+    }
+}
+
+#[test]
+fn a_refused_record_without_a_dead_letter_or_with_one_too_many_is_found() {
+    breaks(&[Promise::DeadLetters, Promise::Whole], |history| history.dead_letters.clear());
+    breaks(&[Promise::DeadLetters], |history| history.dead_letters.push(DeadLetter { commit: 1800, document: 8 }));
+    let mut history = History::good_with_all();
+    history.dead_letters.push(history.dead_letters[0].clone());
+    assert_eq!(history.broken(ExactlyOnce), [Promise::DeadLetters]);
+    let mut history = History::good_with_all();
+    history.dead_letters.push(history.dead_letters[0].clone());
+    assert_eq!(history.broken(AtLeastOnce), [], "a whole repeat has its dead letters again");
+}
+
+#[test]
+fn what_was_written_after_its_topic_was_deleted_and_is_lost_is_found() {
+    breaks(&[Promise::Lost], |history| history.fleeting.clear());
+    let mut history = History::good_with_all();
+    history.fleeting.push(history.fleeting[0].clone());
+    assert_eq!(history.broken(ExactlyOnce), [Promise::Once]);
 }
