@@ -337,11 +337,11 @@ impl Pump {
         while let Some(report) = sink.settled(now) {
             match report {
                 Settled::Delivered(ticket) => self.session.settle(ticket)?,
-                Settled::Refused(ticket, failure) => {
+                Settled::Refused(ticket, ordinal, failure) => {
                     self.session.advance();
                     let lsn = self.session.ring().position(ticket).unwrap_or(Lsn::INVALID);
                     let Sink::Kafka(kafka) = sink else { continue };
-                    kafka.refuse(ticket, failure, lsn, now).map_err(sink::Error::from)?;
+                    kafka.refuse(ticket, (ordinal, failure), lsn, now).map_err(sink::Error::from)?;
                 }
             }
             settled = true;

@@ -31,8 +31,8 @@ pub struct Taken {
 pub enum Settled {
     /// It is where it belongs.
     Delivered(Ticket),
-    /// It is refused for good.
-    Refused(Ticket, kafka::context::Failure),
+    /// It is refused for good: which record of its entry, and why.
+    Refused(Ticket, kafka::flight::Ordinal, kafka::context::Failure),
 }
 
 /// A failure that ends the stream.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::kafka;
-use crate::servers::World;
+use crate::servers::{Kafka, Postgres, World, file};
 
 /// Three rows, of which the second is too large for its topic.
 fn world() -> World {
@@ -81,6 +81,36 @@ fn a_record_without_key_for_a_compacted_topic_may_become_a_dead_letter() {
     assert_eq!((found.len(), &found[0].key), (1, &None));
 }
 
+/// They agree in all but what they hold: it is the broker that finds one too large, by what it compresses to.
+#[test]
+fn a_good_record_of_the_same_key_and_size_as_a_refused_one_is_delivered() {
+    for policy in ["skip", "dead-letter"] {
+        let world = World::new("CREATE TABLE t (id int PRIMARY KEY, text text)");
+        world.kafka.create_topic(&world.topic("t"), &["--config", "max.message.bytes=2000"]);
+        let letters = format!("{}.dead", world.prefix);
+        world.sql(
+            "BEGIN; INSERT INTO t VALUES (1, 'small'); UPDATE t SET text = repeat('a', 32000);
+             UPDATE t SET text = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 1000) i);
+             UPDATE t SET text = repeat('b', 32000); COMMIT",
+        );
+        let topic = ["--dead-letter-topic", &letters];
+        world
+            .stream_to_kafka()
+            .with(&["--once", "-X", "batch.size=1500", "--delivery", "exactly-once", "--on-error", policy])
+            .with(if policy == "skip" { &[] } else { &topic })
+            .run()
+            .expect_code(0)
+            .expect_log(&["records_refused=1"]);
+        let records = kafka::read_committed(&world.kafka.brokers, &world.topic("t"));
+        let text = |record: &kafka::Record| record.value.as_ref().expect("a value")["after"]["text"].clone();
+        let expected = ["small".to_owned(), "a".repeat(32_000), "b".repeat(32_000)];
+        assert_eq!(records.iter().map(text).collect::<Vec<_>>(), expected, "{policy}");
+        if policy == "dead-letter" {
+            assert_eq!(kafka::read_committed(&world.kafka.brokers, &letters).len(), 1);
+        }
+    }
+}
+
 /// The reports of the others, which a refusal takes with it, come in any order.
 #[test]
 fn records_refused_amid_many_cost_one_repeat_of_their_kafka_transaction() {
@@ -112,6 +142,61 @@ fn records_refused_amid_many_cost_one_repeat_of_their_kafka_transaction() {
         assert_eq!(ids(&kafka::read_committed(&world.kafka.brokers, &world.topic("t"))), [1, 9]);
         assert_eq!(kafka::read_committed(&world.kafka.brokers, &world.topic("u")).len(), 1000);
         assert_eq!(kafka::read_committed(&world.kafka.brokers, &letters).len(), 3);
+    }
+}
+
+/// The broker answers such a request by closing the connection, which looks like a network that fails.
+#[test]
+fn a_record_that_no_request_can_carry_is_refused_as_any_other() {
+    let kafka = Kafka::start("requests", &["--set", "socket.request.max.bytes=4000000"]);
+    let patience = file("patience.toml", "[retry]\nbroker_for = '20s'\n");
+    let rows = "INSERT INTO t VALUES (1, 'small');
+        INSERT INTO t SELECT 2, string_agg(md5(i::text), '') FROM generate_series(1, 200000) i;
+        INSERT INTO t VALUES (3, repeat('a', 6400000)), (4, 'small')";
+    // By its codec, the refused record would have passed or not: lz4 finds nothing in random hexadecimal digits.
+    for (codec, delivery, max_message_bytes, expected) in [
+        ("none", "at-least-once", "9000000", &[1, 4][..]),
+        ("none", "exactly-once", "9000000", &[1, 4]),
+        ("lz4", "at-least-once", "9000000", &[1, 3, 4]),
+        ("lz4", "exactly-once", "9000000", &[1, 3, 4]),
+        ("gzip", "at-least-once", "9000000", &[1, 2, 3, 4]),
+        ("zstd", "at-least-once", "9000000", &[1, 2, 3, 4]),
+        ("zstd", "at-least-once", "1000000", &[1, 3, 4]),
+        ("snappy", "at-least-once", "9000000", &[1, 3, 4]),
+    ] {
+        let case = format!("{codec}, {delivery}, {max_message_bytes}");
+        let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY, text text)");
+        let limit = format!("max.message.bytes={max_message_bytes}");
+        kafka.create_topic(&world.topic("t"), &["--config", &limit]);
+        world.sql(rows);
+        let codec = format!("compression.type={codec}");
+        let arguments = ["--once", "-X", &codec, "--delivery", delivery];
+        let finished = world
+            .stream_to_kafka()
+            .with(&arguments)
+            .with(&["--on-error", "skip", "--config", &patience])
+            .run()
+            .expect_code(0);
+        let refused = finished.counter("records_refused");
+        assert_eq!(refused, 4 - expected.len() as u64, "{case}\n{}", finished.log);
+        let found = kafka::read_committed(&kafka.brokers, &world.topic("t"));
+        assert_eq!(ids(&found), expected, "{case}\n{}", finished.log);
+    }
+}
+
+#[test]
+fn a_record_that_no_request_can_carry_stops_the_stream_where_nothing_else_is_set() {
+    let kafka = Kafka::start("requests-stop", &["--set", "socket.request.max.bytes=4000000"]);
+    let patience = file("patience.toml", "[retry]\nbroker_for = '20s'\n");
+    for delivery in ["at-least-once", "exactly-once"] {
+        let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY, text text)");
+        kafka.create_topic(&world.topic("t"), &["--config", "max.message.bytes=9000000"]);
+        world.sql("INSERT INTO t SELECT 2, string_agg(md5(i::text), '') FROM generate_series(1, 200000) i");
+        let arguments = ["--once", "--delivery", delivery];
+        let finished = world.stream_to_kafka().with(&arguments).with(&["--config", &patience]).run().expect_code(65);
+        finished.expect_log(&["too large", "table public.t", "socket.request.max.bytes", "hint: "]);
+        let drained = world.drain_to_stdout();
+        assert!(drained.iter().any(|record| record["key"]["id"] == 2), "the slot still holds the change");
     }
 }
 

@@ -36,4 +36,5 @@ mod set_up;
 mod slots;
 mod starvation;
 mod stdout_and_dump;
+mod topics;
 mod versions;

@@ -1,7 +1,9 @@
 //! Questions to the cluster that do not block the loop: is it there, make this topic, how is that topic kept.
 //!
-//! Source: librdkafka's `rdkafka.h`, "Admin API". One request at a time; the answer comes to a queue of its own.
+//! Source: librdkafka's `rdkafka.h`, "Admin API". The answers come to a queue of their own, each with the number of its
+//! request: one that was given up may be answered after the next one was sent.
 
+use std::cell::Cell;
 use std::ffi::{CString, c_int};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -30,13 +32,58 @@ impl AdminError {
     }
 }
 
+/// Names a request, so that its answer is not taken for that of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId(pub(super) usize);
+
 /// What the cluster answered.
 #[derive(Debug)]
-pub enum Answer {
-    /// The topic was made, or not.
-    TopicCreated(Result<(), AdminError>),
-    /// The topic's `cleanup.policy`, such as `delete`, `compact` or `compact,delete`.
-    CleanupPolicy(Result<String, AdminError>),
+pub struct Answer {
+    /// The request that is answered.
+    pub to: RequestId,
+    /// What of.
+    pub content: Content,
+}
+
+/// What the cluster said of each topic or broker, by name, or why it said nothing.
+pub type Each<T> = Result<Vec<(String, Result<T, AdminError>)>, AdminError>;
+
+/// What an answer says.
+#[derive(Debug)]
+pub enum Content {
+    /// These topics were made, or not.
+    TopicsCreated(Each<()>),
+    /// How these topics, or this broker, are configured.
+    Configurations(Each<Configuration>),
+}
+
+impl Content {
+    /// Whether a broker answered, though with an error.
+    #[must_use]
+    pub fn is_an_answer(&self) -> bool {
+        fn check<T>(each: &Each<T>) -> bool {
+            let is_heard = |error: &AdminError| error.is_an_answer();
+            match each {
+                Ok(each) => each.iter().any(|(_, result)| result.as_ref().err().is_none_or(is_heard)),
+                Err(error) => is_heard(error),
+            }
+        }
+        match self {
+            Content::TopicsCreated(each) => check(each),
+            Content::Configurations(each) => check(each),
+        }
+    }
+}
+
+/// The settings that matter here, as far as a topic or a broker has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    /// `cleanup.policy` of a topic, such as `delete`, `compact` or `compact,delete`.
+    pub cleanup_policy: String,
+    /// `max.message.bytes` of a topic: of a batch, as it is sent.
+    pub message_bytes_max: Option<u64>,
+    /// `socket.request.max.bytes` of a broker.
+    pub request_bytes_max: Option<u64>,
 }
 
 /// A topic to make.
@@ -58,6 +105,7 @@ pub struct Admin {
     queue: Queue,
     client: Native,
     timeout: Duration,
+    next: Cell<usize>,
 }
 
 impl Admin {
@@ -66,20 +114,45 @@ impl Admin {
     pub fn new(client: Native, wake: &Wake, timeout: Duration) -> Option<Self> {
         let queue = Queue::own(client)?;
         queue.wake_by(wake);
-        Some(Admin { queue, client, timeout })
+        Some(Admin { queue, client, timeout, next: Cell::new(0) })
     }
 
     /// Asks whether any broker answers, by the configuration of a topic that need not be there. Not by DescribeCluster:
     /// librdkafka 2.12 ends the process when its answer names no broker, as that of one that has just been frozen does.
-    pub fn probe(&self) {
-        self.describe_topic("__walcat.probe");
+    pub fn probe(&self) -> RequestId {
+        self.describe_topics(&["__walcat.probe"])
     }
 
-    /// Asks for a topic to be made.
+    /// A broker of the cluster, once one is known.
+    #[must_use]
+    pub fn broker_id(&self) -> Option<i32> {
+        // SAFETY: the client lives as Native states; a time-out of 0 does not wait.
+        let id = unsafe { rd::rd_kafka_controllerid(self.client.raw(), 0) };
+        (id >= 0).then_some(id)
+    }
+
+    /// Asks for topics to be made, at least one.
     ///
     /// # Errors
-    /// When librdkafka refuses the name or a number.
-    pub fn create_topic(&self, topic: &NewTopic) -> Result<(), AdminError> {
+    /// When librdkafka refuses a name or a number.
+    pub fn create_topics(&self, topics: &[NewTopic]) -> Result<RequestId, AdminError> {
+        let new = topics.iter().map(Self::new_topic).collect::<Result<Vec<_>, _>>()?;
+        let mut pointers: Vec<_> = new.iter().map(|topic| topic.0.as_ptr()).collect();
+        let (options, id) = self.options(Operation::RD_KAFKA_ADMIN_OP_CREATETOPICS);
+        // SAFETY: client, options, queue and the array of topics are live; the request copies the topics.
+        unsafe {
+            rd::rd_kafka_CreateTopics(
+                self.client.raw(),
+                pointers.as_mut_ptr(),
+                pointers.len(),
+                options.0.as_ptr(),
+                self.queue.raw(),
+            );
+        }
+        Ok(id)
+    }
+
+    fn new_topic(topic: &NewTopic) -> Result<NewTopicHandle, AdminError> {
         let refused = |message: &str| AdminError {
             code: RDKafkaErrorCode::InvalidArgument,
             message: format!("topic {}: {message}", topic.name),
@@ -105,63 +178,62 @@ impl Admin {
                 return Err(refused("a property is refused"));
             }
         }
-        let options = self.options(Operation::RD_KAFKA_ADMIN_OP_CREATETOPICS);
-        let mut topics = [new.0.as_ptr()];
-        // SAFETY: client, options, queue and the array of one topic are live; the request copies the topic.
-        unsafe {
-            rd::rd_kafka_CreateTopics(
-                self.client.raw(),
-                topics.as_mut_ptr(),
-                topics.len(),
-                options.0.as_ptr(),
-                self.queue.raw(),
-            );
-        }
-        Ok(())
+        Ok(new)
     }
 
-    /// Asks for a topic's `cleanup.policy`.
-    pub fn describe_topic(&self, name: &str) {
-        let Ok(name) = CString::new(name) else { return };
-        let kind = rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
-        // SAFETY: the name is copied.
-        let Some(resource) = NonNull::new(unsafe { rd::rd_kafka_ConfigResource_new(kind, name.as_ptr()) }) else {
-            return;
+    /// Asks how topics are configured, at least one.
+    pub fn describe_topics(&self, names: &[&str]) -> RequestId {
+        self.describe(rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC, names)
+    }
+
+    /// Asks how a broker is configured: the broker itself answers.
+    pub fn describe_broker(&self, id: i32) -> RequestId {
+        self.describe(rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_BROKER, &[&id.to_string()])
+    }
+
+    fn describe(&self, kind: rd::rd_kafka_ResourceType_t, names: &[&str]) -> RequestId {
+        let resource = |name: &&str| {
+            let name = CString::new(*name).ok()?;
+            // SAFETY: the name is copied.
+            NonNull::new(unsafe { rd::rd_kafka_ConfigResource_new(kind, name.as_ptr()) }).map(Resource)
         };
-        let options = self.options(Operation::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
-        let mut resources = [resource.as_ptr()];
-        // SAFETY: client, options, queue and the array of one resource are live; the request copies the resource.
+        let resources: Vec<_> = names.iter().filter_map(resource).collect();
+        let mut pointers: Vec<_> = resources.iter().map(|resource| resource.0.as_ptr()).collect();
+        let (options, id) = self.options(Operation::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
+        // SAFETY: client, options, queue and the array of resources are live; the request copies the resources.
         unsafe {
             rd::rd_kafka_DescribeConfigs(
                 self.client.raw(),
-                resources.as_mut_ptr(),
-                resources.len(),
+                pointers.as_mut_ptr(),
+                pointers.len(),
                 options.0.as_ptr(),
                 self.queue.raw(),
             );
         }
-        // SAFETY: the one owner destroys it, once.
-        unsafe { rd::rd_kafka_ConfigResource_destroy(resource.as_ptr()) };
+        id
     }
 
     /// The next answer, if one is there.
     pub fn poll(&self) -> Option<Answer> {
         // SAFETY: the queue is live; a time-out of 0 does not wait; the event is destroyed by its owner below.
         let event = Event(NonNull::new(unsafe { rd::rd_kafka_queue_poll(self.queue.raw(), 0) })?);
+        // SAFETY: the event is live; the opaque is a number, never dereferenced.
+        let to = RequestId(unsafe { rd::rd_kafka_event_opaque(event.0.as_ptr()) }.addr());
         // SAFETY: the event is live.
         let kind = unsafe { rd::rd_kafka_event_type(event.0.as_ptr()) };
-        match kind {
+        let content = match kind {
             rd::RD_KAFKA_EVENT_CREATETOPICS_RESULT => {
-                Some(Answer::TopicCreated(event.result().and_then(|()| event.topic_result())))
+                Content::TopicsCreated(event.result().map(|()| event.topic_results()))
             }
             rd::RD_KAFKA_EVENT_DESCRIBECONFIGS_RESULT => {
-                Some(Answer::CleanupPolicy(event.result().and_then(|()| event.cleanup_policy())))
+                Content::Configurations(event.result().map(|()| event.configurations()))
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(Answer { to, content })
     }
 
-    fn options(&self, operation: Operation) -> Options {
+    fn options(&self, operation: Operation) -> (Options, RequestId) {
         // SAFETY: the client is live. The call returns null only for an operation it does not know, which these are not.
         let options = unsafe { rd::rd_kafka_AdminOptions_new(self.client.raw(), operation) };
         let options = Options(NonNull::new(options).expect("librdkafka knows its own admin operations"));
@@ -170,7 +242,11 @@ impl Admin {
         unsafe {
             rd::rd_kafka_AdminOptions_set_request_timeout(options.0.as_ptr(), timeout_ms, std::ptr::null_mut(), 0);
         }
-        options
+        let id = self.next.get();
+        self.next.set(id + 1);
+        // SAFETY: the options are live; the opaque is a number, never dereferenced.
+        unsafe { rd::rd_kafka_AdminOptions_set_opaque(options.0.as_ptr(), std::ptr::without_provenance_mut(id)) };
+        (options, RequestId(id))
     }
 }
 
@@ -180,6 +256,15 @@ impl Drop for Options {
     fn drop(&mut self) {
         // SAFETY: the one owner destroys it, once; a request under way has its own copy.
         unsafe { rd::rd_kafka_AdminOptions_destroy(self.0.as_ptr()) };
+    }
+}
+
+struct Resource(NonNull<rd::rd_kafka_ConfigResource_t>);
+
+impl Drop for Resource {
+    fn drop(&mut self) {
+        // SAFETY: the one owner destroys it, once; a request has its own copy.
+        unsafe { rd::rd_kafka_ConfigResource_destroy(self.0.as_ptr()) };
     }
 }
 
@@ -203,57 +288,71 @@ impl Event {
         if code.is_error() { Err(AdminError { code: code.into(), message }) } else { Ok(()) }
     }
 
-    fn topic_result(&self) -> Result<(), AdminError> {
+    fn topic_results(&self) -> Vec<(String, Result<(), AdminError>)> {
         let mut count = 0;
         // SAFETY: the event is live and of this kind, as its type said.
         let result = unsafe { rd::rd_kafka_event_CreateTopics_result(self.0.as_ptr()) };
         // SAFETY: the result belongs to the event, and `count` is valid for the call.
         let topics = unsafe { rd::rd_kafka_CreateTopics_result_topics(result, &raw mut count) };
-        if topics.is_null() || count == 0 {
-            return Ok(());
-        }
-        // SAFETY: the array has `count` elements, at least one.
-        let topic = unsafe { *topics };
-        // SAFETY: the element belongs to the event.
-        let code = unsafe { rd::rd_kafka_topic_result_error(topic) };
-        // SAFETY: the same; the text is copied at once.
-        let message = text(unsafe { rd::rd_kafka_topic_result_error_string(topic) });
-        if code.is_error() { Err(AdminError { code: code.into(), message }) } else { Ok(()) }
+        let one = |index| {
+            // SAFETY: the array has `count` elements.
+            let topic = unsafe { *topics.add(index) };
+            // SAFETY: the element belongs to the event; the text is copied at once.
+            let name = text(unsafe { rd::rd_kafka_topic_result_name(topic) });
+            // SAFETY: the same.
+            let code = unsafe { rd::rd_kafka_topic_result_error(topic) };
+            // SAFETY: the same.
+            let message = text(unsafe { rd::rd_kafka_topic_result_error_string(topic) });
+            (name, if code.is_error() { Err(AdminError { code: code.into(), message }) } else { Ok(()) })
+        };
+        if topics.is_null() { Vec::new() } else { (0..count).map(one).collect() }
     }
 
-    fn cleanup_policy(&self) -> Result<String, AdminError> {
+    fn configurations(&self) -> Vec<(String, Result<Configuration, AdminError>)> {
         let mut count = 0;
         // SAFETY: the event is live and of this kind, as its type said.
         let result = unsafe { rd::rd_kafka_event_DescribeConfigs_result(self.0.as_ptr()) };
         // SAFETY: the result belongs to the event, and `count` is valid for the call.
         let resources = unsafe { rd::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count) };
-        if resources.is_null() || count == 0 {
-            return Ok(String::new());
-        }
-        // SAFETY: the array has `count` elements, at least one.
-        let resource = unsafe { *resources };
-        // SAFETY: the element belongs to the event.
-        let code = unsafe { rd::rd_kafka_ConfigResource_error(resource) };
-        if code.is_error() {
-            // SAFETY: the same; the text is copied at once.
-            let message = text(unsafe { rd::rd_kafka_ConfigResource_error_string(resource) });
-            return Err(AdminError { code: code.into(), message });
-        }
-        let mut entry_count = 0;
-        // SAFETY: the element belongs to the event, and `entry_count` is valid for the call.
-        let entries = unsafe { rd::rd_kafka_ConfigResource_configs(resource, &raw mut entry_count) };
-        for index in 0..entry_count {
-            // SAFETY: the array has `entry_count` elements.
-            let entry = unsafe { *entries.add(index) };
+        let one = |index| {
+            // SAFETY: the array has `count` elements.
+            let resource = unsafe { *resources.add(index) };
             // SAFETY: the element belongs to the event; the text is copied at once.
-            let name = text(unsafe { rd::rd_kafka_ConfigEntry_name(entry) });
-            if name == "cleanup.policy" {
-                // SAFETY: the same.
-                return Ok(text(unsafe { rd::rd_kafka_ConfigEntry_value(entry) }));
+            let name = text(unsafe { rd::rd_kafka_ConfigResource_name(resource) });
+            // SAFETY: the element belongs to the event.
+            let code = unsafe { rd::rd_kafka_ConfigResource_error(resource) };
+            if code.is_error() {
+                // SAFETY: the same; the text is copied at once.
+                let message = text(unsafe { rd::rd_kafka_ConfigResource_error_string(resource) });
+                return (name, Err(AdminError { code: code.into(), message }));
             }
-        }
-        Ok(String::new())
+            (name, Ok(configuration(resource)))
+        };
+        if resources.is_null() { Vec::new() } else { (0..count).map(one).collect() }
     }
+}
+
+/// Reads a resource that belongs to a live event.
+fn configuration(resource: *const rd::rd_kafka_ConfigResource_t) -> Configuration {
+    let mut found = Configuration::default();
+    let mut count = 0;
+    // SAFETY: the resource belongs to a live event, and `count` is valid for the call.
+    let entries = unsafe { rd::rd_kafka_ConfigResource_configs(resource, &raw mut count) };
+    for index in 0..count {
+        // SAFETY: the array has `count` elements.
+        let entry = unsafe { *entries.add(index) };
+        // SAFETY: the element belongs to the event; the text is copied at once.
+        let name = text(unsafe { rd::rd_kafka_ConfigEntry_name(entry) });
+        // SAFETY: the same.
+        let value = || text(unsafe { rd::rd_kafka_ConfigEntry_value(entry) });
+        match name.as_str() {
+            "cleanup.policy" => found.cleanup_policy = value(),
+            "max.message.bytes" => found.message_bytes_max = value().parse().ok(),
+            "socket.request.max.bytes" => found.request_bytes_max = value().parse().ok(),
+            _ => {}
+        }
+    }
+    found
 }
 
 impl Drop for Event {

@@ -110,17 +110,21 @@ impl Availability {
         }
     }
 
-    /// librdkafka says that all brokers are down. Says whether a probe should decide.
-    pub fn all_down(&mut self, reason: &str, under_way: bool, now: Instant) -> bool {
+    /// librdkafka says that all brokers are down.
+    pub fn all_down(&mut self, reason: &str, under_way: bool, now: Instant) {
         reason.clone_into(&mut self.reason);
         match self.state {
-            State::Unreachable { .. } => return false,
             State::Reachable if !under_way => self.state = State::Suspect { since: now },
             State::Reachable => self.state = State::Unreachable { since: now },
             State::Unknown => self.state = State::Unreachable { since: self.started },
-            State::Suspect { .. } => {}
+            State::Suspect { .. } | State::Unreachable { .. } => {}
         }
-        true
+    }
+
+    /// Whether a probe should tell if brokers answer.
+    #[must_use]
+    pub fn wants_probe(&self) -> bool {
+        matches!(self.state, State::Suspect { .. } | State::Unreachable { .. })
     }
 
     /// A probe got no answer.
@@ -192,7 +196,8 @@ mod tests {
     fn an_outage_at_the_start_is_known_at_once_and_dates_from_the_start() {
         let now = Instant::now();
         let mut availability = Availability::new(None, now);
-        assert!(availability.all_down("refused", false, now + SECOND));
+        availability.all_down("refused", false, now + SECOND);
+        assert!(availability.wants_probe());
         assert_eq!(availability.outage(), Some((now, "refused")));
         assert!(!availability.ever_reached());
         availability.answered();
@@ -205,7 +210,8 @@ mod tests {
         let now = Instant::now();
         let mut availability = Availability::new(None, now);
         availability.answered();
-        assert!(availability.all_down("closed", false, now + SECOND));
+        availability.all_down("closed", false, now + SECOND);
+        assert!(availability.wants_probe());
         assert_eq!(availability.outage(), None);
         availability.probe_failed("timed out");
         assert_eq!(availability.outage(), Some((now + SECOND, "closed")));

@@ -11,7 +11,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
-use crate::change::Ticket;
+use super::flight::RecordNumber;
 
 /// Errors kept until the loop looks at them; more are dropped, since they repeat.
 const ERRORS_MAX: usize = 64;
@@ -19,8 +19,8 @@ const ERRORS_MAX: usize = 64;
 /// What became of one record.
 #[derive(Debug)]
 pub struct Report {
-    /// The entry it belongs to.
-    pub ticket: Ticket,
+    /// The number that it was queued with.
+    pub number: RecordNumber,
     /// Bytes of key and value, as they were counted when it was queued.
     pub size: usize,
     /// Its place in its partition; negative where it is not known.
@@ -142,8 +142,8 @@ impl ProducerContext for Context {
         let size = message.key_len() + message.payload_len();
         // The channel is as long as what can be in flight, so there is room; a producer that was given up has no readers.
         let sent =
-            self.reports.try_send(Report { ticket: Ticket(opaque as u64), size, offset: message.offset(), failure });
+            self.reports.try_send(Report { number: RecordNumber(opaque), size, offset: message.offset(), failure });
         let is_full = matches!(sent, Err(TrySendError::Full(_)));
-        debug_assert!(!is_full, "more delivery reports than records in flight");
+        assert!(!is_full, "more delivery reports than records in flight");
     }
 }

@@ -9,6 +9,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use serde_json::value::RawValue;
 
 use super::context::Failure;
+use super::flight::Ordinal;
 use crate::lsn::Lsn;
 
 /// A key longer than this is left out of a dead letter, so that the letter is not refused in its turn.
@@ -34,6 +35,8 @@ pub enum OnError {
 pub struct Refused {
     /// The commit LSN of its transaction; its own for a message outside of any.
     pub lsn: Lsn,
+    /// Which record of that transaction it is.
+    pub ordinal: Ordinal,
     /// The topic that it was for, why it was refused, its key, the size of its value.
     pub failure: Failure,
 }
@@ -91,15 +94,13 @@ impl DeadLetters {
         self.remembered.retain(|refused| refused.lsn >= stored);
     }
 
-    /// The refusal of a record like this one, of the same transaction.
+    /// The refusal of this very record, when its transaction was sent before. Another one of the transaction may have the
+    /// same topic, key and size; a topic that differs means that the transaction was not read in the same way again.
     #[must_use]
-    pub fn find(&self, lsn: Lsn, topic: &str, key: Option<&[u8]>, value_bytes: usize) -> Option<&Refused> {
-        self.remembered.iter().find(|Refused { lsn: commit_lsn, failure }| {
-            *commit_lsn == lsn
-                && failure.topic == topic
-                && failure.key.as_deref() == key
-                && failure.value_bytes == value_bytes
-        })
+    pub fn find(&self, lsn: Lsn, ordinal: Ordinal, topic: &str) -> Option<&Refused> {
+        self.remembered
+            .iter()
+            .find(|refused| refused.lsn == lsn && refused.ordinal == ordinal && refused.failure.topic == topic)
     }
 
     /// The dead letter's value.
@@ -117,7 +118,7 @@ impl DeadLetters {
             code: i32,
             reason: String,
         }
-        let Refused { lsn, failure } = refused;
+        let Refused { lsn, failure, .. } = refused;
         let table = self.tables.get(&failure.topic);
         let letter = Letter {
             lsn: *lsn,
@@ -151,10 +152,12 @@ pub fn is_passable(code: Code) -> bool {
 mod tests {
     use super::*;
 
+    const FIRST: Ordinal = Ordinal { change: 0, record: 0 };
+
     fn refused(lsn: u64, key: Option<&str>) -> Refused {
         let key = key.map(|text| text.as_bytes().to_vec());
         let failure = Failure { code: Code::MessageSizeTooLarge, topic: "p.s.t".to_owned(), key, value_bytes: 99 };
-        Refused { lsn: Lsn(lsn), failure }
+        Refused { lsn: Lsn(lsn), ordinal: FIRST, failure }
     }
 
     #[test]
@@ -176,10 +179,13 @@ mod tests {
     fn a_refused_record_is_known_again_until_its_transaction_is_stored() {
         let mut letters = DeadLetters::default();
         assert!(letters.remember(refused(10, Some("k"))));
-        let find = |letters: &DeadLetters, lsn, key| letters.find(Lsn(lsn), "p.s.t", key, 99).is_some();
-        assert!(find(&letters, 10, Some(b"k")));
-        assert!(!find(&letters, 11, Some(b"k")) && !find(&letters, 10, None));
+        let find = |letters: &DeadLetters, lsn, ordinal| letters.find(Lsn(lsn), ordinal, "p.s.t").is_some();
+        assert!(find(&letters, 10, FIRST));
+        assert!(letters.find(Lsn(10), FIRST, "p.s.u").is_none());
+        for other in [Ordinal { change: 1, record: 0 }, Ordinal { change: 0, record: 1 }] {
+            assert!(!find(&letters, 11, FIRST) && !find(&letters, 10, other));
+        }
         letters.forget_before(Lsn(11));
-        assert!(!find(&letters, 10, Some(b"k")));
+        assert!(!find(&letters, 10, FIRST));
     }
 }

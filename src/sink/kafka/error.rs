@@ -93,8 +93,8 @@ impl Error {
         let hint = match self {
             Error::Producer { .. } => "see [kafka] and -X, and librdkafka's list of properties",
             Error::Refused { code: Code::MessageSizeTooLarge, .. } => {
-                "raise max.message.bytes of the topic (or message.max.bytes of the broker, or your own in [kafka]); if the \
-                 topic takes less than batch.size, lower that: -X batch.size=BYTES. Then start walcat again: the slot still \
+                "raise max.message.bytes of the topic (or message.max.bytes of the broker, or your own in [kafka]; a record of \
+                 100 MiB or more needs a larger socket.request.max.bytes of the brokers too); if the topic takes less than batch.size, lower that: -X batch.size=BYTES. Then start walcat again: the slot still \
                  holds the change. Or let on_error pass records that are too large, which are those of batch.size or more"
             }
             Error::Refused { code: Code::InvalidRecord, has_key: false, .. } => {

@@ -15,7 +15,7 @@ use std::ptr::{self, NonNull};
 use rdkafka::bindings as rd;
 use rdkafka::error::{IsError, RDKafkaErrorCode};
 
-use crate::change::Ticket;
+use super::flight::RecordNumber;
 
 /// RD_KAFKA_PARTITION_UA, which the bindings leave out: the partitioner chooses.
 const PARTITION_UNASSIGNED: i32 = -1;
@@ -54,6 +54,26 @@ pub fn property_names() -> Vec<String> {
     names
 }
 
+/// The value that a client has for a property.
+#[must_use]
+pub fn property(client: Native, name: &CStr) -> Option<String> {
+    let mut value = [0_u8; 64];
+    let mut size = value.len();
+    // SAFETY: the client lives as Native states, and so does its configuration; the name is null-terminated, the buffer as
+    // long as is said, and the text in it is null-terminated.
+    let result = unsafe {
+        rd::rd_kafka_conf_get(
+            rd::rd_kafka_conf(client.raw()),
+            name.as_ptr(),
+            value.as_mut_ptr().cast::<c_char>(),
+            &raw mut size,
+        )
+    };
+    let is_known = result == rd::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK;
+    let text = CStr::from_bytes_until_nul(&value).ok().filter(|_| is_known)?;
+    Some(text.to_string_lossy().into_owned())
+}
+
 /// librdkafka's version, such as 2.12.1.
 #[must_use]
 pub fn library_version() -> String {
@@ -89,7 +109,7 @@ impl Topic {
         NonNull::new(handle).map(|handle| Topic { handle, client }).ok_or_else(last_error)
     }
 
-    /// Queues a record; librdkafka copies key and value. The ticket comes back with the delivery report.
+    /// Queues a record; librdkafka copies key and value. The number comes back with the delivery report.
     ///
     /// # Errors
     /// `QueueFull` when the record may be offered again later; any other code refuses it.
@@ -98,11 +118,11 @@ impl Topic {
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         header: Option<Header<'_>>,
-        ticket: Ticket,
+        number: RecordNumber,
     ) -> Result<(), RDKafkaErrorCode> {
         match header {
-            None => self.produce_plain(PARTITION_UNASSIGNED, key, value, ticket),
-            Some(header) => self.produce_with_header(key, value, header, ticket),
+            None => self.produce_plain(PARTITION_UNASSIGNED, key, value, number),
+            Some(header) => self.produce_with_header(key, value, header, number),
         }
     }
 
@@ -110,8 +130,8 @@ impl Topic {
     ///
     /// # Errors
     /// Those of [`Topic::produce`].
-    pub fn produce_first(&self, key: &[u8], value: &[u8], ticket: Ticket) -> Result<(), RDKafkaErrorCode> {
-        self.produce_plain(0, Some(key), Some(value), ticket)
+    pub fn produce_first(&self, key: &[u8], value: &[u8], number: RecordNumber) -> Result<(), RDKafkaErrorCode> {
+        self.produce_plain(0, Some(key), Some(value), number)
     }
 
     fn produce_plain(
@@ -119,7 +139,7 @@ impl Topic {
         partition: i32,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        ticket: Ticket,
+        number: RecordNumber,
     ) -> Result<(), RDKafkaErrorCode> {
         let (key, key_size) = parts(key);
         let (value, value_size) = parts(value);
@@ -134,7 +154,7 @@ impl Topic {
                 value_size,
                 key,
                 key_size,
-                opaque(ticket),
+                opaque(number),
             )
         };
         if result == 0 { Ok(()) } else { Err(last_error()) }
@@ -145,7 +165,7 @@ impl Topic {
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         header: Header<'_>,
-        ticket: Ticket,
+        number: RecordNumber,
     ) -> Result<(), RDKafkaErrorCode> {
         use rd::rd_kafka_vtype_t as Type;
         type Value = rd::rd_kafka_vu_s__bindgen_ty_1;
@@ -165,7 +185,7 @@ impl Topic {
                 Type::RD_KAFKA_VTYPE_HEADER,
                 Value { header: Headers { name: name.as_ptr(), val: header.value.as_ptr().cast(), size } },
             ),
-            argument(Type::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: opaque(ticket) }),
+            argument(Type::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: opaque(number) }),
         ];
         // SAFETY: the array holds as many arguments as are counted, each of the union's member that its type names;
         // with RD_KAFKA_MSG_F_COPY key and value are copied, and "the header name and value are copied" always.
@@ -309,8 +329,8 @@ fn parts(bytes: Option<&[u8]>) -> (*const c_void, usize) {
     bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr().cast(), bytes.len()))
 }
 
-fn opaque(ticket: Ticket) -> *mut c_void {
-    ptr::without_provenance_mut(usize::try_from(ticket.0).unwrap_or(usize::MAX))
+fn opaque(number: RecordNumber) -> *mut c_void {
+    ptr::without_provenance_mut(number.0)
 }
 
 fn last_error() -> RDKafkaErrorCode {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, Producer as _};
 
-use super::admin::{Admin, AdminError, Answer};
+use super::admin::{Admin, AdminError, Configuration, Content, Each, RequestId};
 use super::context::{Context, Inbox};
 use super::error::Error;
 use super::ffi::{Native, Wake};
@@ -46,11 +46,9 @@ impl Inquiry {
     /// # Errors
     /// Why not.
     pub fn cluster(&self) -> Result<(), AdminError> {
-        self.admin.probe();
-        match self.answer()? {
-            Answer::CleanupPolicy(Err(error)) if !error.is_an_answer() => Err(error),
-            Answer::CleanupPolicy(_) => Ok(()),
-            _ => Err(timed_out()),
+        match self.answer(self.admin.probe())? {
+            Err(error) if !error.is_an_answer() => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -59,19 +57,20 @@ impl Inquiry {
     /// # Errors
     /// Why the cluster does not tell; `UnknownTopicOrPartition` for a topic that does not exist.
     pub fn cleanup_policy(&self, topic: &str) -> Result<String, AdminError> {
-        self.admin.describe_topic(topic);
-        match self.answer()? {
-            Answer::CleanupPolicy(result) => result,
-            _ => Err(timed_out()),
-        }
+        let each = self.answer(self.admin.describe_topics(&[topic]))??;
+        let found = each.into_iter().find(|(name, _)| name == topic).map(|(_, result)| result);
+        found.unwrap_or_else(|| Err(timed_out())).map(|configuration| configuration.cleanup_policy)
     }
 
-    fn answer(&self) -> Result<Answer, AdminError> {
+    fn answer(&self, request: RequestId) -> Result<Each<Configuration>, AdminError> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             self.producer.poll(Duration::ZERO);
-            if let Some(answer) = self.admin.poll() {
-                return Ok(answer);
+            if let Some(answer) = self.admin.poll()
+                && answer.to == request
+                && let Content::Configurations(each) = answer.content
+            {
+                return Ok(each);
             }
             // "All brokers down" and a refused password come as errors of the client, long before the time is over.
             while let Ok(error) = self.inbox.errors.try_recv() {

@@ -12,19 +12,17 @@ use super::admin::Admin;
 use super::context::{Context, Inbox};
 use super::error::Error;
 use super::ffi::{Native, Queue, Topic, Wake};
+use super::flight::{FLIGHT_MAX, OWN};
 use super::producer::{self, Transactional};
 use super::transaction_calls::CallError;
 use super::transaction_thread::{Call, TransactionThread};
 use super::waiting::ADMIN_TIMEOUT;
-use crate::change::{RelationIndex, Ticket};
+use crate::change::RelationIndex;
 use crate::encode::Destination;
-use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CHANGE_MAX};
+use crate::limits::RECORD_OVERHEAD_BYTES;
 
 /// How long questions about the topics may take; keepalives are not answered meanwhile.
 const TOPICS_LIMIT: Duration = Duration::from_secs(5);
-
-/// The ticket of walcat's own records, which belong to no entry.
-pub const OWN: Ticket = Ticket(u64::MAX);
 
 /// How long librdkafka's main thread is waited for when it is asked why a transaction has failed.
 const REASON_LIMIT: Duration = Duration::from_secs(2);
@@ -59,13 +57,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// Starts the producer; nothing is sent yet but a first probe of the cluster.
+    /// Starts the producer; nothing is sent yet.
     ///
     /// # Errors
     /// [`Error::Producer`] for a property that librdkafka refuses, [`Error::Os`].
     pub fn new(addresses: Addresses, transactional: Option<&Transactional>) -> Result<Self, Error> {
-        let records_max = (RECORDS_IN_FLIGHT_MAX + RECORDS_PER_CHANGE_MAX) as usize;
-        let (context, inbox) = Context::new(records_max);
+        let (context, inbox) = Context::new(FLIGHT_MAX);
         let producer = producer::create(&addresses.brokers, &addresses.properties, transactional, context)?;
         let gone = || Error::Producer { reason: "librdkafka gave no handle".to_owned() };
         let client = Native::new(producer.client().native_ptr()).ok_or_else(gone)?;
@@ -78,7 +75,6 @@ impl Link {
             Some(_) => Some(TransactionThread::start(Arc::clone(&producer), wake.try_clone()?)?),
             None => None,
         };
-        admin.probe();
         Ok(Link {
             topics: Vec::new(),
             message_topic: None,
@@ -280,33 +276,4 @@ fn open(client: Native, name: &str) -> Result<Topic, Error> {
 #[must_use]
 pub fn record_size(key: Option<&[u8]>, value: Option<&[u8]>) -> usize {
     key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + RECORD_OVERHEAD_BYTES
-}
-
-/// The records that are queued or under way.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Flight {
-    /// How many.
-    pub records: usize,
-    /// What they count for in `[memory] max`.
-    pub bytes: usize,
-}
-
-impl Flight {
-    /// A record was queued.
-    pub fn add(&mut self, size: usize) {
-        self.records += 1;
-        self.bytes += size;
-    }
-
-    /// A record's delivery report came.
-    pub fn remove(&mut self, size: usize) {
-        self.records = self.records.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(size);
-    }
-
-    /// Whether nothing is under way.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.records == 0
-    }
 }

@@ -14,12 +14,14 @@ pub mod dead_letters;
 pub mod error;
 mod fence;
 pub mod ffi;
+pub mod flight;
 pub mod history;
 pub mod inquiry;
 pub mod ledger;
 pub mod link;
 pub mod producer;
 mod refusals;
+mod request_size;
 pub mod transaction;
 pub mod transaction_calls;
 pub mod transaction_thread;
@@ -37,12 +39,14 @@ use self::dead_letters::{DeadLetters, OnError, Refused};
 pub use self::error::Error;
 use self::fence::find_successor;
 use self::ffi::Header;
-use self::link::{Addresses, Flight, Link, OWN, record_size};
+use self::flight::{Flight, Numbering, Ordinal};
+use self::link::{Addresses, Link, record_size};
 use self::producer::Transactional;
 use self::refusals::Failing;
+use self::request_size::Codec;
 use self::transaction::Transactions;
 use self::transaction_calls::{CallError, is_fenced};
-use self::waiting::{Held, Release, Waiting};
+use self::waiting::{BROKERS_START_LIMIT, Held, Release, Waiting};
 use super::{Settled, Taken};
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, RelationIndex, Ticket};
@@ -95,6 +99,7 @@ pub struct KafkaSink {
     /// The open Kafka transaction has failed.
     failing: Option<Failing>,
     flight: Flight,
+    numbering: Numbering,
 }
 
 impl KafkaSink {
@@ -104,17 +109,22 @@ impl KafkaSink {
     /// [`Error::Producer`] for a property that librdkafka refuses, [`Error::Os`].
     pub fn new(addresses: Addresses, settings: Settings, encoder: Encoder, now: Instant) -> Result<Self, Error> {
         let availability = Availability::new(settings.stall_timeout, now);
+        let link = Link::new(addresses, transactional(&settings).as_ref())?;
+        let too_few_limit = settings.broker_for.map_or(BROKERS_START_LIMIT, |limit| limit.min(BROKERS_START_LIMIT));
+        let mut waiting = Waiting::new(settings.create_topics.clone(), too_few_limit);
+        waiting.probe(link.admin(), now);
         Ok(KafkaSink {
-            link: Link::new(addresses, transactional(&settings).as_ref())?,
+            link,
             encoder,
             transactions: settings.transactions.clone().map(Transactions::new),
-            waiting: Waiting::new(settings.create_topics.clone(), now),
+            waiting,
             settings,
             availability,
             skipped: VecDeque::new(),
             dead_letters: DeadLetters::default(),
             failing: None,
             flight: Flight::default(),
+            numbering: Numbering::default(),
         })
     }
 
@@ -128,9 +138,11 @@ impl KafkaSink {
         self.availability.begin_again(now);
         self.skipped.clear();
         self.failing = None;
+        self.numbering = Numbering::default();
         if self.transactions.as_mut().is_none_or(Transactions::renew) {
             self.link = Link::new(self.link.copy_addresses(), transactional(&self.settings).as_ref())?;
-            self.waiting.renew(now);
+            self.waiting.renew();
+            self.waiting.probe(self.link.admin(), now);
             self.flight = Flight::default();
         }
         Ok(())
@@ -232,8 +244,8 @@ impl KafkaSink {
     pub fn has_room(&self, now: Instant) -> bool {
         self.waiting.is_empty()
             && self.failing.is_none()
-            && self.flight.bytes < self.settings.memory_bytes_max
-            && self.flight.records < RECORDS_IN_FLIGHT_MAX as usize
+            && self.flight.bytes() < self.settings.memory_bytes_max
+            && self.flight.records() < RECORDS_IN_FLIGHT_MAX as usize
             && self.transactions.as_ref().is_none_or(|transactions| transactions.has_room(now))
     }
 
@@ -254,12 +266,18 @@ impl KafkaSink {
         // Nothing is allocated for them while nothing is refused.
         let (mut known, mut refused) = (Vec::new(), Vec::new());
         let lsn = change.position.transaction.map_or(change.position.lsn, |transaction| transaction.commit_lsn);
+        let number = self.numbering.next(ticket);
         for record in records.iter() {
+            let ordinal = Ordinal { change: number, record: taken.records };
             taken.records += 1;
             let Some((topic, name)) = self.link.topic(record.destination) else {
                 return Err(super::Error::Unprepared);
             };
-            if self.waiting.must_wait(name, truncation) {
+            if let Some(found) = self.dead_letters.find(lsn, ordinal, name) {
+                known.push(found.clone());
+                continue;
+            }
+            if self.waiting.must_wait(name, truncation, record.size()) {
                 self.waiting.hold(Held {
                     destination: record.destination,
                     topic: name.clone(),
@@ -268,21 +286,20 @@ impl KafkaSink {
                     header: record.header.map(|(name, value)| (name, value.to_vec())),
                     ticket,
                     lsn,
+                    ordinal,
                     truncation,
                 });
                 continue;
             }
-            let value_bytes = record.value.map_or(0, <[u8]>::len);
-            if let Some(found) = self.dead_letters.find(lsn, name, record.key, value_bytes) {
-                known.push(found.clone());
-                continue;
-            }
             let header = record.header.map(|(name, value)| Header { name, value });
-            match topic.produce(record.key, record.value, header, ticket) {
+            let number = self.flight.number(ticket, ordinal);
+            match topic.produce(record.key, record.value, header, number) {
                 Ok(()) => self.flight.add(record_size(record.key, record.value)),
                 Err(code) => {
-                    let key = record.key.map(<[u8]>::to_vec);
-                    refused.push(Refused { lsn, failure: Failure { code, topic: name.clone(), key, value_bytes } });
+                    self.flight.give_back(number);
+                    let (key, value_bytes) = (record.key.map(<[u8]>::to_vec), record.value.map_or(0, <[u8]>::len));
+                    let failure = Failure { code, topic: name.clone(), key, value_bytes };
+                    refused.push(Refused { lsn, ordinal, failure });
                 }
             }
         }
@@ -316,6 +333,7 @@ impl KafkaSink {
         while let Some(answer) = self.link.admin().poll() {
             self.waiting.heed(answer, &mut self.availability, now)?;
         }
+        self.waiting.tick(now);
         self.availability.tick(self.is_under_way(), now);
         if self.transactions.as_ref().is_some_and(|transactions| transactions.rests()) {
             self.availability.rest(now);
@@ -332,7 +350,7 @@ impl KafkaSink {
                 self.advance_transactions(now)?;
             }
         }
-        if self.availability.outage().is_some() {
+        if self.availability.wants_probe() {
             self.waiting.probe(self.link.admin(), now);
         }
         if let Some((since, reason)) = self.availability.outage() {
@@ -351,15 +369,16 @@ impl KafkaSink {
         }
         loop {
             let report = self.link.inbox().reports.try_recv().ok()?;
-            self.flight.remove(report.size + RECORD_OVERHEAD_BYTES);
+            let record = self.flight.remove(report.number, report.size + RECORD_OVERHEAD_BYTES);
             if let Some(failure) = report.failure {
-                return Some(Settled::Refused(report.ticket, failure));
+                let (ticket, ordinal) = record.unwrap_or(OWN_RECORD);
+                return Some(Settled::Refused(ticket, ordinal, failure));
             }
             self.availability.delivered(now);
-            match &mut self.transactions {
-                None => return Some(Settled::Delivered(report.ticket)),
-                Some(transactions) if report.ticket == OWN => transactions.delivered_own(report.offset),
-                Some(_) => {}
+            match (&mut self.transactions, record) {
+                (None, Some((ticket, _))) => return Some(Settled::Delivered(ticket)),
+                (Some(transactions), None) => transactions.delivered_own(report.offset),
+                (None, None) | (Some(_), Some(_)) => {}
             }
         }
     }
@@ -419,7 +438,7 @@ impl KafkaSink {
             (Some((since, _)), Some(limit)) => Some(since + limit),
             _ => None,
         };
-        let probe = self.waiting.deadline(is_outage);
+        let probe = self.waiting.deadline(self.availability.wants_probe());
         let patience = self.availability.deadline(self.is_under_way());
         let failing = self.failing.as_ref().map(Failing::deadline);
         [broker_for, probe, patience, failing, transactions].into_iter().flatten().min()
@@ -441,10 +460,7 @@ impl KafkaSink {
                 Err(Error::Authentication { reason: error.reason.clone() })
             }
             Code::AllBrokersDown => {
-                let under_way = self.is_under_way();
-                if self.availability.all_down(&error.reason, under_way, now) {
-                    self.waiting.probe(self.link.admin(), now);
-                }
+                self.availability.all_down(&error.reason, self.is_under_way(), now);
                 Ok(())
             }
             _ => Ok(()),
@@ -454,11 +470,23 @@ impl KafkaSink {
     /// Sends what has waited, as far as enough is known of its topics and there is room: one TRUNCATE may name more
     /// tables than a change has records.
     fn release(&mut self, now: Instant) -> Result<(), super::Error> {
-        while self.flight.records < RECORDS_IN_FLIGHT_MAX as usize
+        while self.flight.records() < RECORDS_IN_FLIGHT_MAX as usize
             && let Some(release) = self.waiting.release(self.link.admin(), now)?
         {
             let held = match release {
                 Release::Send(held) => held,
+                Release::Judge(held, limits) => {
+                    let codec = Codec::of(self.link.client());
+                    let bytes = codec.least_bytes(held.key.as_deref(), held.value.as_deref());
+                    if limits.are_exceeded_by(bytes) {
+                        let Held { lsn, ordinal, ticket, topic, key, value, .. } = held;
+                        let (code, value_bytes) = (Code::MessageSizeTooLarge, value.map_or(0, |value| value.len()));
+                        let failure = Failure { code, topic, key, value_bytes };
+                        self.pass_new(ticket, Refused { lsn, ordinal, failure })?;
+                        continue;
+                    }
+                    held
+                }
                 Release::Skip(ticket) => {
                     // In a transaction it settles with the others.
                     if self.transactions.is_none() {
@@ -467,23 +495,29 @@ impl KafkaSink {
                     continue;
                 }
             };
+            let Held { lsn, ordinal, ticket, .. } = held;
             let Some((topic, _)) = self.link.topic(held.destination) else {
                 return Err(super::Error::Unprepared);
             };
             let (key, value) = (held.key.as_deref(), held.value.as_deref());
             let header = held.header.as_ref().map(|(name, value)| Header { name, value });
-            match topic.produce(key, value, header, held.ticket) {
+            let number = self.flight.number(ticket, ordinal);
+            match topic.produce(key, value, header, number) {
                 Ok(()) => self.flight.add(record_size(key, value)),
                 Err(code) => {
+                    self.flight.give_back(number);
                     let value_bytes = value.map_or(0, <[u8]>::len);
                     let failure = Failure { code, topic: held.topic, key: held.key, value_bytes };
-                    self.pass_new(held.ticket, Refused { lsn: held.lsn, failure })?;
+                    self.pass_new(ticket, Refused { lsn, ordinal, failure })?;
                 }
             }
         }
         Ok(())
     }
 }
+
+/// A record of walcat's own, which belongs to no entry.
+const OWN_RECORD: (Ticket, Ordinal) = (Ticket(u64::MAX), Ordinal { change: 0, record: 0 });
 
 /// What the producer needs for transactions.
 fn transactional(settings: &Settings) -> Option<Transactional> {

@@ -8,6 +8,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use super::context::{Failure, UNPROVEN};
 use super::dead_letters::{OnError, Refused, is_passable, short_key};
 use super::fence::find_successor;
+use super::flight::Ordinal;
 use super::link::record_size;
 use super::transaction_calls::is_fenced;
 use super::{Error, KafkaSink, ffi};
@@ -39,8 +40,14 @@ impl KafkaSink {
     ///
     /// # Errors
     /// [`Error::Refused`] where it may not, and what else a failed delivery means.
-    pub fn refuse(&mut self, ticket: Ticket, failure: Failure, lsn: Lsn, now: Instant) -> Result<(), Error> {
-        let refused = Refused { lsn, failure };
+    pub fn refuse(
+        &mut self,
+        ticket: Ticket,
+        (ordinal, failure): (Ordinal, Failure),
+        lsn: Lsn,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let refused = Refused { lsn, ordinal, failure };
         if self.transactions.is_none() {
             return self.pass_new(ticket, refused);
         }
@@ -97,7 +104,7 @@ impl KafkaSink {
     }
 
     /// Counts a record that is left out, and tells of it.
-    fn tell(&mut self, Refused { lsn, failure }: &Refused) {
+    fn tell(&mut self, Refused { lsn, failure, .. }: &Refused) {
         self.dead_letters.count_one();
         warn!(lsn:% = lsn, topic = failure.topic.as_str(), value_bytes = failure.value_bytes,
             records_refused = self.dead_letters.count(), error:% = failure.code; "a record is refused and left out");
@@ -121,7 +128,7 @@ impl KafkaSink {
 
     /// Leaves a record out: its ticket settles at once, or with the dead letter.
     pub(super) fn pass(&mut self, ticket: Ticket, refused: &Refused) -> Result<(), Error> {
-        let Refused { lsn, failure } = refused;
+        let Refused { lsn, ordinal, failure } = refused;
         let OnError::DeadLetter { topic } = &self.settings.on_error else {
             // In a transaction it settles with the others.
             if self.transactions.is_none() {
@@ -131,16 +138,18 @@ impl KafkaSink {
         };
         let (key, value) = (short_key(failure), self.dead_letters.render(refused));
         let letters = self.link.open_dead_letters(topic)?;
-        if let Err(code) = letters.produce(key, Some(&value), None, ticket) {
+        let number = self.flight.number(ticket, *ordinal);
+        if let Err(code) = letters.produce(key, Some(&value), None, number) {
+            self.flight.give_back(number);
             let failure = Failure { code, topic: topic.clone(), key: None, value_bytes: value.len() };
-            return Err(self.refusal(Refused { lsn: *lsn, failure }));
+            return Err(self.refusal(Refused { lsn: *lsn, ordinal: *ordinal, failure }));
         }
         self.flight.add(record_size(key, Some(&value)));
         Ok(())
     }
 
     /// The error that a refusal ends with. In a transaction only what is wrong with the record itself ends the run.
-    fn refusal(&mut self, Refused { lsn, failure }: Refused) -> Error {
+    fn refusal(&mut self, Refused { lsn, failure, .. }: Refused) -> Error {
         let fatal = ffi::fatal_error(self.link.client());
         // The transaction had failed before: that failure is the one to tell.
         let is_consequence = matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight);

@@ -18,8 +18,9 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::checkpoint::{self, Instance, Reader};
 use super::error::Error;
+use super::flight::Flight;
 use super::ledger::{Bounds, Ledger, Task, Traffic};
-use super::link::{Flight, Link};
+use super::link::Link;
 use super::transaction_calls::{CallError, failure, is_fenced};
 use super::transaction_thread::Call;
 use super::waiting::Waiting;

@@ -1,0 +1,161 @@
+//! The records that are queued or under way in librdkafka, each by a number of its own that comes back with its delivery
+//! report: two records of one transaction may have the same topic, key and size.
+//!
+//! Invariant: a number is given to one record at a time, from when it is queued until its report is taken.
+
+use crate::change::Ticket;
+use crate::limits::{RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CHANGE_MAX};
+
+/// Records that librdkafka can hold at most: a change is taken whole, though its first record may be the last one with room.
+pub const FLIGHT_MAX: usize = (RECORDS_IN_FLIGHT_MAX + RECORDS_PER_CHANGE_MAX) as usize;
+
+/// Which record of its unit of confirmation (a transaction, or a message outside of any) this is. It is the same when the
+/// unit is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ordinal {
+    /// The number of the change in its unit, from 0.
+    pub change: u64,
+    /// The number of the record among those of its change, from 0.
+    pub record: u32,
+}
+
+/// Numbers the changes of each unit.
+#[derive(Debug, Default)]
+pub struct Numbering {
+    unit: Option<Ticket>,
+    next: u64,
+}
+
+impl Numbering {
+    /// The number of the next change of this unit.
+    pub fn next(&mut self, unit: Ticket) -> u64 {
+        if self.unit != Some(unit) {
+            *self = Numbering { unit: Some(unit), next: 0 };
+        }
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+}
+
+/// What librdkafka keeps with a record and gives back in its delivery report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordNumber(pub usize);
+
+/// The number of walcat's own records, which belong to no entry.
+pub const OWN: RecordNumber = RecordNumber(usize::MAX);
+
+/// The records under way.
+#[derive(Debug, Default)]
+pub struct Flight {
+    /// By number; none where the number is free.
+    known: Vec<Option<(Ticket, Ordinal)>>,
+    free: Vec<usize>,
+    records: usize,
+    bytes: usize,
+}
+
+impl Flight {
+    /// How many there are.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.records
+    }
+
+    /// What they count for in `[memory] max`.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing is under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// The number for a record that is to be queued: [`Flight::add`] when it was, else [`Flight::give_back`].
+    pub fn number(&mut self, ticket: Ticket, ordinal: Ordinal) -> RecordNumber {
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.known.push(None);
+            self.known.len() - 1
+        });
+        assert!(number < FLIGHT_MAX, "more records are under way than were to be taken");
+        self.known[number] = Some((ticket, ordinal));
+        RecordNumber(number)
+    }
+
+    /// The record of this number was not queued.
+    pub fn give_back(&mut self, number: RecordNumber) {
+        self.take(number);
+    }
+
+    /// A record was queued.
+    pub fn add(&mut self, size: usize) {
+        self.records += 1;
+        self.bytes += size;
+    }
+
+    /// A record's delivery report came: which record it was; none for walcat's own.
+    pub fn remove(&mut self, number: RecordNumber, size: usize) -> Option<(Ticket, Ordinal)> {
+        assert!(self.records > 0 && self.bytes >= size, "a delivery report for a record that is not under way");
+        self.records -= 1;
+        self.bytes -= size;
+        (number != OWN).then(|| self.take(number))
+    }
+
+    fn take(&mut self, number: RecordNumber) -> (Ticket, Ordinal) {
+        let found = self.known.get_mut(number.0).and_then(Option::take);
+        let found = found.expect("a delivery report for a record that is not under way");
+        self.free.push(number.0);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_one_transaction_are_told_apart_whatever_they_have_in_common() {
+        let mut flight = Flight::default();
+        let mut numbering = Numbering::default();
+        let mut queue = |flight: &mut Flight, unit| {
+            let ordinal = Ordinal { change: numbering.next(Ticket(unit)), record: 0 };
+            let number = flight.number(Ticket(unit), ordinal);
+            flight.add(100);
+            number
+        };
+        let first = queue(&mut flight, 7);
+        let second = queue(&mut flight, 7);
+        let other = queue(&mut flight, 8);
+        let ordinal = |change| Ordinal { change, record: 0 };
+        assert_eq!(flight.remove(second, 100), Some((Ticket(7), ordinal(1))));
+        let again = queue(&mut flight, 8);
+        assert_eq!(again, second, "a number is used again");
+        assert_eq!(flight.remove(first, 100), Some((Ticket(7), ordinal(0))));
+        assert_eq!(flight.remove(again, 100), Some((Ticket(8), ordinal(1))));
+        assert_eq!(flight.remove(other, 100), Some((Ticket(8), ordinal(0))));
+        assert!(flight.is_empty());
+        assert_eq!(flight.bytes(), 0);
+    }
+
+    #[test]
+    fn walcats_own_records_are_counted_and_belong_to_nothing() {
+        let mut flight = Flight::default();
+        flight.add(10);
+        assert_eq!((flight.records(), flight.bytes()), (1, 10));
+        assert_eq!(flight.remove(OWN, 10), None);
+        assert!(flight.is_empty());
+    }
+
+    #[test]
+    fn a_record_that_was_not_queued_gives_its_number_back() {
+        let mut flight = Flight::default();
+        let ordinal = Ordinal { change: 0, record: 0 };
+        let number = flight.number(Ticket(1), ordinal);
+        flight.give_back(number);
+        assert!(flight.is_empty());
+        assert_eq!(flight.number(Ticket(2), ordinal), number);
+    }
+}
