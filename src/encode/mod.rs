@@ -247,6 +247,14 @@ impl Encoder {
         Ok(self.records(Destination::Relation(index)))
     }
 
+    /// Gives back the buffer that a huge row has grown. Call it when its records have been taken: nothing may follow for hours.
+    pub fn release(&mut self) {
+        if self.workspace.bytes.capacity() > ENCODE_BUFFER_KEPT_BYTES {
+            self.workspace.begin();
+            self.workspace.bytes.shrink_to(ENCODE_BUFFER_KEPT_BYTES);
+        }
+    }
+
     fn records(&self, destination: Destination) -> Records<'_> {
         Records { destination, bytes: &self.workspace.bytes, ranges: &self.workspace.ranges }
     }
@@ -273,13 +281,8 @@ impl Encoder {
 }
 
 impl Workspace {
-    /// Empties the buffers; one that a rare huge row has grown is given back.
     fn begin(&mut self) {
-        let last_bytes = self.bytes.len();
         self.bytes.clear();
         self.ranges.clear();
-        if self.bytes.capacity() > ENCODE_BUFFER_KEPT_BYTES && last_bytes < ENCODE_BUFFER_KEPT_BYTES / 2 {
-            self.bytes.shrink_to(ENCODE_BUFFER_KEPT_BYTES);
-        }
     }
 }

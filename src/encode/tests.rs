@@ -437,10 +437,10 @@ fn a_table_without_columns_has_an_empty_row() {
 fn a_huge_row_does_not_keep_its_buffer() {
     let mut encoder = encoder(ReplicaIdentity::Default, &PAIR, &["id"]);
     let huge = "x".repeat(4 * ENCODE_BUFFER_KEPT_BYTES);
-    for text in [huge.as_str(), "small", "small"] {
-        let row = cells(&[Some("1"), Some(text), None]);
-        encoded(&mut encoder, Operation::Insert { new: Row::Cells(&row) });
-    }
+    let row = cells(&[Some("1"), Some(&huge), None]);
+    encoded(&mut encoder, Operation::Insert { new: Row::Cells(&row) });
+    // Nothing may follow it for hours.
+    encoder.release();
     assert!(encoder.workspace.bytes.capacity() <= ENCODE_BUFFER_KEPT_BYTES);
 }
 

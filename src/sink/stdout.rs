@@ -17,7 +17,7 @@ use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, RelationIndex, Ticket};
 use crate::encode::{Encoder, Prepared, Record};
 use crate::exit_code::ExitCode;
-use crate::limits::STDOUT_BUFFER_BYTES;
+use crate::limits::{ENCODE_BUFFER_KEPT_BYTES, STDOUT_BUFFER_BYTES};
 use crate::relations::Relation;
 
 /// What a line holds.
@@ -152,6 +152,7 @@ impl Output {
         }
         if self.pending() == 0 {
             self.buffer.clear();
+            self.buffer.shrink_to(ENCODE_BUFFER_KEPT_BYTES);
             self.written = 0;
         } else if self.written >= STDOUT_BUFFER_BYTES {
             self.buffer.drain(..self.written);
@@ -256,6 +257,7 @@ impl StdoutSink {
                 Lines::Record => append_record(topic, &record, &mut self.output.buffer),
             }
         }
+        self.encoder.release();
         self.appended += (self.output.buffer.len() - before) as u64;
         match self.waiting.back_mut() {
             Some((end, last, count)) if *last == ticket => {

@@ -9,6 +9,7 @@ use crate::servers::{Kafka, Postgres, World, eventually};
 
 const ROWS: i64 = 2_000_000;
 const BOUND_KB: u64 = 48 * 1024;
+const HUGE_ROW_KB: u64 = 110 * 1000;
 
 /// How many records a topic of one partition holds; 0 while it does not answer.
 fn count(consumer: &BaseConsumer, topic: &str) -> i64 {
@@ -42,5 +43,24 @@ fn a_transaction_of_two_million_rows_streams_through_in_48_mib_also_with_a_broke
     let peak = running.memory_kb("VmHWM:");
     println!("VmHWM {peak} kB");
     assert!(peak < BOUND_KB, "VmHWM is {peak} kB");
+    running.terminate().expect_code(0);
+}
+
+/// What a row of many MB needs is needed for as long as it is under way.
+#[test]
+fn memory_that_a_huge_row_took_is_given_back_though_nothing_follows_it() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let mut running = world.stream_to_kafka().spawn();
+    running.wait_for_log("streaming started");
+    world.confirm_change("INSERT INTO t VALUES (1, 'small')", 30);
+    let before = running.memory_kb("VmRSS:");
+    world.sql(&format!("INSERT INTO t VALUES (2, repeat('x', {HUGE_ROW_KB} * 1024))"));
+    eventually("the row is under way", 60, || running.memory_kb("VmHWM:") > before + 2 * HUGE_ROW_KB);
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", &world.kafka.brokers).create().expect("consumer");
+    eventually("the row has arrived", 60, || count(&consumer, &world.topic("t")) == 2);
+    // What libpq has made room for it keeps as long as the connection lasts.
+    eventually("the memory is given back", 20, || running.memory_kb("VmRSS:") < before + HUGE_ROW_KB + 16 * 1024);
+    world.confirm_change("INSERT INTO t VALUES (3, 'small')", 30);
     running.terminate().expect_code(0);
 }

@@ -303,6 +303,7 @@ impl KafkaSink {
                 }
             }
         }
+        self.encoder.release();
         for found in known {
             self.pass(ticket, &found)?;
         }
