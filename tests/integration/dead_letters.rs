@@ -212,6 +212,20 @@ fn a_dead_letter_that_is_refused_itself_stops_the_stream() {
     finished.expect_code(65).expect_log(&[&letters]);
 }
 
+/// A checkpoint is no change that could be left out: nothing would ever be stored.
+#[test]
+fn a_checkpoint_that_is_refused_stops_the_stream_whatever_the_policy() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
+    let system = world.sql("SELECT system_identifier FROM pg_control_system()");
+    let checkpoints = format!("__walcat.{system}.{}.{}", world.database, world.slot);
+    let small = ["--config", "cleanup.policy=compact", "--config", "max.message.bytes=50"];
+    world.kafka.create_topic(&checkpoints, &small);
+    world.sql("INSERT INTO t VALUES (1)");
+    let arguments = ["--once", "-X", "batch.size=10", "--delivery", "exactly-once", "--on-error", "skip"];
+    let finished = world.stream_to_kafka().with(&arguments).run().expect_code(65);
+    finished.expect_log(&[&checkpoints, "too large"]);
+}
+
 #[test]
 fn dead_letters_need_a_topic() {
     let world = World::new("");

@@ -100,7 +100,11 @@ impl KafkaSink {
         let key_bytes = failure.key.as_ref().map_or(0, Vec::len);
         let is_alone = key_bytes + failure.value_bytes >= self.settings.batch_bytes;
         let is_its_own = failure.code != Code::MessageSizeTooLarge || is_alone;
-        self.settings.on_error != OnError::Stop && is_passable(failure.code) && is_its_own && !is_letter
+        // Without its checkpoint no transaction is complete: it would be repeated without end.
+        let is_checkpoint =
+            self.transactions.as_ref().is_some_and(|transactions| transactions.settings().topic() == failure.topic);
+        let is_a_changes = !is_letter && !is_checkpoint;
+        self.settings.on_error != OnError::Stop && is_passable(failure.code) && is_its_own && is_a_changes
     }
 
     /// Counts a record that is left out, and tells of it.
