@@ -35,6 +35,13 @@ pub const STDOUT_BUFFER_BYTES: usize = 64 * 1024;
 /// How long the end of the copy may take, once all is delivered.
 pub const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long PostgreSQL may be left unread for want of room, or Kafka be away with records in flight, before the session is
+/// given up: a walsender that nobody reads cannot be ended. Well under wal_sender_timeout's default of 60 s.
+pub const BLOCKED_SESSION_MAX: Duration = Duration::from_secs(15);
+
+/// The same where the server says that the slot holds more WAL than max_wal_size.
+pub const BLOCKED_SESSION_MIN: Duration = Duration::from_secs(2);
+
 /// How often an outage of Kafka is logged while it lasts.
 pub const OUTAGE_NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 

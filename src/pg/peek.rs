@@ -245,8 +245,9 @@ impl Peek {
         self.settings.stall_timeout.map(|timeout| timeout.saturating_mul(self.settings.patience_factor))
     }
 
-    /// Whether a command is under way.
-    fn is_asking(&self) -> bool {
+    /// Whether a command is under way, with the slot and a snapshot held for it.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
         !matches!(self.state, State::Waiting { .. } | State::Delivering(_))
     }
 

@@ -100,6 +100,7 @@ impl Error {
         match self {
             Error::Postgres(error) if error.retry() == Retry::Backoff => Remedy::Connection,
             Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => Remedy::Connection,
+            Error::Session(session::Error::Differs { .. }) => Remedy::Connection,
             Error::Sink(sink::Error::Kafka(sink::kafka::Error::Aborted { .. })) => Remedy::Transaction,
             _ => Remedy::None,
         }

@@ -110,6 +110,15 @@ impl Feed {
         }
     }
 
+    /// Whether the server holds something for this session: the slot, or a peek's snapshot.
+    pub(super) fn is_attached(&self) -> bool {
+        match self {
+            Feed::Streaming(_) => true,
+            Feed::Polling(peek) => peek.is_asking(),
+            Feed::Closed => false,
+        }
+    }
+
     /// The server's process of the session, while the connection works; 0 where there is none.
     pub(super) fn session_pid(&self) -> i32 {
         match self {

@@ -8,6 +8,7 @@ pub mod dumping;
 pub mod error;
 pub mod feed;
 mod gone;
+mod hold;
 mod outage;
 pub mod output;
 mod reading;
@@ -32,7 +33,9 @@ pub use self::dumping::{Dumped, Dumping};
 pub use self::error::Error;
 pub use self::feed::{Feed, Received};
 use self::gone::Gone;
+use self::hold::Hold;
 use self::outage::OutageReport;
+use self::output::serve_output;
 pub use self::output::{Dump, Output};
 use self::reading::Read;
 use self::recorder::Recorder;
@@ -52,7 +55,6 @@ use crate::poller::{Poller, Wakeup};
 use crate::positions::{self, Facts};
 use crate::session::Session;
 use crate::signal::StopSignals;
-use crate::sink::{self, Settled, Sink};
 
 /// Times that the loop keeps.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +87,7 @@ pub struct Pump {
     poller: Poller,
     signals: StopSignals,
     stage: Stage,
+    hold: Hold,
     times: Times,
     report: Report,
     outage: OutageReport,
@@ -180,6 +183,7 @@ impl Pump {
             poller: parts.poller,
             signals: parts.signals,
             stage: Stage::Reading,
+            hold: Hold::InUse,
             outage: OutageReport::new(parts.source.slot.clone(), parts.source.dsn.clone(), parts.started.server),
             report: Report::new(parts.source.slot.clone(), parts.times.stats_interval, now),
             times: parts.times,
@@ -229,7 +233,7 @@ impl Pump {
     fn drop_new_slot(&mut self) {
         let Some(name) = self.new_slot.take() else { return };
         self.feed.close(true);
-        let mut waiter = Waiter::until(&mut self.poller, &mut self.signals, Instant::now() + FINISH_TIMEOUT);
+        let mut waiter = Waiter::new(&mut self.poller, &mut self.signals).until(Instant::now() + FINISH_TIMEOUT);
         match slot::drop_new(&self.source, &name, &mut waiter) {
             Ok(()) => info!(slot = name.as_str(); "the slot that was created is dropped again"),
             Err(error) => warn!(slot = name.as_str(), error:% = error;
@@ -241,7 +245,7 @@ impl Pump {
         loop {
             let now = Instant::now();
             self.heed_signals(now)?;
-            self.serve_output(now)?;
+            serve_output(&mut self.output, &mut self.session, now)?;
             self.heed_catalog(now)?;
             self.forget_gone();
             self.heed_checkpoint()?;
@@ -250,7 +254,7 @@ impl Pump {
             if self.stage == Stage::Reading && self.session.is_done() {
                 self.stage = Stage::Draining;
             }
-            self.serve_output(now)?;
+            serve_output(&mut self.output, &mut self.session, now)?;
             self.session.feedback().check_stall(now)?;
             self.feed.check_stall(now)?;
             self.store(now)?;
@@ -262,6 +266,7 @@ impl Pump {
             if self.is_over(now) {
                 return Ok(());
             }
+            self.heed_hold(now)?;
             // What the output has just made room for may wait inside libpq, where no readiness tells of it.
             match read {
                 Read::Drained => self.sleep(now)?,
@@ -324,32 +329,6 @@ impl Pump {
             relations.forget(index);
             self.output.forget(index, oid);
         }
-    }
-
-    /// Lets the output work, and settles what it has delivered.
-    fn serve_output(&mut self, now: Instant) -> Result<(), Error> {
-        let sink = match &mut self.output {
-            Output::Records(sink) => sink,
-            Output::Dump(dump) => return Ok(dump.lines.write().map(drop).map_err(sink::Error::from)?),
-        };
-        sink.serve(now)?;
-        let mut settled = false;
-        while let Some(report) = sink.settled(now) {
-            match report {
-                Settled::Delivered(ticket) => self.session.settle(ticket)?,
-                Settled::Refused(ticket, ordinal, failure) => {
-                    self.session.advance();
-                    let lsn = self.session.ring().position(ticket).unwrap_or(Lsn::INVALID);
-                    let Sink::Kafka(kafka) = sink else { continue };
-                    kafka.refuse(ticket, (ordinal, failure), lsn, now).map_err(sink::Error::from)?;
-                }
-            }
-            settled = true;
-        }
-        if settled {
-            self.session.advance();
-        }
-        Ok(())
     }
 
     fn heed_signals(&mut self, now: Instant) -> Result<(), Error> {
@@ -441,7 +420,7 @@ impl Pump {
         let store = self.store.deadline(self.session.feedback().delivered(), now);
         let feed = if self.may_read(now) { self.feed.deadline() } else { None };
         let store = store.filter(|_| !self.watch.is_needed());
-        let own = [self.report.deadline(), self.outage.deadline(), self.watch.deadline()];
+        let own = [self.report.deadline(), self.outage.deadline(), self.watch.deadline(), self.hold_deadline()];
         let others = [feed, self.output.deadline(now), stopping, catalog, store].into_iter().chain(own);
         others.flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
@@ -450,6 +429,7 @@ impl Pump {
     fn finish(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         self.store(now)?;
+        self.reclaim_to_finish()?;
         let update = self.session.feedback().update(now);
         self.feed.update(update)?;
         if let Some(recorder) = self.recorder.take() {
@@ -457,7 +437,7 @@ impl Pump {
         }
         let unacknowledged = matches!(self.stage, Stage::Stopping { .. }) && self.has_unacknowledged();
         let failure = self.unacknowledged();
-        let mut waiter = Waiter::until(&mut self.poller, &mut self.signals, now + FINISH_TIMEOUT);
+        let mut waiter = Waiter::new(&mut self.poller, &mut self.signals).until(now + FINISH_TIMEOUT);
         self.feed.finish(&mut waiter)?;
         let refused = self.output.refused_count();
         self.report.ended(&mut self.session, refused, self.poller.turns(), now);
@@ -481,7 +461,10 @@ impl Pump {
     /// A failure of the source ends the run, but what was read whole before it is not withheld.
     fn deliver_before_failing(&mut self, error: &Error) {
         match error {
-            Error::Server { .. } | Error::Postgres(_) | Error::Stalled(_) => self.feed.close(false),
+            // A slot that is lost or gone among them: what was read of it comes from nowhere else.
+            Error::Server { .. } | Error::Postgres(_) | Error::Stalled(_) | Error::Setup { .. } => {
+                self.feed.close(false);
+            }
             Error::Session(_) => {}
             _ => return,
         }

@@ -12,11 +12,11 @@ use crate::lsn::Lsn;
 use crate::pg::lookup::Lookup;
 use crate::pg::{Direction, Server};
 
-/// The WAL that a slot keeps, in bytes.
+/// The WAL that a slot keeps, in bytes, and its state.
 const QUERY: &CStr = c"
-SELECT pg_catalog.pg_wal_lsn_diff(
+SELECT pg_catalog.concat_ws(' ', wal_status, pg_catalog.pg_wal_lsn_diff(
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
-       ELSE pg_catalog.pg_current_wal_lsn() END, restart_lsn)::pg_catalog.int8
+       ELSE pg_catalog.pg_current_wal_lsn() END, restart_lsn)::pg_catalog.int8)
 FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
 
 /// A notice that waits for the server's answer.
@@ -34,12 +34,19 @@ pub(super) struct OutageReport {
     lookup: Lookup,
     told_at: Option<Instant>,
     notice: Option<Notice>,
+    is_slot_at_risk: bool,
 }
 
 impl OutageReport {
     /// For a slot, on this server.
     pub fn new(slot: String, dsn: Option<String>, server: Server) -> Self {
-        OutageReport { slot, lookup: Lookup::new("the size of the WAL", dsn, server), told_at: None, notice: None }
+        OutageReport {
+            slot,
+            lookup: Lookup::new("the size of the WAL", dsn, server),
+            told_at: None,
+            notice: None,
+            is_slot_at_risk: false,
+        }
     }
 
     /// The slot is on this server now.
@@ -51,6 +58,7 @@ impl OutageReport {
     pub fn heed(&mut self, outage: Option<(Instant, &str)>, confirmed: Lsn, now: Instant) {
         let Some((since, reason)) = outage else {
             self.notice = None;
+            self.is_slot_at_risk = false;
             if self.told_at.take().is_some() {
                 info!(slot = self.slot.as_str(); "Kafka takes records again");
             }
@@ -66,7 +74,7 @@ impl OutageReport {
         if self.notice.is_some() {
             match self.lookup.poll() {
                 Ok(None) => {}
-                Ok(Some(bytes)) => self.tell(Some(&bytes), now),
+                Ok(Some(answer)) => self.tell(Some(&answer), now),
                 Err(_) => self.tell(None, now),
             }
         }
@@ -82,14 +90,25 @@ impl OutageReport {
         self.told_at.map(|told_at| told_at + OUTAGE_NOTICE_INTERVAL)
     }
 
-    fn tell(&mut self, wal_held_bytes: Option<&str>, now: Instant) {
+    /// Whether the slot held more WAL than max_wal_size when the server was asked last: max_slot_wal_keep_size, where it is
+    /// set, may soon take it away.
+    pub fn is_slot_at_risk(&self) -> bool {
+        self.is_slot_at_risk
+    }
+
+    fn tell(&mut self, answer: Option<&str>, now: Instant) {
         let Some(Notice { since, reason, confirmed }) = self.notice.take() else { return };
         let down_for_s = now.saturating_duration_since(since).as_secs();
-        let wal_held_bytes = wal_held_bytes.unwrap_or("unknown, PostgreSQL does not answer");
+        const UNKNOWN: &str = "unknown, PostgreSQL does not answer";
+        // A slot that is lost holds no WAL.
+        let (wal_status, wal_held_bytes) = match answer {
+            Some(answer) => answer.split_once(' ').unwrap_or((answer, "0")),
+            None => (UNKNOWN, UNKNOWN),
+        };
+        self.is_slot_at_risk = answer.is_some() && wal_status != "reserved";
         warn!(
-            slot = self.slot.as_str(), confirmed:% = confirmed, wal_held_bytes, down_for_s, reason = reason.as_str();
-            "Kafka takes no records: they wait, and the slot is held; while records wait, a fast shutdown of PostgreSQL \
-             waits for this session too (stop walcat to end that, nothing is lost)"
+            slot = self.slot.as_str(), confirmed:% = confirmed, wal_held_bytes, wal_status, down_for_s,
+            reason = reason.as_str(); "Kafka takes no records: they wait, and the slot is held"
         );
     }
 }

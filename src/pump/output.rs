@@ -6,12 +6,15 @@ use std::time::Instant;
 use mio::Interest;
 
 use super::dumping::Dumping;
+use super::error::Error;
 use crate::change::RelationIndex;
 use crate::encode::Encoder;
 use crate::limits::STDOUT_BUFFER_BYTES;
+use crate::lsn::Lsn;
+use crate::session::Session;
 use crate::sink::kafka::transaction::Transactions;
 use crate::sink::stdout::Output as Lines;
-use crate::sink::{self, Sink};
+use crate::sink::{self, Settled, Sink};
 
 /// Where the changes go.
 pub enum Output {
@@ -142,4 +145,30 @@ impl Output {
             Output::Dump(dump) => dump.lines.awaited(),
         }
     }
+}
+
+/// Lets the output work, and settles what it has delivered.
+pub(super) fn serve_output(output: &mut Output, session: &mut Session, now: Instant) -> Result<(), Error> {
+    let sink = match output {
+        Output::Records(sink) => sink,
+        Output::Dump(dump) => return Ok(dump.lines.write().map(drop).map_err(sink::Error::from)?),
+    };
+    sink.serve(now)?;
+    let mut settled = false;
+    while let Some(report) = sink.settled(now) {
+        match report {
+            Settled::Delivered(ticket) => session.settle(ticket)?,
+            Settled::Refused(ticket, ordinal, failure) => {
+                session.advance();
+                let lsn = session.ring().position(ticket).unwrap_or(Lsn::INVALID);
+                let Sink::Kafka(kafka) = sink else { continue };
+                kafka.refuse(ticket, (ordinal, failure), lsn, now).map_err(sink::Error::from)?;
+            }
+        }
+        settled = true;
+    }
+    if settled {
+        session.advance();
+    }
+    Ok(())
 }

@@ -40,6 +40,7 @@ impl Pump {
                 Some(Received::Frame(frame)) => self.frame(&frame, now)?,
                 Some(Received::Peeked(peeked)) => self.peeked(&peeked, now)?,
             }
+            self.has_read();
         }
         Ok(Read::Unfinished)
     }
@@ -48,6 +49,7 @@ impl Pump {
         self.stage == Stage::Reading
             && !self.session.is_done()
             && !self.asking.is_open()
+            && !self.hold.is_released()
             && self.session.has_room()
             && self.output.has_room(now)
     }

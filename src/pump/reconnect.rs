@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::error::{Error, Remedy};
-use super::output::Output;
+use super::hold::Hold;
+use super::output::{Output, serve_output};
 use super::source::{SlotMode, Source, Takeover};
 use super::start::{self, Known, Started};
 use super::waiting::Waiter;
@@ -18,7 +19,7 @@ use crate::pg;
 
 /// With exactly-once delivery: how long a slot that another process holds is waited for before it is looked who that is,
 /// and how long before it is looked again.
-const HOLDER_LOOK: Duration = Duration::from_secs(2);
+pub(super) const HOLDER_LOOK: Duration = Duration::from_secs(2);
 const HOLDER_LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A connection that lasted for so long was one that worked.
@@ -67,7 +68,7 @@ impl Pump {
             let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             warn!(slot = self.report.slot(), received:% = received, error:% = error, retry_in_ms;
                 "the stream is interrupted: connecting again");
-            match self.connect_again(delay, holder_look) {
+            match self.connect_again(delay, holder_look, None) {
                 Ok(started) => return self.go_on(started),
                 Err(Error::Postgres(pg::Error::Interrupted)) => return Err(self.unacknowledged()),
                 // The one that holds it may have taken over while this process was thought dead.
@@ -96,13 +97,19 @@ impl Pump {
     }
 
     /// A slot that ended with its session is gone, and a dump or a recording shows one session.
-    fn may_reconnect(&self) -> bool {
+    pub(super) fn may_reconnect(&self) -> bool {
         let is_look = self.recorder.is_some() || matches!(self.output, Output::Dump(_));
         !is_look && self.source.slot_mode != SlotMode::Temporary
     }
 
-    /// Waits, then starts a stream where this one can go on. The output is served meanwhile.
-    fn connect_again(&mut self, delay: Duration, holder_look: Duration) -> Result<Started, Error> {
+    /// Waits, then starts a stream where this one can go on. The output is served meanwhile. With a deadline the end of the
+    /// run waits for it.
+    pub(super) fn connect_again(
+        &mut self,
+        delay: Duration,
+        holder_look: Duration,
+        deadline: Option<Instant>,
+    ) -> Result<Started, Error> {
         // With exactly-once delivery the checkpoint is read once the slot is there.
         let known = self.output.transactions().is_none().then(|| Known {
             stored: self.identity.at(self.session.resume_lsn(), self.session.records_end()),
@@ -124,32 +131,34 @@ impl Pump {
             },
             ..self.source.clone()
         };
-        let (output, mut failure) = (&mut self.output, None);
+        // What is delivered meanwhile is settled too: else it would look as if Kafka took nothing.
+        let (output, session, mut failure) = (&mut self.output, &mut self.session, None);
         let mut serve = |now| {
-            let Output::Records(sink) = &mut *output else { return true };
-            failure = sink.serve(now).err();
+            failure = serve_output(output, session, now).err();
             failure.is_none()
         };
         let mut waiter = Waiter::with_work(&mut self.poller, &mut self.signals, &mut serve);
+        if let Some(deadline) = deadline {
+            waiter = waiter.until(deadline);
+        }
         let started = waiter
             .sleep(delay)
             .map_err(Error::from)
             .and_then(|()| start::start(&source, &mut || Ok(known.clone()), &mut waiter));
         match failure {
-            Some(failure) => Err(failure.into()),
+            Some(failure) => Err(failure),
             None => started,
         }
     }
 
-    fn go_on(&mut self, started: Started) -> Result<(), Error> {
+    /// The new connection takes the place of the old one.
+    pub(super) fn attach(&mut self, started: Started, now: Instant) {
         self.feed = started.feed;
         self.session_pid = self.feed.session_pid();
         self.asking.give_up(Some(started.server.clone()));
         self.outage.follow(started.server.clone());
-        let last_timeline = self.identity.timeline;
         self.identity.go_on(started.system.timeline, self.session.feedback().records_end());
         self.facts = started.facts;
-        let now = Instant::now();
         self.watch = Watch::new(
             self.identity.slot.clone(),
             self.source.dsn.clone(),
@@ -163,26 +172,33 @@ impl Pump {
             transactions.ask_timeline(self.watch.is_needed());
         }
         self.connected_at = now;
+        self.hold = Hold::InUse;
+    }
+
+    pub(super) fn go_on(&mut self, started: Started) -> Result<(), Error> {
+        let (start, is_cut, now) = (started.start, started.is_cut, Instant::now());
+        let last_timeline = self.identity.timeline;
+        self.attach(started, now);
         if self.output.renew(now)? {
             self.session.restarted(now);
             self.stage = Stage::Reading;
             // What is known of another server may not be true of this one: the checkpoint tells, and till then the slot.
-            self.session.cut(started.start);
+            self.session.cut(start);
         } else {
             self.session.reconnected(now)?;
-            self.session.pass_before(started.start);
-            if started.is_cut {
-                self.session.cut(started.start);
+            self.session.pass_before(start);
+            if is_cut {
+                self.session.cut(start);
             }
         }
-        if started.is_cut || self.identity.timeline != last_timeline {
+        if is_cut || self.identity.timeline != last_timeline {
             self.session.cut_goal(self.facts.shared_up_to(last_timeline).unwrap_or(self.facts.wal_end));
             self.received_at_loss = self.session.feedback().received();
             let feedback = self.session.feedback();
             // Before anything is confirmed here: a stored position of the old timeline says nothing of this one.
             self.store.begin(self.identity.at(feedback.delivered(), feedback.records_end()), now)?;
         }
-        info!(slot = self.report.slot(), lsn:% = started.start, in_flight = self.session.ring().outstanding();
+        info!(slot = self.report.slot(), lsn:% = start, in_flight = self.session.ring().outstanding();
             "the stream goes on");
         Ok(())
     }

@@ -35,9 +35,10 @@ impl<'p> Waiter<'p> {
     }
 
     /// For the end of a run that a signal may have asked for: ends at the next signal, or at the deadline.
-    pub fn until(poller: &'p mut Poller, signals: &'p mut StopSignals, deadline: Instant) -> Self {
-        let signals_max = signals.received() + 1;
-        Waiter { poller, signals, signals_max, deadline: Some(deadline), meanwhile: None }
+    #[must_use]
+    pub fn until(self, deadline: Instant) -> Self {
+        let signals_max = self.signals.received() + 1;
+        Waiter { signals_max, deadline: Some(deadline), ..self }
     }
 
     /// Waits until the socket is ready, or for a slice of time.

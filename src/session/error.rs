@@ -18,6 +18,9 @@ pub enum Error {
     /// A message where it may not be.
     #[error("the server broke the protocol at {lsn}: {reason}")]
     Order { lsn: Lsn, reason: String },
+    /// What was read of a transaction does not come again as it was.
+    #[error("the transaction committed at {commit_lsn} was read in part, and comes again with other changes")]
+    Differs { commit_lsn: Lsn },
     /// A record settled that was never in flight.
     #[error(transparent)]
     Ticket(#[from] UnknownTicket),
@@ -29,6 +32,7 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Error::Frame { .. } | Error::Message { .. } | Error::Order { .. } => ExitCode::Protocol,
+            Error::Differs { .. } => ExitCode::Unavailable,
             Error::Ticket(_) => ExitCode::Defect,
         }
     }

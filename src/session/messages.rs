@@ -1,5 +1,6 @@
 //! What each message of the output plugin does to the session.
 
+use super::resumption::Extent;
 use super::{EnvelopeClock, Error, IDLE_PREFIX, Open, Phase, Sealed, Session, Step, Truncations};
 use crate::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Ticket, Transaction};
 use crate::clock::PgTimestamp;
@@ -43,7 +44,7 @@ impl Session {
                 self.row(lsn, delete.relation, operation, processed_unix_ns)
             }
             Message::Truncate(truncate) => {
-                if self.is_passing() {
+                if self.was_taken(lsn)? {
                     return Ok(Step::Nothing);
                 }
                 self.open(lsn, "Truncate")?;
@@ -71,7 +72,9 @@ impl Session {
 
     fn begin<'a>(&mut self, lsn: Lsn, transaction: Transaction) -> Result<Step<'a>, Error> {
         match self.phase {
-            Phase::Transaction(_) | Phase::Passing { .. } => return Err(order(lsn, "Begin inside a transaction")),
+            Phase::Transaction(_) | Phase::Again { .. } | Phase::Passing { .. } => {
+                return Err(order(lsn, "Begin inside a transaction"));
+            }
             Phase::Done => return Ok(Step::Beyond),
             Phase::Between => {}
         }
@@ -83,15 +86,21 @@ impl Session {
             self.phase = Phase::Passing { commit_lsn: transaction.commit_lsn };
             return Ok(Step::Nothing);
         }
+        if self.begin_again(transaction)? {
+            return Ok(Step::Nothing);
+        }
         self.sequence += 1;
         let sequence = self.sequence;
-        self.phase = Phase::Transaction(Open { transaction, ticket: None, total_order: 1, message_order: 1, sequence });
+        let extent = Extent::default();
+        self.phase =
+            Phase::Transaction(Open { transaction, ticket: None, total_order: 1, message_order: 1, sequence, extent });
         Ok(Step::Nothing)
     }
 
     fn commit<'a>(&mut self, lsn: Lsn, commit: &pgoutput::Commit) -> Result<Step<'a>, Error> {
         let (begun, open) = match self.phase {
             Phase::Passing { commit_lsn } => (commit_lsn, None),
+            Phase::Again { open, .. } => return Err(Error::Differs { commit_lsn: open.transaction.commit_lsn }),
             _ => self.open(lsn, "Commit").map(|open| (open.transaction.commit_lsn, Some(*open)))?,
         };
         if begun != commit.commit_lsn {
@@ -124,7 +133,7 @@ impl Session {
         operation: Operation<'a>,
         processed_unix_ns: i64,
     ) -> Result<Step<'a>, Error> {
-        if self.is_passing() {
+        if self.was_taken(lsn)? {
             return Ok(Step::Nothing);
         }
         let index = self.known(lsn, relation)?;
@@ -163,7 +172,7 @@ impl Session {
         if matches!(self.phase, Phase::Done) {
             return Ok(Step::Beyond);
         }
-        let passed = if message.transactional { self.is_passing() } else { lsn <= self.delivered_before };
+        let passed = if message.transactional { self.was_taken(lsn)? } else { lsn <= self.delivered_before };
         if passed {
             return Ok(Step::Nothing);
         }
@@ -259,14 +268,10 @@ impl Session {
         Ok(ticket)
     }
 
-    fn is_passing(&self) -> bool {
-        matches!(self.phase, Phase::Passing { .. })
-    }
-
     fn open(&mut self, lsn: Lsn, what: &str) -> Result<&mut Open, Error> {
         match &mut self.phase {
             Phase::Transaction(open) => Ok(open),
-            Phase::Between | Phase::Passing { .. } | Phase::Done => {
+            Phase::Between | Phase::Again { .. } | Phase::Passing { .. } | Phase::Done => {
                 Err(order(lsn, &format!("{what} outside a transaction")))
             }
         }

@@ -7,6 +7,7 @@
 mod error;
 mod goal;
 mod messages;
+mod resumption;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 pub use self::error::Error;
 pub use self::goal::Goal;
+use self::resumption::Extent;
 pub use self::step::{EnvelopeClock, Sealed, Step, Truncations};
 
 use crate::change::{Ticket, Transaction};
@@ -41,12 +43,19 @@ struct Open {
     message_order: u64,
     /// Counts transactions, so that the relations' own numbers begin anew in each.
     sequence: u64,
+    /// What was read of it.
+    extent: Extent,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Between,
     Transaction(Open),
+    /// A transaction that was read in part comes again: what was taken of it is not wanted.
+    Again {
+        open: Open,
+        seen: Extent,
+    },
     /// A transaction that was delivered before: none of it is wanted.
     Passing {
         commit_lsn: Lsn,
@@ -102,6 +111,8 @@ pub struct Session {
     sequence: u64,
     /// What ends at or before it was delivered before.
     delivered_before: Lsn,
+    /// The transaction that was read in part when the session was given up; it comes next.
+    again: Option<Open>,
     counters: Counters,
 }
 
@@ -122,6 +133,7 @@ impl Session {
             last_commit_time: PgTimestamp::from_unix_us(0),
             sequence: 0,
             delivered_before: Lsn::INVALID,
+            again: None,
             counters: Counters::default(),
         };
         session.reach(options.start);
@@ -145,9 +157,9 @@ impl Session {
     #[must_use]
     pub fn records_end(&self) -> Lsn {
         let in_flight = self.ring.greatest_confirm().map_or(Lsn::INVALID, |confirm| confirm.records_end);
-        let open = match self.phase {
+        let open = match self.partly_read() {
             // It ends after the beginning of its commit record.
-            Phase::Transaction(Open { ticket: Some(_), transaction, .. }) => Lsn(transaction.commit_lsn.0 + 1),
+            Some(Open { ticket: Some(_), transaction, .. }) => Lsn(transaction.commit_lsn.0 + 1),
             _ => Lsn::INVALID,
         };
         in_flight.max(open).max(self.feedback.records_end())
@@ -180,10 +192,11 @@ impl Session {
     /// # Errors
     /// [`Error::Ticket`], a defect.
     pub fn reconnected(&mut self, now: Instant) -> Result<(), Error> {
-        if let Phase::Transaction(Open { ticket: Some(ticket), .. }) = self.phase {
+        if let Some(Open { ticket: Some(ticket), .. }) = self.partly_read() {
             // Its records settle as any others, and confirm nothing.
             self.ring.seal(ticket, Lsn::INVALID)?;
         }
+        self.again = None;
         self.begin_connection(now);
         self.advance();
         Ok(())
@@ -193,6 +206,7 @@ impl Session {
     pub fn restarted(&mut self, now: Instant) {
         self.ring.clear();
         self.phase = Phase::Between;
+        self.again = None;
         self.begin_connection(now);
     }
 
@@ -282,7 +296,7 @@ impl Session {
     /// Whether a transaction has been read in part.
     #[must_use]
     pub fn is_inside_transaction(&self) -> bool {
-        matches!(self.phase, Phase::Transaction(_))
+        matches!(self.phase, Phase::Transaction(_)) || self.partly_read().is_some()
     }
 
     /// Whether the job's end is reached.
@@ -300,7 +314,7 @@ impl Session {
     #[must_use]
     pub fn xid(&self) -> Option<u32> {
         match self.phase {
-            Phase::Transaction(open) => Some(open.transaction.xid),
+            Phase::Transaction(open) | Phase::Again { open, .. } => Some(open.transaction.xid),
             Phase::Between | Phase::Passing { .. } | Phase::Done => None,
         }
     }

@@ -253,3 +253,65 @@ fn what_the_protocol_does_not_allow_is_refused_with_its_lsn() {
         assert_eq!(session.feedback().confirmed(), Lsn(10), "nothing of it is confirmed");
     }
 }
+
+#[test]
+fn a_session_that_was_given_up_goes_on_after_the_last_change_that_was_taken() {
+    let mut session = session(Goal::Forever);
+    feed(&mut session, &begin(50)).unwrap();
+    let (_, ticket) = change(&mut session, &insert(30));
+    change(&mut session, &insert(30));
+    for _ in 0..2 {
+        let known = session.relations().index_of(RELATION).expect("a relation");
+        let (relation, answer) =
+            (session.relations().relation(known).clone(), session.relations().answer(known).clone());
+        assert!(session.is_inside_transaction());
+        session.resumed(Instant::now());
+        assert!(session.is_inside_transaction());
+        session.relations().learn(relation, answer);
+        feed(&mut session, &begin(50)).unwrap();
+        assert!(feed(&mut session, &insert(30)).unwrap().is_none(), "it was taken before");
+    }
+    assert!(feed(&mut session, &insert(30)).unwrap().is_none(), "the second with this LSN too");
+    let (third, same) = change(&mut session, &insert(30));
+    assert_eq!((third.total_order, third.data_collection_order, same), (3, 3, ticket));
+    change(&mut session, &insert(40));
+    feed(&mut session, &commit(50, 60)).unwrap();
+    for _ in 0..4 {
+        session.settle(ticket).unwrap();
+    }
+    session.advance();
+    assert_eq!(session.feedback().confirmed(), Lsn(60));
+}
+
+#[test]
+fn a_transaction_that_comes_again_with_other_changes_is_read_anew() {
+    for frames in [
+        vec![begin(51)],
+        vec![begin(50), insert(31)],
+        vec![begin(50), insert(29), insert(29)],
+        vec![begin(50), insert(30), commit(50, 60)],
+    ] {
+        let mut session = session(Goal::Forever);
+        feed(&mut session, &begin(50)).unwrap();
+        let (_, ticket) = change(&mut session, &insert(30));
+        change(&mut session, &insert(30));
+        let again = |session: &mut Session, frames: &[Vec<u8>]| {
+            frames.iter().try_for_each(|frame| session.accept(frame, Instant::now(), 0).map(drop))
+        };
+        session.resumed(Instant::now());
+        let result = again(&mut session, &frames);
+        // The third change at a lower LSN is one more than there were.
+        let result = if frames.len() == 3 && frames[1] == insert(29) {
+            result.and_then(|()| again(&mut session, &[insert(30)]))
+        } else {
+            result
+        };
+        assert!(matches!(result, Err(Error::Differs { commit_lsn: Lsn(50) })), "{result:?}");
+        session.reconnected(Instant::now()).unwrap();
+        assert!(!session.is_inside_transaction());
+        session.settle(ticket).unwrap();
+        session.settle(ticket).unwrap();
+        session.advance();
+        assert_eq!(session.feedback().confirmed(), Lsn(10), "the records that were taken confirm nothing");
+    }
+}

@@ -175,9 +175,8 @@ fn a_broker_away_for_longer_than_the_walsenders_timeout_costs_neither_the_connec
     kafka.stop();
     let writers = Writers::start(&world);
     running.wait_for_log("Kafka takes no records");
-    assert!(running.log().contains("shutdown of PostgreSQL waits for this session"), "{}", running.log());
-    // Three times wal_sender_timeout: the length of the outage is what is tested.
-    std::thread::sleep(Duration::from_secs(9));
+    // Twice wal_sender_timeout, and less than what the session is given up after: the length is what is tested.
+    std::thread::sleep(Duration::from_secs(6));
     assert_eq!(world.sql(walsender), pid, "the session is another one:\n{}", running.log());
     kafka.restart();
     writers.stop();
@@ -185,8 +184,8 @@ fn a_broker_away_for_longer_than_the_walsenders_timeout_costs_neither_the_connec
     eventually("all is confirmed", 60, || {
         world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
     });
-    assert_eq!(world.sql(walsender), pid);
-    running.terminate().expect_code(0).expect_log(&["Kafka takes records again"]);
+    let finished = running.terminate().expect_code(0).expect_log(&["Kafka takes records again"]);
+    assert!(!finished.log.contains("is interrupted"), "{}", finished.log);
     check(&world);
 }
 

@@ -22,6 +22,7 @@ mod exactly_once;
 mod exit_codes;
 mod failover;
 mod half_open;
+mod hold;
 mod idle;
 mod memory;
 mod once_and_endpos;

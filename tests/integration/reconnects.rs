@@ -176,3 +176,31 @@ fn a_busy_table_that_is_not_published_leaves_no_gap_and_little_lag() {
     running.wait();
     world.stream_to_kafka().with(&["--config", &config, "--once"]).run().expect_code(0);
 }
+
+/// The records that are in flight when PostgreSQL goes away are delivered, and heard of, while it is away.
+#[test]
+fn a_server_that_is_away_is_not_reported_as_kafkas_outage() {
+    for delivery in ["at-least-once", "exactly-once"] {
+        let pg = Postgres::start("not-kafka", 15, &["--no-fsync"]);
+        let world = World::on(&pg, Kafka::shared(), "CREATE TABLE t (id int PRIMARY KEY)");
+        let config =
+            file("not-kafka.toml", "[retry]\nmax = \"250ms\"\nbroker_for = \"5s\"\n[kafka]\n\"linger.ms\" = 1000\n");
+        let arguments = ["--config", &config, "--stall-timeout", "2s", "--delivery", delivery];
+        let mut running = world.stream_to_kafka().with(&arguments).deadline(120).spawn();
+        world.confirm_change("INSERT INTO t VALUES (1)", 30);
+        let end = world.wal_lsn();
+        world.sql("INSERT INTO t VALUES (2)");
+        let read = format!("SELECT count(*) FROM pg_stat_replication WHERE write_lsn > '{end}'");
+        eventually("the row is read", 20, || world.sql(&read) == "1");
+        pg.stop("immediate");
+        // 8 s and more: beyond what an outage of Kafka may last.
+        running.wait_for_log_times("connecting again", 40);
+        pg.restart();
+        running.wait_for_log("the stream goes on");
+        world.confirm_change("INSERT INTO t VALUES (3)", 60);
+        let finished = running.terminate().expect_code(0);
+        assert!(!finished.log.contains("Kafka takes no records"), "{}", finished.log);
+        drop(world);
+        pg.stop("immediate");
+    }
+}

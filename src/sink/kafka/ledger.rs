@@ -367,6 +367,12 @@ impl Ledger {
         matches!(self.stage, Stage::Idle | Stage::Found(_))
     }
 
+    /// Whether what was taken has been given up.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed { .. })
+    }
+
     /// Whether it is known, and judged, what was delivered before.
     #[must_use]
     pub fn has_begun(&self) -> bool {

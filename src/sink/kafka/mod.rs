@@ -372,6 +372,10 @@ impl KafkaSink {
             let report = self.link.inbox().reports.try_recv().ok()?;
             let record = self.flight.remove(report.number, report.size + RECORD_OVERHEAD_BYTES);
             if let Some(failure) = report.failure {
+                // What was given up with its transaction is purged; it comes again.
+                if self.transactions.as_ref().is_some_and(|transactions| transactions.is_closed()) {
+                    continue;
+                }
                 let (ticket, ordinal) = record.unwrap_or(OWN_RECORD);
                 return Some(Settled::Refused(ticket, ordinal, failure));
             }

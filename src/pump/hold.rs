@@ -1,0 +1,174 @@
+//! Gives up the session with PostgreSQL while nothing can be delivered, and gets it back when there is room again.
+//!
+//! A walsender whose client does not read sits in a write that nothing ends: neither pg_terminate_backend, nor the
+//! checkpointer that enforces max_slot_wal_keep_size, nor a fast shutdown. The server cannot be told to pause, so the
+//! connection is closed. What is in flight stays in flight, and a transaction that was read in part is gone on with where
+//! reading stopped: no record is sent twice for it, and a transaction of any size makes progress through any number of
+//! pauses.
+//!
+//! A temporary slot ends with its session, and a dump or a recording shows one session: these keep theirs.
+
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::error::Error;
+use super::reconnect::HOLDER_LOOK;
+use super::start;
+use super::{Pump, Stage};
+use crate::limits::{BLOCKED_SESSION_MAX, BLOCKED_SESSION_MIN, FINISH_TIMEOUT};
+use crate::lsn::Lsn;
+use crate::pg;
+use crate::poller::Wakeup;
+
+/// Whether the session is of use.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hold {
+    /// It is read from.
+    InUse,
+    /// Nothing has been read since then, for want of room.
+    Blocked { since: Instant },
+    /// The same, in a run that cannot give it up, which has been told.
+    Kept,
+    /// It was given up, with this position confirmed.
+    Released { confirmed: Lsn },
+}
+
+impl Hold {
+    /// Whether there is no session.
+    pub fn is_released(self) -> bool {
+        matches!(self, Hold::Released { .. })
+    }
+}
+
+impl Pump {
+    /// Gives the session up when it has been of no use for too long, and gets it back when it is.
+    pub(super) fn heed_hold(&mut self, now: Instant) -> Result<(), Error> {
+        if self.hold.is_released() {
+            return if self.wants_session(now) { self.reclaim(None) } else { Ok(()) };
+        }
+        let (is_blocked, outage_since) = (self.is_blocked(now), self.outage_since());
+        self.hold = match self.hold {
+            Hold::Blocked { .. } | Hold::Kept if is_blocked => self.hold,
+            Hold::Kept if outage_since.is_some() => Hold::Kept,
+            _ if is_blocked => Hold::Blocked { since: now },
+            _ => Hold::InUse,
+        };
+        let blocked_since = match self.hold {
+            Hold::Blocked { since } => Some(since),
+            Hold::InUse | Hold::Kept | Hold::Released { .. } => None,
+        };
+        let is_due = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
+        let limit = if self.outage.is_slot_at_risk() { BLOCKED_SESSION_MIN } else { BLOCKED_SESSION_MAX };
+        let is_due = blocked_since.is_some_and(|since| is_due(since, limit))
+            || outage_since.is_some_and(|since| is_due(since, BLOCKED_SESSION_MAX));
+        let is_kept = matches!(self.hold, Hold::Kept);
+        if is_due && !is_kept && !self.asking.is_open() && self.feed.is_attached() {
+            self.release(now);
+        }
+        Ok(())
+    }
+
+    /// When [`Pump::heed_hold`] has to look again at the latest.
+    pub(super) fn hold_deadline(&self) -> Option<Instant> {
+        let limit = if self.outage.is_slot_at_risk() { BLOCKED_SESSION_MIN } else { BLOCKED_SESSION_MAX };
+        if self.asking.is_open() {
+            return None;
+        }
+        match self.hold {
+            Hold::Blocked { since } if self.feed.is_attached() => Some(since + limit),
+            Hold::InUse if self.feed.is_attached() => self.outage_since().map(|since| since + BLOCKED_SESSION_MAX),
+            _ => None,
+        }
+    }
+
+    /// Something was read.
+    pub(super) fn has_read(&mut self) {
+        if matches!(self.hold, Hold::Blocked { .. }) {
+            self.hold = Hold::InUse;
+        }
+    }
+
+    /// Whether what the server sends stays unread: there is no room, or nothing more is wanted.
+    fn is_blocked(&self, now: Instant) -> bool {
+        let has_room = self.session.has_room() && self.output.has_room(now);
+        self.stage != Stage::Reading || self.session.is_done() || !has_room
+    }
+
+    /// Since when Kafka has not taken what is in flight. The server is read, but its shutdown would wait for the rest.
+    fn outage_since(&self) -> Option<Instant> {
+        let (since, _) = self.output.outage()?;
+        (!self.session.is_settled()).then_some(since)
+    }
+
+    /// Whether there is anything to do with a session again.
+    fn wants_session(&self, now: Instant) -> bool {
+        self.stage == Stage::Reading && !self.is_blocked(now) && self.outage_since().is_none()
+    }
+
+    fn release(&mut self, now: Instant) {
+        let (slot, received) = (self.report.slot(), self.session.feedback().received());
+        let confirmed = self.session.feedback().confirmed();
+        if !self.may_reconnect() {
+            warn!(slot, received:% = received;
+                "nothing can be delivered, and this session cannot be given up and had back: until something can, \
+                 PostgreSQL cannot end it (stop walcat to end it)");
+            self.hold = Hold::Kept;
+            return;
+        }
+        let reason = match self.output.outage() {
+            Some((_, reason)) => format!("Kafka takes no records: {reason}"),
+            None => "what was read is not taken: no room for more".to_owned(),
+        };
+        warn!(slot, received:% = received, confirmed:% = confirmed, in_flight = self.session.ring().outstanding(),
+            reason = reason.as_str();
+            "nothing can be delivered: giving up the session with PostgreSQL until there is room again; the slot and what \
+             is in flight are kept");
+        let update = self.session.feedback().update(now);
+        // It would say the same on the next connection.
+        let _: Result<(), pg::Error> = self.feed.update(update);
+        self.poller.disarm(Wakeup::Postgres);
+        // The server ends a session that it cannot write to.
+        self.feed.close(false);
+        self.hold = Hold::Released { confirmed };
+    }
+
+    /// A session that goes on exactly where the last one was given up.
+    fn reclaim(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
+        let started = match self.connect_again(Duration::ZERO, HOLDER_LOOK, deadline) {
+            Ok(started) => started,
+            // The caller sees that there is none, and the loop heeds the signal.
+            Err(Error::Postgres(pg::Error::Interrupted)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let taken = self.session.resume_lsn();
+        let known = start::Known {
+            stored: self.identity.at(taken, self.session.records_end()),
+            store: "what was read before the session was given up".to_owned(),
+        };
+        let is_same = started.system.identifier == self.identity.system_identifier
+            && started.system.timeline == self.identity.timeline;
+        if !is_same || start::check_stored(Some(&known), &started.facts, false)?.is_cut {
+            // Nothing says that this server decodes as the other did.
+            return self.go_on(started);
+        }
+        let now = Instant::now();
+        self.attach(started, now);
+        self.session.resumed(now);
+        self.session.pass_before(taken);
+        info!(slot = self.report.slot(), lsn:% = taken, in_flight = self.session.ring().outstanding();
+            "there is room again: the stream goes on");
+        Ok(())
+    }
+
+    /// The end of the run is to be told to the server: a session that was given up is needed once more, where there is
+    /// something to confirm.
+    pub(super) fn reclaim_to_finish(&mut self) -> Result<(), Error> {
+        let Hold::Released { confirmed } = self.hold else { return Ok(()) };
+        if matches!(self.stage, Stage::Stopping { .. }) && self.session.feedback().confirmed() == confirmed {
+            return Ok(());
+        }
+        self.reclaim(Some(Instant::now() + FINISH_TIMEOUT))?;
+        if self.hold.is_released() { Err(self.unacknowledged()) } else { Ok(()) }
+    }
+}
