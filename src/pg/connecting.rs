@@ -1,11 +1,12 @@
 //! Making a connection without waiting: one host of the conninfo after another, each within its time.
 //!
-//! libpq keeps `connect_timeout` only where it waits itself, and goes on to the next host only when one has refused: a host
-//! that swallows everything, as a dead machine does, would hide the standby that comes after it.
+//! libpq keeps `connect_timeout` only where it waits itself, and goes on to the next host, or to the next address of a name,
+//! only when one has refused: one that swallows everything, as a dead machine does, would hide what comes after it.
 //!
 //! Source: PostgreSQL documentation, "34.1 Database Connection Control Functions".
 
 use std::ffi::CString;
+use std::net::ToSocketAddrs as _;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -81,15 +82,39 @@ impl Server {
     }
 }
 
+/// What is tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Target {
+    host: String,
+    /// One of its addresses; empty for a Unix socket.
+    address: String,
+    port: String,
+}
+
+impl Target {
+    fn of(handle: &Handle) -> Self {
+        Target { host: handle.host(), address: handle.host_address(), port: handle.port() }
+    }
+
+    /// The other addresses that a host name has. Resolving it blocks, as it does in libpq.
+    fn other_addresses(&self) -> Vec<String> {
+        let port = self.port.parse().unwrap_or_default();
+        let Ok(found) = (self.host.as_str(), port).to_socket_addrs() else { return Vec::new() };
+        let mut others: Vec<String> = found.map(|address| address.ip().to_string()).collect();
+        others.retain(|address| *address != self.address);
+        others.dedup();
+        others
+    }
+}
+
 /// A connection that is being made.
 #[derive(Debug)]
 pub(super) struct Connecting {
     parameters: Vec<(CString, CString)>,
     handle: Handle,
     direction: Direction,
-    /// The host that is tried, and its port.
-    host: (String, String),
-    /// What each host gets.
+    target: Target,
+    /// What each address gets.
     timeout: Duration,
     deadline: Instant,
 }
@@ -137,8 +162,8 @@ impl Connecting {
         let options = handle.options();
         check_root_certificate(&options)?;
         let timeout = timeout(&options);
-        let (host, deadline) = ((handle.host(), handle.port()), Instant::now() + timeout);
-        Ok(Connecting { parameters, handle, direction: Direction::Write, host, timeout, deadline })
+        let (target, deadline) = (Target::of(&handle), Instant::now() + timeout);
+        Ok(Connecting { parameters, handle, direction: Direction::Write, target, timeout, deadline })
     }
 
     /// Goes on as far as it can without waiting; says whether the connection is made.
@@ -156,9 +181,9 @@ impl Connecting {
             Polling::Done => return Ok(true),
             Polling::Failed => return Err(failed(&self.handle)),
         };
-        let host = (self.handle.host(), self.handle.port());
-        if host != self.host {
-            self.host = host;
+        let target = Target::of(&self.handle);
+        if target != self.target {
+            self.target = target;
             self.deadline = now + self.timeout;
         }
         self.skip_host_if_late(now)
@@ -179,13 +204,13 @@ impl Connecting {
         if now < self.deadline {
             return Ok(false);
         }
-        let (host, port) = &self.host;
-        let message = format!("{host}, port {port}: no answer within {} s", self.timeout.as_secs());
-        let Some(left) = without_host(&self.handle.options(), host, port) else {
+        let Target { host, address, port } = &self.target;
+        let message = format!("{host} ({address}), port {port}: no answer within {} s", self.timeout.as_secs());
+        let Some(left) = without(&self.target, &self.handle.options(), || self.target.other_addresses()) else {
             return Err(Error::Connect { sqlstate: None, needs_password: false, message });
         };
-        warn!(host = host.as_str(), port = port.as_str(), timeout_s = self.timeout.as_secs();
-            "PostgreSQL does not answer: trying the next host");
+        warn!(host = host.as_str(), address = address.as_str(), port = port.as_str(),
+            timeout_s = self.timeout.as_secs(); "PostgreSQL does not answer: trying the next host");
         for (key, value) in left {
             self.parameters.push((text(&key)?, text(&value)?));
         }
@@ -194,7 +219,7 @@ impl Connecting {
             return Err(failed(&self.handle));
         }
         self.direction = Direction::Write;
-        self.host = (self.handle.host(), self.handle.port());
+        self.target = Target::of(&self.handle);
         self.deadline = now + self.timeout;
         Ok(false)
     }
@@ -227,32 +252,46 @@ fn timeout(options: &[(String, String)]) -> Duration {
     }
 }
 
-/// The lists of hosts, addresses and ports without the one that was tried; none when it is the only one.
-fn without_host(options: &[(String, String)], host: &str, port: &str) -> Option<Vec<(String, String)>> {
+/// The lists of hosts, addresses and ports without the address that was tried; none when it is the only one. A name gives
+/// way to its other addresses.
+fn without(
+    tried: &Target,
+    options: &[(String, String)],
+    other_addresses: impl FnOnce() -> Vec<String>,
+) -> Option<Vec<(String, String)>> {
     let list = |wanted: &str| {
         let found = options.iter().find(|(key, _)| key == wanted);
-        found.map(|(_, value)| value.split(',').collect::<Vec<_>>()).unwrap_or_default()
+        found.map(|(_, value)| value.split(',').map(|text| text.trim().to_owned()).collect()).unwrap_or_default()
     };
-    let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
-    let count = hosts.len().max(addresses.len());
-    let item = |list: &[&str], place: usize| list.get(place).map(|text| text.trim().to_owned()).unwrap_or_default();
-    let is_tried = |place: &usize| {
-        let (name, address) = (item(&hosts, *place), item(&addresses, *place));
-        let own_port = item(&ports, if ports.len() == 1 { 0 } else { *place });
-        let own_port = if own_port.is_empty() { DEFAULT_PORT } else { &own_port };
-        (if name.is_empty() { address } else { name }) == host && own_port == port
-    };
-    let tried = (0..count).find(is_tried).filter(|_| count > 1)?;
-    let mut left = Vec::new();
-    for (key, mut list) in [("host", hosts), ("hostaddr", addresses), ("port", ports)] {
-        if list.len() == count {
-            list.remove(tried);
-        }
-        if !list.is_empty() {
-            left.push((key.to_owned(), list.join(",")));
-        }
+    let (hosts, addresses, ports): (Vec<String>, Vec<String>, Vec<String>) =
+        (list("host"), list("hostaddr"), list("port"));
+    let item = |list: &[String], place: usize| list.get(place).cloned().unwrap_or_default();
+    let port_of = |place: usize| item(&ports, if ports.len() == 1 { 0 } else { place });
+    let mut left: Vec<(String, String, String)> = (0..hosts.len().max(addresses.len()))
+        .map(|place| (item(&hosts, place), item(&addresses, place), port_of(place)))
+        .collect();
+    let place = left.iter().position(|(host, address, port)| {
+        let port = if port.is_empty() { DEFAULT_PORT } else { port };
+        let is_host = if host.is_empty() { *address == tried.host } else { *host == tried.host };
+        is_host && port == tried.port && (address.is_empty() || tried.address.is_empty() || *address == tried.address)
+    })?;
+    let (host, address, port) = left.remove(place);
+    if address.is_empty() {
+        let others = other_addresses().into_iter().map(|address| (host.clone(), address, port.clone()));
+        left.splice(place..place, others);
     }
-    Some(left)
+    if left.is_empty() {
+        return None;
+    }
+    let join = |items: Vec<&str>| items.join(",");
+    let mut lists = vec![("host".to_owned(), join(left.iter().map(|(host, ..)| host.as_str()).collect()))];
+    if left.iter().any(|(_, address, _)| !address.is_empty()) {
+        lists.push(("hostaddr".to_owned(), join(left.iter().map(|(_, address, _)| address.as_str()).collect())));
+    }
+    if !ports.is_empty() {
+        lists.push(("port".to_owned(), join(left.iter().map(|(.., port)| port.as_str()).collect())));
+    }
+    Some(lists)
 }
 
 /// libpq itself looks at a port only when it is about to connect, and then as at a server that is not there.
@@ -371,20 +410,49 @@ mod tests {
         let handle = Connecting::start(Some("host=127.0.0.1 port=1"), None, Kind::Ordinary);
         assert!(handle.is_ok(), "whether a server is there shows later");
     }
+
     #[test]
     fn a_host_that_does_not_answer_is_left_out_with_its_port_and_address() {
         let options = |list: &[(&str, &str)]| {
             list.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
         };
-        let left = |list: &[(&str, &str)], host, port| without_host(&options(list), host, port);
+        let target = |host: &str, address: &str, port: &str| Target {
+            host: host.to_owned(),
+            address: address.to_owned(),
+            port: port.to_owned(),
+        };
+        let left =
+            |list: &[(&str, &str)], host, port| without(&target(host, "10.0.0.9", port), &options(list), Vec::new);
         let three = [("host", "a,b,a"), ("port", "1,2,3"), ("user", "u")];
         assert_eq!(left(&three, "a", "3"), Some(options(&[("host", "a,b"), ("port", "1,2")])));
         assert_eq!(left(&three, "a", "2"), None, "it is none of them");
         let one_port = [("host", "a,b"), ("port", "7")];
         assert_eq!(left(&one_port, "a", "7"), Some(options(&[("host", "b"), ("port", "7")])));
+        assert_eq!(left(&[("host", "a"), ("port", "1")], "a", "1"), None, "there is no other");
         let addresses = [("host", "a,"), ("hostaddr", "127.0.0.1,127.0.0.2"), ("port", ",")];
         let second = options(&[("host", "a"), ("hostaddr", "127.0.0.1"), ("port", "")]);
-        assert_eq!(left(&addresses, "127.0.0.2", "5432"), Some(second));
-        assert_eq!(left(&[("host", "a"), ("port", "1")], "a", "1"), None, "there is no other");
+        let tried = target("127.0.0.2", "127.0.0.2", "5432");
+        assert_eq!(without(&tried, &options(&addresses), Vec::new), Some(second));
+    }
+
+    #[test]
+    fn a_name_whose_first_address_does_not_answer_gives_way_to_its_other_addresses() {
+        let options = |list: &[(&str, &str)]| {
+            list.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+        };
+        let mut target = Target { host: "db".into(), address: "10.0.0.1".into(), port: "7".into() };
+        let others = || vec!["10.0.0.2".to_owned(), "fe80::3".to_owned()];
+        let given = options(&[("host", "a,db,b"), ("port", "7")]);
+        let first = without(&target, &given, others).expect("more addresses");
+        let hosts = ("host", "a,db,db,b");
+        assert_eq!(first, options(&[hosts, ("hostaddr", ",10.0.0.2,fe80::3,"), ("port", "7,7,7,7")]));
+        // The next one is silent too: the name is not resolved again.
+        target.address = "fe80::3".into();
+        let second = without(&target, &first, || panic!("resolved again"));
+        assert_eq!(second, Some(options(&[("host", "a,db,b"), ("hostaddr", ",10.0.0.2,"), ("port", "7,7,7")])));
+        let alone = options(&[("host", "db"), ("port", "7")]);
+        target.address = "10.0.0.1".into();
+        let left = options(&[("host", "db,db"), ("hostaddr", "10.0.0.2,fe80::3"), ("port", "7,7")]);
+        assert_eq!(without(&target, &alone, others), Some(left));
     }
 }

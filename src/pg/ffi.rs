@@ -167,7 +167,7 @@ impl Handle {
         owned_text(unsafe { pq::PQhost(self.raw()) })
     }
 
-    /// The address of the host that it is connected to; empty for a socket of this machine (PQhostaddr).
+    /// The address of it that is tried, or connected to (PQhostaddr); empty before there is one, and for a Unix socket.
     #[must_use]
     pub fn host_address(&self) -> String {
         // SAFETY: the handle is open; the string is copied at once.

@@ -5,10 +5,11 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::proxy::{Proxy, Weather};
-use crate::servers::{Kafka, Postgres, World};
+use crate::servers::{Kafka, Postgres, World, file};
 use crate::walcat::{Walcat, signal_process};
 
 const STALL_TIMEOUT: &str = "3s";
@@ -113,6 +114,41 @@ fn a_host_that_swallows_everything_is_left_for_the_next_one() {
     let begun = Instant::now();
     status();
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+}
+
+/// The same for the addresses of one name. It takes a file of host names of the test's own, in a name space of its own.
+#[test]
+fn an_address_that_swallows_everything_is_left_for_the_next_one_of_its_name() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
+    // The system gives the machine's own address first.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = silent.local_addr().expect("a port").port();
+    let forwarder = TcpListener::bind(("127.0.0.2", port)).expect("a listener");
+    let target = format!("127.0.0.1:{}", world.pg.port);
+    std::thread::spawn(move || {
+        for client in forwarder.incoming().flatten() {
+            let server = TcpStream::connect(&target).expect("the server");
+            let (mut from, mut to) = (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
+            let (mut back_from, mut back_to) = (server, client);
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            std::thread::spawn(move || std::io::copy(&mut back_from, &mut back_to));
+        }
+    });
+    let hosts = file("hosts", "127.0.0.1 localhost two-addresses\n127.0.0.2 two-addresses\n");
+    let dsn = format!("host=two-addresses port={port} user=postgres dbname={} connect_timeout=2", world.database);
+    // SAFETY: takes nothing and cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    let user: &[&str] = if is_root { &[] } else { &["--user", "--map-root-user"] };
+    let output = Command::new("unshare")
+        .args(user)
+        .args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\"", &hosts])
+        .args([env!("CARGO_BIN_EXE_walcat"), "slot", "status", "--dsn", &dsn, "--slot", &world.slot])
+        .output()
+        .expect("unshare");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    assert!(log.contains("PostgreSQL does not answer: trying the next host"), "{log}");
+    assert!(log.contains("address=127.0.0.1"), "{log}");
 }
 
 /// Fills a listener's queue, so that the system answers nobody else.
