@@ -67,6 +67,8 @@ pub struct Feedback {
     sent_at: Instant,
     asked_at: Instant,
     heard_at: Instant,
+    /// How many times `stall_timeout` the server may be silent.
+    patience_factor: u32,
     reply_owed: bool,
 }
 
@@ -85,6 +87,7 @@ impl Feedback {
             sent_at: now,
             asked_at: now,
             heard_at: now,
+            patience_factor: 1,
             reply_owed: true,
         }
     }
@@ -93,6 +96,26 @@ impl Feedback {
     pub fn heard(&mut self, lsn: Lsn, now: Instant) {
         self.received = self.received.max(lsn);
         self.heard_at = now;
+    }
+
+    /// Bytes have arrived, if no whole message: the server is alive.
+    pub fn heard_bytes(&mut self, now: Instant) {
+        self.heard_at = now;
+    }
+
+    /// A server that is busy answers late, which looks like a connection that is dead: after a silence without anything
+    /// read since the last one the next gets twice the time, and its own again once something was read.
+    pub fn be_patient(&mut self, has_stalled: bool, has_read: bool) {
+        if has_read {
+            self.patience_factor = 1;
+        }
+        if has_stalled {
+            self.patience_factor = self.patience_factor.saturating_mul(2);
+        }
+    }
+
+    fn stall_timeout(&self) -> Option<Duration> {
+        self.timing.stall_timeout.map(|timeout| timeout.saturating_mul(self.patience_factor))
     }
 
     /// A message names a position beyond its own: the end of a commit record.
@@ -218,7 +241,7 @@ impl Feedback {
     /// [`Stalled`], after `stall_timeout`.
     pub fn check_stall(&self, now: Instant) -> Result<(), Stalled> {
         let silent_for = now.saturating_duration_since(self.heard_at);
-        match self.timing.stall_timeout {
+        match self.stall_timeout() {
             Some(timeout) if silent_for >= timeout => Err(Stalled { silent_for }),
             _ => Ok(()),
         }
@@ -227,7 +250,7 @@ impl Feedback {
     /// When the loop has to look again, at the latest.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        let stall = self.timing.stall_timeout.map(|timeout| self.heard_at + timeout);
+        let stall = self.stall_timeout().map(|timeout| self.heard_at + timeout);
         stall.map_or(self.next_update_at(), |stall| stall.min(self.next_update_at()))
     }
 
@@ -243,7 +266,7 @@ impl Feedback {
     /// When the server is asked for a sign of life: halfway to the stall, or when its word ends the job.
     fn ask_at(&self) -> Instant {
         let far = self.asked_at.max(self.heard_at) + Duration::from_secs(86_400);
-        let stall = self.timing.stall_timeout.map(|timeout| self.asked_at.max(self.heard_at) + timeout / 2);
+        let stall = self.stall_timeout().map(|timeout| self.asked_at.max(self.heard_at) + timeout / 2);
         let goal = self.timing.ask_interval.map(|interval| self.asked_at + interval);
         [stall, goal].into_iter().flatten().min().unwrap_or(far)
     }
@@ -315,6 +338,23 @@ mod tests {
         assert!(feedback.check_stall(now + 60 * SECOND).is_err());
         feedback.not_reading(now + 59 * SECOND);
         assert_eq!(feedback.check_stall(now + 60 * SECOND), Ok(()));
+    }
+
+    #[test]
+    fn bytes_are_signs_of_life_and_a_server_that_was_silent_gets_more_time_until_something_is_read() {
+        let now = Instant::now();
+        let mut feedback = feedback(now);
+        feedback.heard_bytes(now + 50 * SECOND);
+        assert_eq!(feedback.check_stall(now + 109 * SECOND), Ok(()));
+        assert!(feedback.check_stall(now + 110 * SECOND).is_err());
+        feedback.be_patient(true, true);
+        feedback.reconnected(now);
+        assert_eq!(feedback.check_stall(now + 119 * SECOND), Ok(()));
+        assert!(feedback.check_stall(now + 120 * SECOND).is_err());
+        feedback.be_patient(true, false);
+        assert_eq!(feedback.check_stall(now + 239 * SECOND), Ok(()));
+        feedback.be_patient(false, true);
+        assert!(feedback.check_stall(now + 60 * SECOND).is_err());
     }
 
     #[test]

@@ -301,6 +301,15 @@ impl Handle {
         unsafe { pq::PQfreeCancel(cancel) };
     }
 
+    /// Whether the socket has something to take in, by poll(2) without waiting. The end of the connection counts too.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        let Some(socket) = self.socket() else { return false };
+        let mut descriptor = libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd; a time-out of 0 does not wait.
+        unsafe { libc::poll(&raw mut descriptor, 1, 0) > 0 }
+    }
+
     /// Takes in what the socket has (PQconsumeInput). Says whether the connection still works.
     pub fn consume_input(&mut self) -> bool {
         // SAFETY: the handle is open.

@@ -204,7 +204,7 @@ impl Peek {
                 | State::Ending(_)
                 | State::Advancing { .. }
                 | State::Emitting
-                | State::Pinging(_) => match self.result()? {
+                | State::Pinging(_) => match self.result(now)? {
                     None => return Ok(None),
                     Some(result) => {
                         self.heard_at = now;
@@ -443,10 +443,14 @@ impl Peek {
     }
 
     /// The next result, `Some(None)` at the end of the command, or none while the server works.
-    fn result(&mut self) -> Result<Option<Option<QueryResult>>, Error> {
+    fn result(&mut self, now: Instant) -> Result<Option<Option<QueryResult>>, Error> {
         self.unsent = !self.connection.handle.flush().map_err(|_| self.connection.lost())?;
         // Rows that libpq holds already need no look at the socket.
         if self.connection.handle.is_busy() {
+            // A part of a large row is a sign of life too.
+            if self.connection.handle.is_readable() {
+                self.heard_at = now;
+            }
             if !self.connection.handle.consume_input() {
                 return Err(self.connection.lost());
             }

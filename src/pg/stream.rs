@@ -17,6 +17,8 @@ const START_REPLICATION: &str = "START_REPLICATION";
 pub struct Stream {
     connection: Connection,
     unsent: bool,
+    /// Bytes have arrived that [`Stream::take_sign_of_life`] has not told yet.
+    has_heard: bool,
 }
 
 impl Stream {
@@ -26,7 +28,9 @@ impl Stream {
     /// The connection comes back with a refusal that leaves it usable, such as an active slot (55006).
     pub fn start(mut connection: Connection, command: &str, wait: &mut Wait<'_>) -> Result<Self, (Connection, Error)> {
         match connection.command(START_REPLICATION, command, wait) {
-            Ok(result) if result.outcome() == Outcome::CopyBoth => Ok(Stream { connection, unsent: false }),
+            Ok(result) if result.outcome() == Outcome::CopyBoth => {
+                Ok(Stream { connection, unsent: false, has_heard: false })
+            }
             Ok(_) => {
                 let reason = "it did not begin to copy".to_owned();
                 Err((connection, Error::Answer { command: START_REPLICATION, reason }))
@@ -61,6 +65,7 @@ impl Stream {
                 CopyPoll::End | CopyPoll::Failed => return Err(self.end()),
                 CopyPoll::Pending => {}
             }
+            self.has_heard |= self.connection.handle.is_readable();
             if !self.connection.handle.consume_input() {
                 return Err(self.end());
             }
@@ -70,6 +75,12 @@ impl Stream {
             CopyPoll::End | CopyPoll::Failed => Err(self.end()),
             CopyPoll::Pending => Ok(None),
         }
+    }
+
+    /// Whether bytes have arrived since this was asked last, of a message that is not whole yet too: a large one takes long
+    /// on a slow link.
+    pub fn take_sign_of_life(&mut self) -> bool {
+        std::mem::take(&mut self.has_heard)
     }
 
     /// Queues a CopyData message and sends what the socket takes.

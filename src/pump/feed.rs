@@ -43,6 +43,14 @@ impl Feed {
         })
     }
 
+    /// Whether bytes have arrived since this was asked last. A peek keeps its own clock.
+    pub(super) fn take_sign_of_life(&mut self) -> bool {
+        match self {
+            Feed::Streaming(stream) => stream.take_sign_of_life(),
+            Feed::Polling(_) | Feed::Closed => false,
+        }
+    }
+
     /// Reports the positions.
     pub(super) fn update(&mut self, update: Update) -> Result<(), pg::Error> {
         match self {

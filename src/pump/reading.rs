@@ -36,7 +36,12 @@ impl Pump {
                 return Ok(Read::Blocked);
             }
             match self.feed.receive(now)? {
-                None => return Ok(Read::Drained),
+                None => {
+                    if self.feed.take_sign_of_life() {
+                        self.session.feedback().heard_bytes(now);
+                    }
+                    return Ok(Read::Drained);
+                }
                 Some(Received::Frame(frame)) => self.frame(&frame, now)?,
                 Some(Received::Peeked(peeked)) => self.peeked(&peeked, now)?,
             }

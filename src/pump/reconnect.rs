@@ -46,7 +46,9 @@ impl Pump {
             self.backoff.succeeded();
             self.restarts.succeeded();
         }
-        self.source.engine.be_patient(&error, received > self.received_at_loss);
+        let has_read = received > self.received_at_loss;
+        self.source.engine.be_patient(&error, has_read);
+        self.session.feedback().be_patient(matches!(error, Error::Stalled(_)), has_read);
         self.received_at_loss = received.max(self.received_at_loss);
         // Our own session would hold the slot.
         self.feed.close(error.remedy() == Remedy::Transaction);

@@ -53,6 +53,25 @@ fn lose_connection(engine: &str) {
     running.terminate().expect_code(0);
 }
 
+/// 4 MB at some 800 kB a second: a message that takes longer than the server may be silent.
+#[test]
+fn a_message_that_takes_longer_than_the_stall_timeout_to_arrive_arrives() {
+    for engine in ["streaming", "polling"] {
+        let world = World::new("CREATE TABLE t (id int PRIMARY KEY, v text)");
+        let (proxy, dsn) = postgres_behind_a_proxy(&world);
+        world.sql("INSERT INTO t VALUES (1, repeat('x', 4000000))");
+        proxy.set(Weather::Slow(Duration::from_millis(10)));
+        let arguments = ["--sink", "stdout", "--once", "--stall-timeout", "1s", "--engine", engine];
+        let finished =
+            Walcat::new(&["stream", "--dsn", &dsn, "--slot", &world.slot, "--publication", &world.publication])
+                .with(&arguments)
+                .run()
+                .expect_code(0);
+        assert!(finished.stdout.len() > 4_000_000, "{}", finished.stdout.len());
+        assert!(!finished.log.contains("is interrupted"), "{engine}: {}", finished.log);
+    }
+}
+
 #[test]
 fn a_connection_to_kafka_that_is_lost_in_silence_is_made_again() {
     let (kafka, proxy) = behind_a_proxy();
