@@ -47,7 +47,8 @@ impl ExitCode {
         ),
         (
             ExitCode::Data,
-            "data: a record that Kafka refuses for good, a value that is not valid in its encoding, a recording that \
+            "data: a record that Kafka refuses for good, a value that is not valid in its encoding or that \
+             the server cannot print, a recording that \
              is cut or is not one",
         ),
         (ExitCode::NoInput, "an input file that is missing or cannot be read"),

@@ -104,6 +104,8 @@ pub struct Relations {
     by_oid: HashMap<u32, RelationIndex>,
     /// Rows come in runs of one table: the last look-up answers most of them.
     last: Option<(u32, RelationIndex)>,
+    /// The one that was announced last.
+    announced: Option<RelationIndex>,
 }
 
 #[derive(Debug)]
@@ -120,11 +122,26 @@ impl Relations {
     /// A new connection has announced nothing yet.
     pub fn begin_connection(&mut self) {
         self.connection += 1;
+        self.announced = None;
         self.last = None;
     }
 
     /// Takes a relation as announced, with the catalog's answer for it.
     pub fn learn(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
+        let index = self.insert(relation, answer);
+        self.announced = Some(index);
+        self.last = None;
+        index
+    }
+
+    /// The relation that was announced last on this connection, or had a row since.
+    #[must_use]
+    pub fn latest(&self) -> Option<&Relation> {
+        let index = self.last.map(|(_, index)| index).or(self.announced)?;
+        Some(&self.known.get(index.0 as usize)?.as_ref()?.relation)
+    }
+
+    fn insert(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
         let (oid, connection) = (relation.oid, self.connection);
         let known = |relation, answer, count| Some(Known { relation, answer, count, connection, is_unused: true });
         if let Some(index) = self.by_oid.get(&oid).copied() {

@@ -11,6 +11,7 @@ use super::connecting::{Connecting, Direction, Kind, Server};
 use super::error::{Error, one_line};
 use super::ffi::{Handle, Outcome, QueryResult};
 use crate::limits::COMMAND_TIMEOUT;
+use crate::lsn::Lsn;
 
 /// Waits until the socket is ready, or for a while: it may return early, and fails with [`Error::Interrupted`] when the
 /// user asked to stop.
@@ -219,9 +220,40 @@ pub(super) fn command_error(name: &'static str, result: &QueryResult) -> Error {
     if fields.sqlstate.is_empty() || fields.sqlstate.starts_with("57P") {
         return Error::Lost { message: one_line(&fields.message) };
     }
+    let unprintable = fields.context.as_deref().filter(|_| is_of_change(&fields.sqlstate)).and_then(change_lsn);
     let message = match fields.detail {
         Some(detail) => format!("{}: {detail}", fields.message),
         None => fields.message,
     };
-    Error::Command { command: name, sqlstate: fields.sqlstate, message: one_line(&message) }
+    let (sqlstate, message) = (fields.sqlstate, one_line(&message));
+    match unprintable {
+        Some(lsn) => Error::Unprintable { sqlstate, message, lsn },
+        None => Error::Command { command: name, sqlstate, message },
+    }
+}
+
+/// Whether the code is one that a value beyond the server's own limits has (internal_error, program_limit_exceeded), among
+/// others.
+fn is_of_change(sqlstate: &str) -> bool {
+    matches!(sqlstate, "XX000" | "54000")
+}
+
+/// The LSN of the change that the output plugin was called for, from the context that the server gives: `slot "s", output
+/// plugin "pgoutput", in the change callback, associated LSN 0/16B3748`. In other languages than English the words differ;
+/// then the failure is told as any other.
+fn change_lsn(context: &str) -> Option<Lsn> {
+    let (_, rest) = context.split_once("in the change callback, associated LSN ")?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_context_of_a_change_names_its_lsn() {
+        let context = "slot \"s\", output plugin \"pgoutput\", in the change callback, associated LSN 0/16B3748";
+        assert_eq!(change_lsn(context), Some(Lsn(0x016B_3748)));
+        assert_eq!(change_lsn(&context.replace("change", "begin")), None);
+    }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong between walcat and PostgreSQL, sorted by who has to act.
 
 use crate::exit_code::ExitCode;
+use crate::lsn::Lsn;
 
 /// A failure of the connection or of a command on it.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,9 @@ pub enum Error {
     /// The server refused a command.
     #[error("{command} failed: {message} (SQLSTATE {sqlstate})")]
     Command { command: &'static str, sqlstate: String, message: String },
+    /// The server fails at one change, and would again each time: a value beyond its own limits.
+    #[error("the server cannot print the change at {lsn}: {message} (SQLSTATE {sqlstate})")]
+    Unprintable { sqlstate: String, message: String, lsn: Lsn },
     /// Another process has moved the slot beyond what this one has delivered.
     #[error("another process has moved the slot: {message}")]
     SlotMoved { message: String },
@@ -72,6 +76,7 @@ impl Error {
             Error::Connect { sqlstate, .. } => sqlstate.as_deref().map_or(ExitCode::Unavailable, exit_code_of_sqlstate),
             Error::Lost { .. } | Error::SlotMoved { .. } => ExitCode::Unavailable,
             Error::Command { sqlstate, .. } => exit_code_of_sqlstate(sqlstate),
+            Error::Unprintable { .. } => ExitCode::Data,
             Error::Answer { .. } => ExitCode::Protocol,
             Error::Interrupted => ExitCode::TryAgain,
             Error::Wait(_) => ExitCode::Os,
@@ -108,6 +113,11 @@ impl Error {
                 "a text is not valid in its encoding: mend it, or keep its column out of the publication, for changes to come. \
                  The slot still holds the transaction: to go on without it, move the slot past it with \
                  pg_replication_slot_advance"
+            }
+            (Error::Unprintable { .. }, _) => {
+                "as text a value may have 1 GB at most, a row too (a bytea doubles its size): keep the column or the table out \
+                 of the publication, for changes to come. The slot still holds the transaction: to go on without it, move \
+                 the slot past it with pg_replication_slot_advance"
             }
             (Error::Connect { .. }, None) => "check host and port, and that the server is running",
             (Error::SlotMoved { .. }, _) => "run one instance per slot",

@@ -444,6 +444,8 @@ pub struct ErrorFields {
     pub message: String,
     /// The detail, if any.
     pub detail: Option<String>,
+    /// What the server was doing.
+    pub context: Option<String>,
 }
 
 impl QueryResult {
@@ -519,6 +521,7 @@ impl QueryResult {
                 owned_text(unsafe { pq::PQresultErrorMessage(self.0.as_ptr()) })
             }),
             detail: self.error_field(b'D'),
+            context: self.error_field(b'W'),
         }
     }
 

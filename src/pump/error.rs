@@ -1,6 +1,6 @@
 //! Why a run ended otherwise than asked.
 
-use std::io;
+use std::{fmt, io};
 
 use crate::exit_code::ExitCode;
 use crate::feedback::Stalled;
@@ -16,8 +16,8 @@ pub enum Error {
     #[error(transparent)]
     Postgres(#[from] pg::Error),
     /// PostgreSQL refuses to go on.
-    #[error("{source}; everything up to {received} had been read")]
-    Server { source: pg::Error, received: Lsn },
+    #[error("{source}; everything up to {received} had been read{table}")]
+    Server { source: pg::Error, received: Lsn, table: LastTable },
     /// The catalog, for as long as it may be asked again.
     #[error("the catalog of PostgreSQL could not be asked for {seconds} s: {source}")]
     Catalog { source: pg::Error, seconds: u64 },
@@ -56,6 +56,16 @@ pub enum Error {
     Unacknowledged { confirmed: Lsn },
 }
 
+/// The table that was announced or had a row last: a row that cannot be printed is most likely one of it.
+#[derive(Debug)]
+pub struct LastTable(Option<String>);
+
+impl fmt::Display for LastTable {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |table| write!(out, ", last of the table {table}"))
+    }
+}
+
 /// What may be done about a failure in the same process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
@@ -85,11 +95,16 @@ impl Error {
         }
     }
 
-    /// The same, where the server refused, with the position.
+    /// The same, where the server refused, with the position and the table that was read last.
     #[must_use]
-    pub fn after(self, received: Lsn) -> Error {
+    pub fn after(self, received: Lsn, table: Option<String>) -> Error {
         match self {
-            Error::Postgres(source @ pg::Error::Command { .. }) => Error::Server { source, received },
+            Error::Postgres(source @ pg::Error::Command { .. }) => {
+                Error::Server { source, received, table: LastTable(None) }
+            }
+            Error::Postgres(source @ pg::Error::Unprintable { .. }) => {
+                Error::Server { source, received, table: LastTable(table) }
+            }
             other => other,
         }
     }

@@ -216,7 +216,8 @@ impl Pump {
                 return Ok(self.output.close()?);
             };
             if let Err(error) = self.recover(error) {
-                let error = error.after(self.session.feedback().received());
+                let table = self.session.relations().latest().map(|last| format!("{}.{}", last.namespace, last.name));
+                let error = error.after(self.session.feedback().received(), table);
                 self.deliver_before_failing(&error);
                 self.confirm_before_failing();
                 // The failure that ends the run is the one to report.

@@ -279,3 +279,23 @@ fn seventy_seven_for_a_wrong_password_and_for_none() {
     none.expect_log(&["hint: put the password into ~/.pgpass"]);
     Walcat::new(&status).env("PGPASSWORD", &variable("TLS_PASSWORD")).run().expect_code(78);
 }
+
+/// As text a bytea is twice as long, and a value may have 1 GB: the server fails each time.
+#[test]
+fn sixty_five_for_a_value_that_the_server_cannot_print() {
+    for engine in ["streaming", "polling"] {
+        let world = World::new("CREATE TABLE t (id int PRIMARY KEY, v bytea)");
+        world.sql("INSERT INTO t VALUES (1, 'small')");
+        world.sql("INSERT INTO t VALUES (2, convert_to(repeat('x', 600000000), 'UTF8'))");
+        let run = world.stream().with(&["--sink", "stdout", "--once", "--engine", engine]).run();
+        let run = run.expect_code(65).expect_log(&[
+            "the server cannot print the change at 0/",
+            "invalid memory alloc request size",
+            "last of the table public.t",
+            "hint: ",
+            "pg_replication_slot_advance",
+        ]);
+        assert!(!run.log.contains("connecting again"), "{}", run.log);
+        assert_eq!(run.stdout.lines().count(), 1, "what is before it is delivered");
+    }
+}
