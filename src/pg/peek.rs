@@ -13,6 +13,8 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
+use log::warn;
+
 use super::conn::{Connection, Wait, begin_pinned, command_error};
 use super::error::Error;
 use super::ffi::{Outcome, QueryResult};
@@ -21,6 +23,7 @@ use crate::replication::command::{quote_identifier, quote_literal};
 use crate::session::IDLE_PREFIX;
 
 const PEEK: &str = "pg_logical_slot_peek_binary_changes";
+const EMIT: &str = "pg_logical_emit_message";
 const ADVANCE: &str = "pg_replication_slot_advance";
 
 /// What is flushed.
@@ -133,6 +136,8 @@ pub struct Peek {
     /// What may be confirmed.
     confirmed: Lsn,
     unsent: bool,
+    /// The server refuses the message that moves an idle slot on, which has been told.
+    is_emit_refused: bool,
     /// When the server was asked or answered last.
     heard_at: Instant,
     /// When the session began to idle.
@@ -170,6 +175,7 @@ impl Peek {
             advanced: confirmed,
             confirmed,
             unsent: false,
+            is_emit_refused: false,
             heard_at: now,
             idle_since: now,
             idle_max: None,
@@ -312,8 +318,14 @@ impl Peek {
     fn heed(&mut self, result: Option<QueryResult>, now: Instant) -> Result<Option<Peeked>, Error> {
         let failed = result.as_ref().filter(|result| result.outcome() == Outcome::Failed);
         match (&mut self.state, result.as_ref()) {
-            // A standby takes no message; its slot moves with the next transaction.
-            (State::Emitting, Some(_)) => {}
+            (State::Emitting, Some(result)) => {
+                if failed.is_some() && !std::mem::replace(&mut self.is_emit_refused, true) {
+                    warn!(slot = self.slot.as_str(), error:% = command_error(EMIT, result);
+                        "the message that moves an idle slot on is refused: while no table of the publication is written, the \
+                         slot keeps its WAL (GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text), and the \
+                         role must be able to write)");
+                }
+            }
             (State::Advancing { .. }, Some(result)) if failed.is_some() => {
                 return Err(match command_error(ADVANCE, result) {
                     // The slot does not go back.
@@ -373,7 +385,11 @@ impl Peek {
             State::Ending(round) => {
                 self.state = waiting;
                 if round.flushed.bytes_since(self.advanced) >= self.settings.idle_bytes {
-                    self.send(&format!("SELECT pg_catalog.pg_logical_emit_message(false, '{IDLE_PREFIX}', '')"))?;
+                    // A standby takes no message; its slot moves with the next transaction.
+                    self.send(&format!(
+                        "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
+                         THEN pg_catalog.{EMIT}(false, '{IDLE_PREFIX}', '') END"
+                    ))?;
                     self.state = State::Emitting;
                 }
                 Ok(Some(Peeked::ReadUpTo(round.flushed)))

@@ -82,6 +82,9 @@ fn a_fast_shutdown_during_an_outage_ends_the_server_and_the_stream_goes_on_witho
         kafka.signal(libc::SIGSTOP);
         insert(&world, rows);
         running.wait_for_log(GIVEN_UP);
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' \
+             OR (application_name = 'walcat' AND backend_xmin IS NOT NULL)";
+        eventually("neither the slot nor a snapshot is held", 10, || world.sql(sessions) == "0");
         let begun = Instant::now();
         pg.stop("fast");
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());

@@ -122,6 +122,33 @@ fn an_idle_slot_moves_on_by_a_message_of_walcats_own() {
     assert!(messages.is_empty(), "walcat's own message is no record");
 }
 
+#[test]
+fn a_server_that_refuses_walcats_own_message_is_told_of_once() {
+    let pg = Postgres::start("refused", 15, &["--no-fsync"]);
+    let world = World::without_slot(&pg, Kafka::shared(), "CREATE TABLE t (id int PRIMARY KEY)");
+    world.sql(&format!("DROP PUBLICATION {0}; CREATE PUBLICATION {0} FOR TABLE t", world.publication));
+    world.sql("CREATE TABLE noise (id bigserial PRIMARY KEY, text text)");
+    world.create_slot();
+    world.sql("CREATE ROLE reader LOGIN REPLICATION");
+    world.sql("REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC");
+    let config = file("poll.toml", "[poll]\nidle_bytes = \"64KiB\"\ninterval = \"50ms\"\n");
+    let dsn = format!("host=127.0.0.1 port={} user=reader dbname={}", pg.port, world.database);
+    let mut running =
+        Walcat::new(&["stream", "--dsn", &dsn, "--slot", &world.slot, "--publication", &world.publication])
+            .with(&["--sink", "stdout", "--engine", "polling", "--config", &config])
+            .spawn();
+    running.wait_for_log("streaming started");
+    world.sql("INSERT INTO noise (text) SELECT repeat('x', 500) FROM generate_series(1, 5000)");
+    running.wait_for_log("the message that moves an idle slot on is refused");
+    // Some rounds later it is still told once, and a change is delivered.
+    world.confirm_change("INSERT INTO t VALUES (1)", 30);
+    world.sql("INSERT INTO noise (text) SELECT repeat('x', 500) FROM generate_series(1, 5000)");
+    world.confirm_change("INSERT INTO t VALUES (2)", 30);
+    let finished = running.terminate().expect_code(0).expect_log(&["permission denied", "GRANT EXECUTE"]);
+    assert_eq!(finished.log.matches("is refused").count(), 1, "{}", finished.log);
+    assert_eq!(finished.stdout.lines().count(), 2);
+}
+
 fn confirmed_all_rows(world: &World, count: usize) {
     eventually("the rows are there", 30, || crate::kafka::read(&world.kafka.brokers, &world.topic("t")).len() == count);
 }
