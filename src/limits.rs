@@ -35,6 +35,9 @@ pub const STDOUT_BUFFER_BYTES: usize = 64 * 1024;
 /// How long the end of the copy may take, once all is delivered.
 pub const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the server may go on sending after it was told that the copy ends, before the session is closed.
+pub const COPY_END_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How long PostgreSQL may be left unread for want of room, or Kafka be away with records in flight, before the session is
 /// given up: a walsender that nobody reads cannot be ended. Well under wal_sender_timeout's default of 60 s.
 pub const BLOCKED_SESSION_MAX: Duration = Duration::from_secs(15);

@@ -129,7 +129,7 @@ fn is_look(settings: &StreamSettings) -> bool {
 }
 
 fn session(settings: &StreamSettings, started: &Started) -> Session {
-    let server_flushed = started.system.flushed;
+    let server_flushed = started.decodable;
     let goal = match (settings.once, settings.endpos) {
         (_, Some(lsn)) => Goal::EndLsn { lsn, server_flushed },
         (true, None) => Goal::Once { target: server_flushed },

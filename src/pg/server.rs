@@ -145,6 +145,17 @@ pub fn timeline_history(connection: &mut Connection, timeline: u32, wait: &mut W
     switches.ok_or_else(|| Error::Answer { command: NAME, reason: "it is no history of timelines".to_owned() })
 }
 
+/// On a standby, the end of the WAL that it has replayed, which is what it decodes; none on a primary. More than that
+/// may have been received and flushed.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn replayed(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<Option<Lsn>, Error> {
+    const QUERY: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() END";
+    let result = connection.command("reading the position of the replay", QUERY, wait)?;
+    Ok(result.value(0, 0).and_then(|text| text.parse().ok()))
+}
+
 /// Settings and use of the server.
 ///
 /// # Errors

@@ -156,8 +156,10 @@ impl Pump {
         self.attach(started, now);
         self.session.resumed(now);
         self.session.pass_before(taken);
-        info!(slot = self.report.slot(), lsn:% = taken, in_flight = self.session.ring().outstanding();
-            "there is room again: the stream goes on");
+        if deadline.is_none() {
+            info!(slot = self.report.slot(), lsn:% = taken, in_flight = self.session.ring().outstanding();
+                "there is room again: the stream goes on");
+        }
         Ok(())
     }
 

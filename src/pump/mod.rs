@@ -25,7 +25,7 @@ mod watch;
 
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{debug, info, warn};
 use mio::Interest;
 
 use self::asking::Asking;
@@ -47,7 +47,7 @@ use self::storing::Vouched;
 use self::waiting::Waiter;
 use self::watch::Watch;
 use crate::backoff::{Backoff, Policy};
-use crate::limits::FINISH_TIMEOUT;
+use crate::limits::{COPY_END_TIMEOUT, FINISH_TIMEOUT};
 use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::catalog::Catalog;
@@ -437,12 +437,47 @@ impl Pump {
             recorder.finish()?;
         }
         let unacknowledged = matches!(self.stage, Stage::Stopping { .. }) && self.has_unacknowledged();
-        let failure = self.unacknowledged();
-        let mut waiter = Waiter::new(&mut self.poller, &mut self.signals).until(now + FINISH_TIMEOUT);
-        self.feed.finish(&mut waiter)?;
+        self.end_stream(unacknowledged)?;
         let refused = self.output.refused_count();
         self.report.ended(&mut self.session, refused, self.poller.turns(), now);
-        if unacknowledged { Err(failure) } else { Ok(()) }
+        if unacknowledged { Err(self.unacknowledged()) } else { Ok(()) }
+    }
+
+    /// Ends the copy in order. A server that is amid a large transaction sends all of it first, which nobody wants: then a
+    /// new session, which begins before it has anything to send, hears what is confirmed.
+    fn end_stream(&mut self, unacknowledged: bool) -> Result<(), Error> {
+        // To move a slot by SQL takes its time.
+        let is_stream = matches!(self.feed, Feed::Streaming(_));
+        if self.finish_feed(if is_stream { COPY_END_TIMEOUT } else { FINISH_TIMEOUT })? {
+            return Ok(());
+        }
+        let slot = self.report.slot();
+        debug!(slot; "the server goes on sending: the session is closed");
+        self.poller.disarm(Wakeup::Postgres);
+        self.feed.close(false);
+        // A look has nothing to confirm, and a run that was stopped amid a transaction has confirmed what is before it.
+        if unacknowledged || !self.may_reconnect() {
+            return Ok(());
+        }
+        self.hold = Hold::Released { confirmed: Lsn::INVALID };
+        self.reclaim_to_finish()?;
+        let update = self.session.feedback().update(Instant::now());
+        self.feed.update(update)?;
+        if self.finish_feed(FINISH_TIMEOUT)? {
+            return Ok(());
+        }
+        let message = format!("the server did not end the stream within {} s", FINISH_TIMEOUT.as_secs());
+        Err(pg::Error::Lost { message }.into())
+    }
+
+    /// Says whether the server has ended the copy within the time.
+    fn finish_feed(&mut self, limit: Duration) -> Result<bool, Error> {
+        let signals = self.signals.received();
+        let mut waiter = Waiter::new(&mut self.poller, &mut self.signals).until(Instant::now() + limit);
+        match self.feed.finish(&mut waiter) {
+            Err(pg::Error::Interrupted) if self.signals.received() == signals => Ok(false),
+            result => Ok(result.map(|()| true)?),
+        }
     }
 
     fn has_unacknowledged(&self) -> bool {

@@ -46,6 +46,8 @@ pub struct Started {
     pub start: Lsn,
     /// The end of the last records before it that were delivered, as far as it is known.
     pub records: Reached,
+    /// The end of the WAL that could be decoded before the stream began.
+    pub decodable: Lsn,
     /// Whether what was known lies beyond what this server shares with it, and had no records.
     pub is_cut: bool,
     /// What a stored position is judged by.
@@ -93,6 +95,8 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
         let is_standby = server::is_standby(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
         let read_tables = read_tables(source, &name, &mut connection, waiter)?;
         let (system, switches) = identify(&mut connection, waiter)?;
+        let replayed = server::replayed(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
+        let decodable = replayed.unwrap_or(system.flushed).min(system.flushed);
         let facts = Facts {
             system_identifier: system.identifier.clone(),
             timeline: system.timeline,
@@ -118,6 +122,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
                     server_version,
                     start,
                     records,
+                    decodable,
                     is_cut,
                     facts,
                     read_tables,

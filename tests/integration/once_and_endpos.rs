@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::servers::World;
-use crate::walcat::Finished;
+use crate::proxy::{Proxy, Weather};
+use crate::servers::{Kafka, Postgres, World, eventually};
+use crate::walcat::{Finished, Walcat};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
@@ -138,4 +139,64 @@ fn a_start_above_the_confirmed_position_leaves_out_what_is_before_it() {
     let second = &commits(&world)[1].0;
     let run = world.stream().with(&["--sink", "stdout", "--once", "--startpos", second]).run().expect_code(0);
     assert_eq!(ids(&run), [2]);
+}
+
+/// The server sends a transaction to its end, though the client has ended the copy: 50 MB at some 800 kB a second.
+#[test]
+fn a_large_transaction_after_the_end_of_the_job_does_not_hold_it_up() {
+    let world = World::new(TABLE);
+    world.sql("INSERT INTO t VALUES (1, 'a')");
+    let end = world.wal_lsn();
+    world.sql("INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(2, 50000) g");
+    let proxy = Proxy::start(world.pg.port.parse().expect("a port")).expect("a proxy");
+    proxy.set(Weather::Slow(Duration::from_millis(10)));
+    let dsn = format!("host=127.0.0.1 port={} user=postgres dbname={}", proxy.port(), world.database);
+    let begun = Instant::now();
+    let run = Walcat::new(&["stream", "--dsn", &dsn, "--slot", &world.slot, "--publication", &world.publication])
+        .with(&["--sink", "stdout", "--endpos", &end])
+        .run()
+        .expect_code(0);
+    assert_eq!(ids(&run), [1]);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!(once(&world).len(), 49_999, "what was delivered is confirmed, and nothing else");
+}
+
+#[test]
+fn once_on_a_standby_whose_replay_is_paused_ends_at_what_is_replayed() {
+    let primary = Postgres::start("replay-a", 17, &["--no-fsync"]);
+    let (standby, _) = primary.standby("replay-b");
+    let world = World::without_slot(&primary, Kafka::shared(), TABLE);
+    world.sql("INSERT INTO t VALUES (0, 'before the slot')");
+    let replayed = |lsn: &str| {
+        let passed = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
+        eventually("the standby has replayed it", 30, || standby.sql("postgres", &passed) == "t");
+    };
+    replayed(&world.wal_lsn());
+    let create = format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", world.slot);
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| standby.sql(&world.database, &create));
+        eventually("the slot is made", 60, || {
+            // It waits for a record of the transactions that run on the primary.
+            world.sql("SELECT pg_log_standby_snapshot()");
+            creating.is_finished()
+        });
+    });
+    world.sql("INSERT INTO t VALUES (1, 'a')");
+    replayed(&world.wal_lsn());
+    standby.sql("postgres", "SELECT pg_wal_replay_pause()");
+    eventually("the replay is paused", 30, || {
+        standby.sql("postgres", "SELECT pg_get_wal_replay_pause_state()") == "paused"
+    });
+    world.sql("INSERT INTO t VALUES (2, 'b')");
+    let received = format!("SELECT pg_last_wal_receive_lsn() >= '{}'", world.wal_lsn());
+    eventually("the standby has received it", 30, || standby.sql("postgres", &received) == "t");
+    for engine in ["streaming", "polling"] {
+        let dsn = standby.dsn(&world.database);
+        let run = Walcat::new(&["stream", "--dsn", &dsn, "--slot", &world.slot, "--publication", &world.publication])
+            .with(&["--sink", "stdout", "--once", "--engine", engine])
+            .deadline(30)
+            .run()
+            .expect_code(0);
+        assert_eq!(ids(&run), if engine == "streaming" { vec![1] } else { vec![] });
+    }
 }
