@@ -21,6 +21,8 @@ pub type Wait<'w> = dyn FnMut(RawFd, Direction) -> Result<(), Error> + 'w;
 /// it came with: for every connection that walcat makes, of whatever kind. They are SET, not startup options: those would
 /// replace options that the user's own conninfo or service file has, and a pooler refuses them.
 const SESSION_SETTINGS: [(&str, &str, i32); 16] = [
+    // First: the others are under it until it is set.
+    ("statement_timeout", "0", 0),
     ("client_encoding", "'UTF8'", 0),
     ("\"DateStyle\"", "'ISO'", 0),
     ("\"IntervalStyle\"", "'postgres'", 0),
@@ -33,7 +35,6 @@ const SESSION_SETTINGS: [(&str, &str, i32); 16] = [
     ("standard_conforming_strings", "on", 0),
     // A standby takes no query that is serializable.
     ("default_transaction_isolation", "'read committed'", 0),
-    ("statement_timeout", "0", 0),
     ("lock_timeout", "0", 0),
     ("idle_in_transaction_session_timeout", "0", 0),
     // Servers older than 14 are refused later, in words of ours.

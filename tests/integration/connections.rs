@@ -87,7 +87,7 @@ fn what_the_role_sets_does_not_matter() {
     let role = role(&world);
     for setting in [
         "client_encoding = 'LATIN1'",
-        "statement_timeout = '1ms'",
+        "statement_timeout = '10ms'",
         "lock_timeout = '1ms'",
         "idle_session_timeout = '100ms'",
         "search_path = 'nowhere'",
