@@ -72,9 +72,9 @@ fn allow(kafka: &Kafka, acls: &[Acl]) {
     let results =
         unsafe { rd::rd_kafka_CreateAcls_result_acls(rd::rd_kafka_event_CreateAcls_result(event), &raw mut count) };
     assert_eq!(count, acls.len());
-    for index in 0..count {
+    for (index, acl) in acls.iter().enumerate() {
         // SAFETY: the array has so many elements; a null error is success.
-        assert!(unsafe { rd::rd_kafka_acl_result_error(*results.add(index)) }.is_null(), "{:?}", acls[index]);
+        assert!(unsafe { rd::rd_kafka_acl_result_error(*results.add(index)) }.is_null(), "{acl:?}");
     }
     for binding in bindings {
         // SAFETY: destroyed once.

@@ -174,7 +174,7 @@ fn deflate(value: &[u8], level: c_int) -> Option<u64> {
     let mut to = Vec::<u8>::with_capacity(usize::try_from(size).ok()?);
     // SAFETY: both buffers are as long as is said, `size` is valid for the call, and nothing is kept.
     let code = unsafe { compress2(to.as_mut_ptr(), &raw mut size, value.as_ptr(), length, level) };
-    (code == Z_OK).then_some(u64::from(size))
+    (code == Z_OK).then_some(size)
 }
 
 #[cfg(test)]
