@@ -1,0 +1,80 @@
+//! What a failover needs, on the primary and on the standby.
+
+use super::Verdict;
+
+/// A slot that was to be copied to standbys, and is not.
+#[must_use]
+pub fn no_failover(slot: &str) -> Verdict {
+    Verdict::warning(
+        format!("failover: the slot {slot} is not copied to standbys, though failover = true"),
+        "failover is a property that a slot is made with: ALTER_REPLICATION_SLOT, or drop it and create it with --failover",
+    )
+}
+
+/// What a failover needs of the primary: without it walcat can be ahead of the standby that is promoted.
+#[must_use]
+pub fn failover_primary(slot: &str, synchronized_standby_slots: Option<&str>, missing: &[String]) -> Verdict {
+    match synchronized_standby_slots {
+        Some(_) if !missing.is_empty() => Verdict::error(
+            format!("failover: synchronized_standby_slots names slots that are not there: {}", missing.join(", ")),
+            "the server holds changes back until each of them is there: create it for its standby, or take it out",
+        ),
+        Some(slots) if !slots.is_empty() => {
+            Verdict::ok(format!("failover: the slot {slot} is copied to standbys, and walcat waits for {slots}"))
+        }
+        _ => Verdict::warning(
+            format!("failover: the slot {slot} is copied to standbys, but synchronized_standby_slots is empty"),
+            "a promotion may lose changes that walcat has delivered: name the standbys' slots in \
+             synchronized_standby_slots on the primary",
+        ),
+    }
+}
+
+/// What a failover needs of the standby.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StandbyFacts<'a> {
+    /// `sync_replication_slots`.
+    pub sync_replication_slots: Option<&'a str>,
+    /// `hot_standby_feedback`.
+    pub hot_standby_feedback: Option<&'a str>,
+    /// `primary_slot_name`.
+    pub primary_slot_name: Option<&'a str>,
+    /// Whether `primary_conninfo` has a dbname; none when the role may not see it.
+    pub primary_conninfo_has_dbname: Option<bool>,
+}
+
+/// Each setting of the standby that copying a slot depends on.
+#[must_use]
+pub fn failover_standby(facts: &StandbyFacts<'_>) -> Vec<Verdict> {
+    let is_on = |setting: Option<&str>| setting == Some("on");
+    let judge = |good: bool, what: [&str; 2], cure: &str| match good {
+        true => Verdict::ok(format!("standby: {}", what.join(" "))),
+        false => Verdict::error(format!("standby: {}", what.join(" not ")), cure),
+    };
+    let dbname = match facts.primary_conninfo_has_dbname {
+        Some(has) => judge(has, ["primary_conninfo does", "name a database"], "add dbname=... to primary_conninfo"),
+        None => Verdict::warning(
+            "standby: the role may not see whether primary_conninfo names a database",
+            "check it as a superuser: without dbname no slot is copied",
+        ),
+    };
+    let slot_name = facts.primary_slot_name.is_some_and(|name| !name.is_empty());
+    vec![
+        judge(
+            is_on(facts.sync_replication_slots),
+            ["sync_replication_slots is", "on"],
+            "ALTER SYSTEM SET sync_replication_slots = on (PostgreSQL 17 and later)",
+        ),
+        judge(
+            is_on(facts.hot_standby_feedback),
+            ["hot_standby_feedback is", "on"],
+            "ALTER SYSTEM SET hot_standby_feedback = on",
+        ),
+        judge(
+            slot_name,
+            ["primary_slot_name is", "set"],
+            "create a physical slot on the primary and name it in primary_slot_name",
+        ),
+        dbname,
+    ]
+}

@@ -1,0 +1,135 @@
+use super::*;
+use Severity::{Error, Ok, Warning};
+
+#[test]
+fn server_facts_are_judged_one_by_one() {
+    for (verdict, severity) in [
+        (server_version(150_018, 140_000, 18), Ok),
+        (server_version(130_020, 140_000, 18), Error),
+        (server_version(190_000, 140_000, 18), Warning),
+        (wal_level("logical"), Ok),
+        (wal_level("replica"), Error),
+        (server_encoding("UTF8"), Ok),
+        (server_encoding("SQL_ASCII"), Warning),
+        (wal_senders(1, 10, false), Ok),
+        (wal_senders(10, 10, true), Warning),
+        (wal_senders(10, 10, false), Error),
+        (replication_connection(None), Ok),
+        (replication_connection(Some(("refused".to_owned(), None))), Error),
+        (kafka_properties(None), Ok),
+        (kafka_properties(Some(("lingr.ms".to_owned(), None))), Error),
+        (state_file("/s", None), Ok),
+        (state_file("/s", Some("gone")), Error),
+        (missing_slot("s", true), Ok),
+        (missing_slot("s", false), Error),
+        (replication_slots(9, 10, false), Ok),
+        (replication_slots(10, 10, false), Error),
+        (replication_slots(10, 10, true), Ok),
+        (role(true), Ok),
+        (role(false), Error),
+        (publication("p", true), Ok),
+        (publication("p", false), Error),
+        (table_count(0), Warning),
+        (table_count(3), Ok),
+        (brokers("b:1", None), Ok),
+        (brokers("b:1", Some("refused")), Error),
+    ] {
+        assert_eq!(verdict.severity, severity, "{verdict:?}");
+        assert_eq!(verdict.hint.is_empty(), severity == Ok, "each trouble has a next step: {verdict:?}");
+    }
+}
+
+#[test]
+fn each_part_of_a_failover_is_judged() {
+    assert_eq!(failover_primary("s", Some("standby"), &[]).severity, Ok);
+    assert_eq!(failover_primary("s", Some("standby"), &["standby".to_owned()]).severity, Error);
+    assert_eq!(failover_primary("s", Some(""), &[]).severity, Warning);
+    assert_eq!(failover_primary("s", None, &[]).severity, Warning);
+    assert_eq!(no_failover("s").severity, Warning);
+    let good = StandbyFacts {
+        sync_replication_slots: Some("on"),
+        hot_standby_feedback: Some("on"),
+        primary_slot_name: Some("standby"),
+        primary_conninfo_has_dbname: Some(true),
+    };
+    let severities =
+        |facts: &StandbyFacts<'_>| failover_standby(facts).iter().map(|verdict| verdict.severity).collect::<Vec<_>>();
+    assert_eq!(severities(&good), [Ok; 4]);
+    assert_eq!(severities(&StandbyFacts::default()), [Error, Error, Error, Warning]);
+    assert_eq!(severities(&StandbyFacts { primary_conninfo_has_dbname: Some(false), ..good }), [Ok, Ok, Ok, Error]);
+}
+
+#[test]
+fn a_table_that_breaks_the_application_is_an_error() {
+    for (identity, primary_key, changes, severity) in [
+        ('d', true, true, Ok),
+        ('d', false, true, Error),
+        ('d', false, false, Warning),
+        ('n', true, true, Error),
+        ('f', true, true, Ok),
+        ('f', false, true, Warning),
+        ('i', false, true, Ok),
+    ] {
+        let verdict = replica_identity("s", "t", identity, primary_key, changes);
+        assert_eq!(verdict.severity, severity, "{identity} {primary_key} {changes}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_slot_is_judged_by_what_can_still_be_done() {
+    let good = SlotFacts {
+        name: "s",
+        plugin: Some("pgoutput"),
+        database: Some("db"),
+        connected_to: "db",
+        active_pid: None,
+        lost: None,
+        two_phase: false,
+        wal_status: Some("reserved"),
+        retained_bytes: 1,
+    };
+    for (facts, severity) in [
+        (good.clone(), Ok),
+        (SlotFacts { active_pid: Some(7), ..good.clone() }, Ok),
+        (SlotFacts { plugin: Some("test_decoding"), ..good.clone() }, Error),
+        (SlotFacts { plugin: None, ..good.clone() }, Error),
+        (SlotFacts { database: Some("other"), ..good.clone() }, Error),
+        (SlotFacts { lost: Some("wal_status = lost"), ..good.clone() }, Error),
+        (SlotFacts { two_phase: true, ..good.clone() }, Error),
+        (SlotFacts { wal_status: Some("unreserved"), ..good.clone() }, Error),
+        (SlotFacts { wal_status: Some("extended"), ..good.clone() }, Warning),
+    ] {
+        assert_eq!(slot(&facts).severity, severity, "{facts:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_topic_that_may_be_deleted_from_is_an_error() {
+    let exists = |policy: &str| TopicFacts::Exists { cleanup_policy: policy.to_owned() };
+    for (facts, severity) in [
+        (exists("compact"), Ok),
+        (exists("compact,delete"), Error),
+        (exists("delete"), Error),
+        (TopicFacts::Missing, Ok),
+        (TopicFacts::Unknown { reason: "no".to_owned() }, Warning),
+    ] {
+        assert_eq!(checkpoint_topic("c", &facts).severity, severity, "{facts:?}");
+    }
+}
+
+#[test]
+fn a_compacted_topic_is_an_error_only_for_records_without_key() {
+    let compacted = TopicFacts::Exists { cleanup_policy: "compact,delete".to_owned() };
+    let kept = TopicFacts::Exists { cleanup_policy: "delete".to_owned() };
+    let unknown = TopicFacts::Unknown { reason: "no".to_owned() };
+    for (facts, has_key, creates, severity) in [
+        (&compacted, false, false, Error),
+        (&compacted, true, false, Ok),
+        (&kept, false, false, Ok),
+        (&TopicFacts::Missing, true, false, Warning),
+        (&TopicFacts::Missing, true, true, Ok),
+        (&unknown, true, false, Warning),
+    ] {
+        assert_eq!(topic("t", facts, has_key, creates).severity, severity, "{facts:?}");
+    }
+}
