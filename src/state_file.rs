@@ -90,6 +90,25 @@ impl StateFile {
         Ok(())
     }
 
+    /// Whether it can be replaced: a file beside it is made and taken away again. Found here it is found before a stream
+    /// begins.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn check_writable(&self) -> Result<(), Error> {
+        let failed = |source| Error::Write { path: self.path.display().to_string(), source };
+        if self.path.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        // Not the name of the temporary file, which another instance may be about to rename.
+        let trial = beside(&self.path, TRIAL_SUFFIX);
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&trial).map_err(failed)?;
+        match fs::remove_file(&trial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// What it says.
     #[must_use]
     pub fn stored(&self) -> Option<&Stored> {
@@ -129,10 +148,18 @@ impl StateFile {
     }
 }
 
+/// Of one length, so that a name that leaves no room for the one leaves none for the other.
+const TEMPORARY_SUFFIX: &str = ".tmp";
+const TRIAL_SUFFIX: &str = ".try";
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
+    let temporary = beside(path, TEMPORARY_SUFFIX);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(text)?;
     file.sync_all()?;
@@ -182,6 +209,24 @@ mod tests {
             let error = StateFile::open(&path, Duration::ZERO).unwrap_err();
             assert!(matches!(error, Error::Malformed { .. }), "{text}: {error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_replaced_is_found_before_there_is_anything_to_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let check = |path: &Path| {
+            StateFile { path: path.to_owned(), interval: Duration::ZERO, stored: None, written_at: None }
+                .check_writable()
+        };
+        assert!(check(&directory.path().join("state.json")).is_ok());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left");
+        for path in [
+            directory.path().join("no/state.json"),
+            directory.path().to_owned(),
+            directory.path().join("x".repeat(253)),
+        ] {
+            assert_eq!(check(&path).unwrap_err().exit_code(), ExitCode::Os, "{}", path.display());
         }
     }
 

@@ -49,7 +49,8 @@ pub fn failover_standby(facts: &StandbyFacts<'_>) -> Vec<Verdict> {
     let is_on = |setting: Option<&str>| setting == Some("on");
     let judge = |good: bool, what: [&str; 2], cure: &str| match good {
         true => Verdict::ok(format!("standby: {}", what.join(" "))),
-        false => Verdict::error(format!("standby: {}", what.join(" not ")), cure),
+        // A stream from here works; a slot of the primary's is not copied to it.
+        false => Verdict::warning(format!("standby: {}", what.join(" not ")), cure),
     };
     let dbname = match facts.primary_conninfo_has_dbname {
         Some(has) => judge(has, ["primary_conninfo does", "name a database"], "add dbname=... to primary_conninfo"),

@@ -2,13 +2,14 @@
 
 use super::Verdict;
 
-/// Whether a broker answers.
+/// Whether a broker answers, and if not what a stream would say.
 #[must_use]
-pub fn brokers(list: &str, failure: Option<&str>) -> Verdict {
+pub fn brokers(list: &str, failure: Option<(String, Option<String>)>) -> Verdict {
     match failure {
         None => Verdict::ok(format!("brokers {list}: reachable")),
-        Some(reason) => {
-            Verdict::error(format!("brokers {list}: not reachable: {reason}"), "check brokers, [kafka] and the network")
+        Some((reason, hint)) => {
+            let hint = hint.unwrap_or_else(|| "check brokers, [kafka] and the network".to_owned());
+            Verdict::error(format!("brokers {list}: {reason}"), hint)
         }
     }
 }
@@ -35,7 +36,7 @@ pub fn checkpoint_topic(name: &str, facts: &TopicFacts) -> Verdict {
         TopicFacts::Exists { cleanup_policy } => {
             Verdict::ok(format!("checkpoint topic {name}: exists (cleanup.policy={cleanup_policy})"))
         }
-        TopicFacts::Missing => Verdict::ok(format!("checkpoint topic {name}: walcat will create it")),
+        TopicFacts::Missing { creation } => missing_topic(&format!("checkpoint topic {name}"), creation, true),
         TopicFacts::Unknown { reason } => Verdict::warning(
             format!("checkpoint topic {name}: the cluster does not describe it: {reason}"),
             "check the ACLs",
@@ -55,27 +56,58 @@ pub enum TopicFacts {
     /// It is there, with this `cleanup.policy`.
     Exists { cleanup_policy: String },
     /// It is not there.
-    Missing,
+    Missing { creation: Creation },
     /// The cluster does not say.
     Unknown { reason: String },
 }
 
-/// A table's topic: there, to be made, and fit for records without a key.
-#[must_use]
-pub fn topic(name: &str, facts: &TopicFacts, has_key: bool, walcat_creates: bool) -> Verdict {
-    match facts {
-        TopicFacts::Exists { cleanup_policy } if !has_key && cleanup_policy.contains("compact") => Verdict::error(
-            format!("topic {name}: compacted, and the table's records have no key: the broker refuses them"),
-            "give the table a primary key or REPLICA IDENTITY USING INDEX, or set the topic's cleanup.policy to delete",
+/// Whether a topic that is missing comes about by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Creation {
+    /// The cluster would create it.
+    Works,
+    /// Neither walcat nor the brokers are set to create topics.
+    Off,
+    /// The cluster refuses to.
+    Refused { reason: String },
+    /// It is not known.
+    Unknown { reason: String },
+}
+
+fn missing_topic(name: &str, creation: &Creation, walcat_creates: bool) -> Verdict {
+    let create = "create it, or set [topics] create = true";
+    match creation {
+        Creation::Works if walcat_creates => Verdict::ok(format!("{name}: walcat will create it")),
+        Creation::Works => Verdict::ok(format!("{name}: the broker will create it, with its own defaults")),
+        Creation::Off => {
+            Verdict::error(format!("{name}: does not exist, and neither walcat nor the broker creates it"), create)
+        }
+        Creation::Refused { reason } => Verdict::error(
+            format!("{name}: does not exist, and Kafka refuses to create it: {reason}"),
+            "create it by hand, or change [topics] or the ACLs",
         ),
+        Creation::Unknown { reason } => Verdict::warning(
+            format!("{name}: does not exist, and the cluster does not say whether it would be created: {reason}"),
+            create,
+        ),
+    }
+}
+
+/// A table's topic: there, to be made, and fit for records without a key, unless `on_error` passes what is refused.
+#[must_use]
+pub fn topic(name: &str, facts: &TopicFacts, has_key: bool, walcat_creates: bool, passes_refused: bool) -> Verdict {
+    match facts {
+        TopicFacts::Exists { cleanup_policy } if !has_key && cleanup_policy.contains("compact") => {
+            let finding =
+                format!("topic {name}: compacted, and the table's records have no key: the broker refuses them");
+            let hint = "give the table a primary key or REPLICA IDENTITY USING INDEX, or set the topic's cleanup.policy to \
+                        delete";
+            if passes_refused { Verdict::warning(finding, hint) } else { Verdict::error(finding, hint) }
+        }
         TopicFacts::Exists { cleanup_policy } => {
             Verdict::ok(format!("topic {name}: exists (cleanup.policy={cleanup_policy})"))
         }
-        TopicFacts::Missing if walcat_creates => Verdict::ok(format!("topic {name}: walcat will create it")),
-        TopicFacts::Missing => Verdict::warning(
-            format!("topic {name}: does not exist"),
-            "create it, or set [topics] create = true; with auto.create.topics.enable the broker makes it",
-        ),
+        TopicFacts::Missing { creation } => missing_topic(&format!("topic {name}"), creation, walcat_creates),
         TopicFacts::Unknown { reason } => {
             Verdict::warning(format!("topic {name}: the cluster does not describe it: {reason}"), "check the ACLs")
         }

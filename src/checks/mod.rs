@@ -12,12 +12,12 @@ mod tests;
 use std::fmt;
 
 pub use failover::{StandbyFacts, failover_primary, failover_standby, no_failover};
-pub use kafka::{TopicFacts, brokers, checkpoint_topic, compact_command, kafka_properties, topic};
+pub use kafka::{Creation, TopicFacts, brokers, checkpoint_topic, compact_command, kafka_properties, topic};
 pub use server::{
     replication_connection, replication_slots, role, server_encoding, server_version, wal_level, wal_senders,
 };
-pub use slot::{SlotFacts, TWO_PHASE, missing_slot, slot, state_file, two_phase_cure};
-pub use tables::{publication, replica_identity, table_count};
+pub use slot::{SlotFacts, TWO_PHASE, missing_slot, slot, start, state_file, two_phase_cure};
+pub use tables::{Age, publication, publication_age, replica_identity, table_count};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

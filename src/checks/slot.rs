@@ -25,6 +25,17 @@ pub struct SlotFacts<'a> {
     pub retained_bytes: u64,
 }
 
+/// What a stream looks at last: the positions, and whatever has no line of its own.
+#[must_use]
+pub fn start(failure: Option<(String, Option<String>)>) -> Verdict {
+    match failure {
+        None => Verdict::ok("start: slot, publications and positions agree"),
+        Some((reason, hint)) => {
+            Verdict::error(format!("start: {reason}"), hint.unwrap_or_else(|| "see walcat(1)".to_owned()))
+        }
+    }
+}
+
 /// A slot that does not exist: `create_slot` says whether walcat makes it.
 #[must_use]
 pub fn missing_slot(name: &str, create_slot: bool) -> Verdict {
@@ -90,10 +101,10 @@ pub fn two_phase_cure(name: &str) -> String {
 #[must_use]
 pub fn state_file(path: &str, failure: Option<&str>) -> Verdict {
     match failure {
-        None => Verdict::ok(format!("state file {path}: its directory is there")),
+        None => Verdict::ok(format!("state file {path}: can be written")),
         Some(reason) => Verdict::error(
-            format!("state file {path}: {reason}"),
-            "make its directory, for the user that runs walcat; it has to survive a restart",
+            reason,
+            "its directory has to be there and writable for the user that runs walcat, and to survive a restart",
         ),
     }
 }

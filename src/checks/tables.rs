@@ -18,6 +18,36 @@ pub fn publication(name: &str, exists: bool) -> Verdict {
     )
 }
 
+/// What is known of a publication beside a slot that may be older.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// All that the slot still has to decode comes after it, as far as it was decoded.
+    Older,
+    /// The server does not see it at the slot's next changes.
+    Younger,
+    /// It is not known.
+    Unknown { reason: String },
+}
+
+/// A publication has to be older than the changes that the slot holds: PostgreSQL decodes them with the catalog of their time.
+#[must_use]
+pub fn publication_age(name: &str, slot: &str, age: &Age) -> Verdict {
+    let cure = format!("drop the slot {slot}, create it after the publication, and reload the tables");
+    match age {
+        Age::Older => Verdict::ok(format!("publication {name}: the slot's changes can be decoded with it")),
+        Age::Younger => Verdict::error(
+            format!(
+                "publication {name}: younger than changes that the slot {slot} holds; PostgreSQL cannot decode them"
+            ),
+            cure,
+        ),
+        Age::Unknown { reason } => Verdict::warning(
+            format!("publication {name}: perhaps younger than changes that the slot {slot} holds: {reason}"),
+            format!("if it was created after the slot: {cure}"),
+        ),
+    }
+}
+
 /// How many tables the publications have.
 #[must_use]
 pub fn table_count(count: usize) -> Verdict {
@@ -46,7 +76,8 @@ pub fn replica_identity(
         ('f', true) => Verdict::ok(format!("{name}: replica identity FULL, keyed by the primary key")),
         ('i', _) => Verdict::ok(format!("{name}: replica identity USING INDEX")),
         ('d', true) => Verdict::ok(format!("{name}: replica identity is the primary key")),
-        _ if publishes_changes => Verdict::error(
+        // The application fails, not the stream.
+        _ if publishes_changes => Verdict::warning(
             format!("{name}: no replica identity: UPDATE and DELETE on it fail while it is published"),
             cure,
         ),

@@ -32,7 +32,12 @@ fn server_facts_are_judged_one_by_one() {
         (table_count(0), Warning),
         (table_count(3), Ok),
         (brokers("b:1", None), Ok),
-        (brokers("b:1", Some("refused")), Error),
+        (brokers("b:1", Some(("refused".to_owned(), None))), Error),
+        (start(None), Ok),
+        (start(Some(("a gap".to_owned(), None))), Error),
+        (publication_age("p", "s", &Age::Older), Ok),
+        (publication_age("p", "s", &Age::Younger), Error),
+        (publication_age("p", "s", &Age::Unknown { reason: "no".to_owned() }), Warning),
     ] {
         assert_eq!(verdict.severity, severity, "{verdict:?}");
         assert_eq!(verdict.hint.is_empty(), severity == Ok, "each trouble has a next step: {verdict:?}");
@@ -55,17 +60,17 @@ fn each_part_of_a_failover_is_judged() {
     let severities =
         |facts: &StandbyFacts<'_>| failover_standby(facts).iter().map(|verdict| verdict.severity).collect::<Vec<_>>();
     assert_eq!(severities(&good), [Ok; 4]);
-    assert_eq!(severities(&StandbyFacts::default()), [Error, Error, Error, Warning]);
-    assert_eq!(severities(&StandbyFacts { primary_conninfo_has_dbname: Some(false), ..good }), [Ok, Ok, Ok, Error]);
+    assert_eq!(severities(&StandbyFacts::default()), [Warning; 4]);
+    assert_eq!(severities(&StandbyFacts { primary_conninfo_has_dbname: Some(false), ..good }), [Ok, Ok, Ok, Warning]);
 }
 
 #[test]
-fn a_table_that_breaks_the_application_is_an_error() {
+fn a_table_that_breaks_the_application_is_warned_of() {
     for (identity, primary_key, changes, severity) in [
         ('d', true, true, Ok),
-        ('d', false, true, Error),
+        ('d', false, true, Warning),
         ('d', false, false, Warning),
-        ('n', true, true, Error),
+        ('n', true, true, Warning),
         ('f', true, true, Ok),
         ('f', false, true, Warning),
         ('i', false, true, Ok),
@@ -110,7 +115,8 @@ fn a_checkpoint_topic_that_may_be_deleted_from_is_an_error() {
         (exists("compact"), Ok),
         (exists("compact,delete"), Error),
         (exists("delete"), Error),
-        (TopicFacts::Missing, Ok),
+        (TopicFacts::Missing { creation: Creation::Works }, Ok),
+        (TopicFacts::Missing { creation: Creation::Refused { reason: "no".to_owned() } }, Error),
         (TopicFacts::Unknown { reason: "no".to_owned() }, Warning),
     ] {
         assert_eq!(checkpoint_topic("c", &facts).severity, severity, "{facts:?}");
@@ -118,18 +124,21 @@ fn a_checkpoint_topic_that_may_be_deleted_from_is_an_error() {
 }
 
 #[test]
-fn a_compacted_topic_is_an_error_only_for_records_without_key() {
-    let compacted = TopicFacts::Exists { cleanup_policy: "compact,delete".to_owned() };
-    let kept = TopicFacts::Exists { cleanup_policy: "delete".to_owned() };
-    let unknown = TopicFacts::Unknown { reason: "no".to_owned() };
-    for (facts, has_key, creates, severity) in [
-        (&compacted, false, false, Error),
-        (&compacted, true, false, Ok),
-        (&kept, false, false, Ok),
-        (&TopicFacts::Missing, true, false, Warning),
-        (&TopicFacts::Missing, true, true, Ok),
-        (&unknown, true, false, Warning),
+fn a_topic_is_an_error_where_its_records_would_be_refused() {
+    let exists = |policy: &str| TopicFacts::Exists { cleanup_policy: policy.to_owned() };
+    let missing = |creation: Creation| TopicFacts::Missing { creation };
+    let reason = || "no".to_owned();
+    for (facts, has_key, passes_refused, severity) in [
+        (exists("compact,delete"), false, false, Error),
+        (exists("compact,delete"), false, true, Warning),
+        (exists("compact,delete"), true, false, Ok),
+        (exists("delete"), false, false, Ok),
+        (missing(Creation::Works), true, false, Ok),
+        (missing(Creation::Off), true, false, Error),
+        (missing(Creation::Refused { reason: reason() }), true, false, Error),
+        (missing(Creation::Unknown { reason: reason() }), true, false, Warning),
+        (TopicFacts::Unknown { reason: reason() }, true, false, Warning),
     ] {
-        assert_eq!(topic("t", facts, has_key, creates).severity, severity, "{facts:?}");
+        assert_eq!(topic("t", &facts, has_key, false, passes_refused).severity, severity, "{facts:?}");
     }
 }

@@ -191,7 +191,8 @@ pub struct EndOptions {
     endpos: Option<String>,
     /// Deliver what is committed up to now, then exit; for cron
     ///
-    /// Now is the server's WAL position at the start. An unreachable broker is waited for a minute, not for ever.
+    /// Now is the server's WAL position at the start. A broker that is lost meanwhile is waited for a minute, not
+    /// for ever.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     once: Option<String>,
     /// Go on from the slot's position though the stored one disagrees with it or is missing
@@ -245,10 +246,10 @@ impl FailoverOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Time")]
 pub struct TimeOptions {
-    /// Keep trying to connect this long at the start [default: 0s]
+    /// Keep trying to reach Kafka and PostgreSQL this long at the start [default: 0s]
     ///
-    /// For machines that boot together. Without it the first connection is tried once, so that a mistyped conninfo
-    /// answers at once. A duration has a unit: 200ms, 30s, 5m, 1h; or forever.
+    /// For machines that boot together. Without it each is tried once, so that a mistyped broker or conninfo answers at
+    /// once. A duration has a unit: 200ms, 30s, 5m, 1h; or forever.
     #[arg(long, value_name = "DURATION")]
     wait: Option<String>,
     /// Report to PostgreSQL at least this often [default: 1s]

@@ -2,51 +2,58 @@
 //! line each.
 
 use std::collections::HashSet;
-use std::io;
 use std::path::Path;
 
-use super::kafka;
+use rdkafka::error::RDKafkaErrorCode as Code;
+
 use super::slot::{Commands, print, slot_verdict};
-use crate::checks::{self, Severity, StandbyFacts, TopicFacts, Verdict};
+use super::{kafka, stream};
+use crate::checks::{self, Age, Creation, Severity, StandbyFacts, TopicFacts, Verdict};
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
 use crate::pg::publications::{self, PublishedTable};
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
-use crate::pg::slots;
+use crate::pg::{self, Connection, Wait, slots};
+use crate::pump::store::Store;
+use crate::pump::{self, start};
 use crate::route::Route;
-use crate::sink;
-use crate::sink::kafka::admin::AdminError;
+use crate::sink::kafka::TopicTemplate;
+use crate::sink::kafka::admin::{AdminError, NewTopic};
 use crate::sink::kafka::checkpoint;
 use crate::sink::kafka::inquiry::Inquiry;
 
 /// The newest server that walcat is tested with.
 const NEWEST_MAJOR: i32 = 18;
 
-/// Checks everything that can be checked without starting the stream.
+/// Checks everything that can be checked without starting the stream. It ends with 0 exactly when a stream would start and
+/// deliver, as far as can be known without writing; what cannot be known is a warning.
 ///
 /// # Errors
 /// 78 when an error was found; before that those of the connection itself.
 pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     let mut report = Report::default();
-    if let Some(path) = &settings.state.file {
-        let failure = state_directory(path).err().map(|error| error.to_string());
-        report.line(&checks::state_file(&path.display().to_string(), failure.as_deref()))?;
+    let mut commands = Commands::new()?;
+    let mut store = None;
+    match stream::store(settings) {
+        Ok(opened) => {
+            if let Some(path) = settings.state.file.as_ref().filter(|_| !stream::is_look(settings)) {
+                report.line(&checks::state_file(&path.display().to_string(), None))?;
+            }
+            store = Some(opened);
+        }
+        Err(error) => {
+            let path = settings.state.file.as_deref().unwrap_or(Path::new("")).display().to_string();
+            report.line(&checks::state_file(&path, Some(&error.to_string())))?;
+        }
     }
-    let found = postgres(settings, &mut report)?;
-    if settings.sink == config::Sink::Kafka {
-        kafka(settings, &found, &mut report)?;
+    let found = postgres(settings, store, &mut commands, &mut report)?;
+    if settings.sink == config::Sink::Kafka && settings.dump.is_none() {
+        kafka(settings, &found, &mut commands, &mut report)?;
     }
     if report.errors > 0 {
         return Err(Error::Checks { count: report.errors, total: report.total });
     }
     Ok(())
-}
-
-/// The directory that a state file is to be in.
-fn state_directory(path: &Path) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let permissions = std::fs::metadata(directory)?.permissions();
-    if permissions.readonly() { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
 }
 
 #[derive(Default)]
@@ -71,8 +78,12 @@ struct Found {
     tables: Vec<PublishedTable>,
 }
 
-fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Found, Error> {
-    let mut commands = Commands::new()?;
+fn postgres(
+    settings: &StreamSettings,
+    store: Option<Store>,
+    commands: &mut Commands,
+    report: &mut Report,
+) -> Result<Found, Error> {
     let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
     // Facts take no walsender, of which none may be left.
     let mut connection = commands.connect_for_sql(dsn, settings.engine)?;
@@ -87,26 +98,33 @@ fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Found, Err
         let wait = &mut |socket, way| waiter.wait(socket, way);
         (server::facts(&mut connection, wait)?, slots::find(&mut connection, &settings.slot, wait)?)
     };
-    let replication = match settings.engine {
-        config::Engine::Streaming => Some(commands.connect(dsn, settings.engine).err()),
-        config::Engine::Polling => None,
-    };
+    let mut rehearsal = rehearse(settings, store, commands).err();
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
     report.line(&checks::wal_level(&facts.wal_level))?;
     report.line(&checks::server_encoding(&facts.server_encoding))?;
     report.line(&checks::role(facts.role_may_replicate))?;
-    if let Some(failure) = replication {
+    if settings.engine == config::Engine::Streaming {
         let slot_is_read = slot.as_ref().is_some_and(|slot| slot.active);
         report.line(&checks::wal_senders(facts.used_wal_senders, facts.max_wal_senders, slot_is_read))?;
-        let failure = failure.map(|error| (error.to_string(), error.hint()));
-        report.line(&checks::replication_connection(failure))?;
+        let failure = rehearsal.take_if(|error| matches!(error, pump::Error::Postgres(pg::Error::Connect { .. })));
+        report.line(&checks::replication_connection(failure.map(|error| (error.to_string(), error.hint()))))?;
     }
     let (used, max) = (facts.used_replication_slots, facts.max_replication_slots);
     report.line(&checks::replication_slots(used, max, slot.is_some()))?;
     match &slot {
-        Some(slot) => report.line(&slot_verdict(slot, &facts, &database))?,
-        None => report.line(&checks::missing_slot(&settings.slot, settings.create_slot))?,
+        Some(slot) => {
+            let mut verdict = slot_verdict(slot, &facts, &database);
+            if verdict.severity == Severity::Error
+                && slot.wal_status.as_deref() == Some("unreserved")
+                && rehearsal.is_none()
+            {
+                // It is about to be lost, and a stream that starts now saves it.
+                verdict.severity = Severity::Warning;
+            }
+            report.line(&verdict)?;
+        }
+        None => report.line(&checks::missing_slot(&settings.slot, settings.create_slot || settings.temporary_slot))?,
     }
     let failover = &facts.failover;
     if facts.is_standby {
@@ -133,6 +151,13 @@ fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Found, Err
     for name in &settings.publications {
         report.line(&checks::publication(name, existing.contains(name)))?;
     }
+    if slot.as_ref().is_some_and(|slot| {
+        slot.plugin.as_deref() == Some("pgoutput")
+            && slot.lost().is_none()
+            && slot.database.as_deref() == Some(database.as_str())
+    }) {
+        ages(settings, &existing, &mut connection, wait, report)?;
+    }
     let tables = publications::published_tables(&mut connection, &settings.publications, wait)?;
     report.line(&checks::table_count(tables.len()))?;
     for table in &tables {
@@ -144,12 +169,53 @@ fn postgres(settings: &StreamSettings, report: &mut Report) -> Result<Found, Err
             table.publishes_changes,
         ))?;
     }
+    // One mistake is one error: a line above may tell of the same.
+    if rehearsal.is_none() || report.errors == 0 {
+        report.line(&checks::start(rehearsal.map(|error| (error.to_string(), error.hint()))))?;
+    }
     // A role that may not ask has its line above.
     let system = server::identify_system(&mut connection, wait).ok();
     Ok(Found { system, tables })
 }
 
-fn kafka(settings: &StreamSettings, found: &Found, report: &mut Report) -> Result<(), Error> {
+/// Goes the way of a stream as far as it changes nothing.
+fn rehearse(settings: &StreamSettings, store: Option<Store>, commands: &mut Commands) -> Result<(), pump::Error> {
+    let mut store = store.unwrap_or(Store::Slot);
+    start::rehearse(&stream::source(settings), &mut || store.read(), &mut commands.waiter())
+}
+
+/// Whether the publications are older than what the slot holds.
+fn ages(
+    settings: &StreamSettings,
+    existing: &[String],
+    connection: &mut Connection,
+    wait: &mut Wait<'_>,
+    report: &mut Report,
+) -> Result<(), Error> {
+    /// Up to 17 the server refuses to decode without the publication; 18 and later leave the changes out.
+    const SKIPS_SINCE: i32 = 180_000;
+    if existing.is_empty() {
+        return Ok(());
+    }
+    let slot = settings.slot.as_str();
+    let doubtful = publications::perhaps_too_young(connection, slot, existing, wait)?;
+    let age = if doubtful.is_empty() {
+        Age::Older
+    } else if connection.server_version() >= SKIPS_SINCE {
+        Age::Unknown { reason: "PostgreSQL 18 leaves out what it cannot decode, and does not tell".to_owned() }
+    } else {
+        match publications::try_decoding(connection, slot, existing, wait) {
+            Ok(()) => Age::Older,
+            Err(error) if error.sqlstate() == Some("42704") => Age::Younger,
+            Err(error @ pg::Error::Command { .. }) => Age::Unknown { reason: error.to_string() },
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let names = if doubtful.is_empty() { existing } else { &doubtful };
+    report.line(&checks::publication_age(&names.join(", "), slot, &age))
+}
+
+fn kafka(settings: &StreamSettings, found: &Found, commands: &mut Commands, report: &mut Report) -> Result<(), Error> {
     let failure = kafka::check_properties(settings).err();
     let is_refused = failure.is_some();
     report.line(&checks::kafka_properties(failure.map(|error| (error.to_string(), error.hint()))))?;
@@ -157,17 +223,19 @@ fn kafka(settings: &StreamSettings, found: &Found, report: &mut Report) -> Resul
         return Ok(());
     }
     let brokers = settings.brokers.as_deref().unwrap_or_default();
-    let inquiry = Inquiry::new(&kafka::properties(&settings.kafka), brokers).map_err(sink::Error::from)?;
-    let failure = inquiry.cluster().err().map(|error| error.message);
-    report.line(&checks::brokers(brokers, failure.as_deref()))?;
-    if failure.is_some() {
-        return Ok(());
-    }
+    let inquiry = match kafka::reach(settings, &mut commands.waiter()) {
+        Ok(inquiry) => inquiry,
+        Err(error) => return report.line(&checks::brokers(brokers, Some((error.to_string(), error.hint())))),
+    };
+    report.line(&checks::brokers(brokers, None))?;
     if let (config::Delivery::ExactlyOnce, Some(system)) = (settings.delivery, &found.system) {
         let topic = checkpoint::topic(&system.identifier, &system.database, &settings.slot);
-        report.line(&checks::checkpoint_topic(&topic, &topic_facts(inquiry.cleanup_policy(&topic))))?;
+        let facts = topic_facts(inquiry.cleanup_policy(&topic), || creation(&inquiry, checkpoint_topic(&topic)));
+        report.line(&checks::checkpoint_topic(&topic, &facts))?;
     }
     let mut route = Route::new(settings.topic_prefix.as_deref()).map_err(crate::encode::PrepareError::from)?;
+    let mut brokers_create = None;
+    let passes_refused = settings.on_error != config::OnError::Stop;
     let mut seen = HashSet::new();
     for (index, table) in (0..).zip(&found.tables) {
         let claimed = route.claim(crate::change::RelationIndex(index), &table.schema, &table.table);
@@ -183,17 +251,56 @@ fn kafka(settings: &StreamSettings, found: &Found, report: &mut Report) -> Resul
             continue;
         }
         let has_key = table.replica_identity == 'i' || table.has_primary_key;
-        let facts = topic_facts(inquiry.cleanup_policy(&topic));
-        report.line(&checks::topic(&topic, &facts, has_key, settings.topics.create))?;
+        let facts = topic_facts(inquiry.cleanup_policy(&topic), || {
+            let template = kafka::topic_template(&settings.topics);
+            if settings.topics.create {
+                return creation(&inquiry, new_topic(&topic, template));
+            }
+            match brokers_create.get_or_insert_with(|| inquiry.brokers_create_topics()) {
+                Ok(true) => creation(&inquiry, new_topic(&topic, BROKERS_OWN)),
+                Ok(false) => Creation::Off,
+                Err(error) => Creation::Unknown { reason: error.message.clone() },
+            }
+        });
+        report.line(&checks::topic(&topic, &facts, has_key, settings.topics.create, passes_refused))?;
     }
     Ok(())
 }
 
-fn topic_facts(answer: Result<String, AdminError>) -> TopicFacts {
-    use rdkafka::error::RDKafkaErrorCode as Code;
+/// How a broker makes a topic that nobody has described to it.
+const BROKERS_OWN: TopicTemplate = TopicTemplate { partitions: -1, replication_factor: -1, properties: Vec::new() };
+
+fn new_topic(name: &str, template: TopicTemplate) -> NewTopic {
+    let TopicTemplate { partitions, replication_factor, properties } = template;
+    NewTopic { name: name.to_owned(), partitions, replication_factor, properties }
+}
+
+fn checkpoint_topic(name: &str) -> NewTopic {
+    let properties = vec![("cleanup.policy".to_owned(), "compact".to_owned())];
+    NewTopic { name: name.to_owned(), partitions: 1, replication_factor: -1, properties }
+}
+
+/// Whether the cluster would create a topic; it does not.
+fn creation(inquiry: &Inquiry, topic: NewTopic) -> Creation {
+    match inquiry.would_create(topic) {
+        Ok(()) => Creation::Works,
+        Err(error) if error.code == Code::TopicAlreadyExists => Creation::Works,
+        // A broker that is too old for the question, or none that answers.
+        Err(error)
+            if !error.is_an_answer() || matches!(error.code, Code::UnsupportedVersion | Code::UnsupportedFeature) =>
+        {
+            Creation::Unknown { reason: error.message }
+        }
+        Err(error) => Creation::Refused { reason: error.message },
+    }
+}
+
+fn topic_facts(answer: Result<String, AdminError>, creation: impl FnOnce() -> Creation) -> TopicFacts {
     match answer {
         Ok(cleanup_policy) => TopicFacts::Exists { cleanup_policy },
-        Err(error) if matches!(error.code, Code::UnknownTopicOrPartition | Code::UnknownTopic) => TopicFacts::Missing,
+        Err(error) if matches!(error.code, Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+            TopicFacts::Missing { creation: creation() }
+        }
         Err(error) => TopicFacts::Unknown { reason: error.message },
     }
 }

@@ -1,16 +1,23 @@
 //! From settings to what the Kafka sink is told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use log::warn;
+use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
 use crate::lsn::Lsn;
+use crate::pg;
 use crate::pg::publications::PublishedTable;
 use crate::positions::{FullKeys, Stored};
 use crate::pump::start::Started;
+use crate::pump::waiting::Waiter;
 use crate::route::sanitize;
 use crate::sink;
+use crate::sink::kafka::admin::AdminError;
 use crate::sink::kafka::dead_letters::OnError;
+use crate::sink::kafka::inquiry::Inquiry;
 use crate::sink::kafka::{self, TopicTemplate, producer};
 
 /// librdkafka's property, and what walcat sets where the user does not.
@@ -20,6 +27,12 @@ const TRANSACTION_TIMEOUT_MS_DEFAULT: u64 = 60_000;
 /// What librdkafka puts into one batch at most, where the user does not say.
 const BATCH_BYTES_DEFAULT: usize = 1_000_000;
 
+/// How long a broker that is silent gets at the first contact, the time between two looks for its answer, and that between
+/// two attempts.
+const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
+
 /// librdkafka's own bound.
 const SOCKET_TIMEOUT_MS_MAX: u128 = 300_000;
 
@@ -27,11 +40,7 @@ pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Res
     let topics = &settings.topics;
     Ok(kafka::Settings {
         memory_bytes_max: usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX),
-        create_topics: topics.create.then(|| TopicTemplate {
-            partitions: topics.partitions,
-            replication_factor: topics.replication_factor,
-            properties: topics.properties.clone(),
-        }),
+        create_topics: topics.create.then(|| topic_template(topics)),
         stall_timeout: settings.stall_timeout,
         broker_for: settings.retry.broker_for.limit(),
         batch_bytes: property(settings, "batch.size").unwrap_or(BATCH_BYTES_DEFAULT),
@@ -49,13 +58,83 @@ pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Res
     })
 }
 
+/// The first contact: waits until a broker answers, as long as `--wait` says; without it the first answer is final. After it
+/// an outage is waited for as long as `[retry] broker_for` says.
+pub(super) fn reach(settings: &StreamSettings, waiter: &mut Waiter<'_>) -> Result<Inquiry, Error> {
+    let brokers = settings.brokers.as_deref().unwrap_or_default();
+    let (began, mut told) = (Instant::now(), false);
+    loop {
+        let mut inquiry = Inquiry::new(&producer_properties(settings), brokers).map_err(sink::Error::from)?;
+        let Err(failure) = first_answer(&mut inquiry, waiter)? else { return Ok(inquiry) };
+        if matches!(failure.code, Code::Authentication | Code::SaslAuthenticationFailed) {
+            return Err(sink::Error::from(kafka::Error::Authentication { reason: failure.message }).into());
+        }
+        if settings.wait.limit().is_some_and(|limit| began.elapsed() >= limit) {
+            let brokers = brokers.to_owned();
+            return Err(sink::Error::from(kafka::Error::Unreached { brokers, reason: failure.message }).into());
+        }
+        if !told {
+            warn!(slot = settings.slot.as_str(), brokers, reason = failure.message.as_str();
+                "Kafka does not answer yet: waiting");
+            told = true;
+        }
+        sleep(waiter, ATTEMPT_INTERVAL)?;
+    }
+}
+
+fn first_answer(inquiry: &mut Inquiry, waiter: &mut Waiter<'_>) -> Result<Result<(), AdminError>, Error> {
+    let asked = Instant::now();
+    inquiry.ask();
+    while asked.elapsed() < FIRST_ANSWER_PATIENCE {
+        if let Some(answer) = inquiry.heed() {
+            return Ok(answer);
+        }
+        sleep(waiter, LOOK_INTERVAL)?;
+    }
+    Ok(Err(inquiry.silence(FIRST_ANSWER_PATIENCE)))
+}
+
+fn sleep(waiter: &mut Waiter<'_>, time: Duration) -> Result<(), Error> {
+    waiter.sleep(time).map_err(|error| match error {
+        pg::Error::Interrupted => sink::Error::from(kafka::Error::Interrupted).into(),
+        error => error.into(),
+    })
+}
+
+/// How a topic is made that walcat makes.
+pub(super) fn topic_template(topics: &config::Topics) -> TopicTemplate {
+    TopicTemplate {
+        partitions: topics.partitions,
+        replication_factor: topics.replication_factor,
+        properties: topics.properties.clone(),
+    }
+}
+
 /// librdkafka takes the properties, and they agree with the other settings.
 pub(super) fn check_properties(settings: &StreamSettings) -> Result<(), Error> {
     let transaction_timeout = match settings.delivery {
         config::Delivery::AtLeastOnce => None,
         config::Delivery::ExactlyOnce => Some(transaction_timeout(settings)?),
     };
+    check_mechanism(settings)?;
     Ok(producer::check(&producer_properties(settings), transaction_timeout).map_err(sink::Error::from)?)
+}
+
+/// Without a mechanism librdkafka takes GSSAPI, and says that it was built without it.
+fn check_mechanism(settings: &StreamSettings) -> Result<(), Error> {
+    let given = |wanted: &str| {
+        let found = settings.kafka.iter().rev().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.expose().to_ascii_lowercase())
+    };
+    let protocol = given("security.protocol").unwrap_or_default();
+    if !protocol.starts_with("sasl_") || given("sasl.mechanism").is_some() {
+        return Ok(());
+    }
+    let protocol = protocol.to_ascii_uppercase();
+    let reason = format!(
+        "security.protocol={protocol} needs sasl.mechanism: use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
+    );
+    Err(sink::Error::from(kafka::Error::Producer { reason }).into())
 }
 
 /// Kafka's own limit for a transaction.

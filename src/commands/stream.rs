@@ -52,6 +52,10 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     check_output(settings)?;
     let recording = settings.record.as_deref().map(Target::open).transpose()?;
     let mut waiter = Waiter::new(&mut poller, &mut signals);
+    if settings.sink == config::Sink::Kafka && settings.dump.is_none() {
+        // A broker's name that is mistyped is no reason to make a slot, or to hold one.
+        drop(kafka::reach(settings, &mut waiter)?);
+    }
     let started = start::start(&source, &mut || store.read(), &mut waiter)?;
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
@@ -83,7 +87,7 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     }
 }
 
-fn source(settings: &StreamSettings) -> Source {
+pub(super) fn source(settings: &StreamSettings) -> Source {
     let slot_mode = match (settings.temporary_slot, settings.create_slot, settings.dump.is_some()) {
         (true, _, _) => SlotMode::Temporary,
         (false, true, _) => SlotMode::Create,
@@ -115,16 +119,18 @@ fn source(settings: &StreamSettings) -> Source {
 }
 
 /// A dump or a recording confirms nothing, so there is nothing to store.
-fn store(settings: &StreamSettings) -> Result<Store, Error> {
+pub(super) fn store(settings: &StreamSettings) -> Result<Store, Error> {
     match &settings.state.file {
         Some(path) if !is_look(settings) => {
-            Ok(Store::File(StateFile::open(path, settings.state.interval).map_err(pump::Error::from)?))
+            let file = StateFile::open(path, settings.state.interval).map_err(pump::Error::from)?;
+            file.check_writable().map_err(pump::Error::from)?;
+            Ok(Store::File(file))
         }
         _ => Ok(Store::Slot),
     }
 }
 
-fn is_look(settings: &StreamSettings) -> bool {
+pub(super) fn is_look(settings: &StreamSettings) -> bool {
     settings.dump.is_some() || settings.record.is_some()
 }
 

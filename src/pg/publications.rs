@@ -3,9 +3,11 @@
 use serde::Deserialize;
 
 use super::conn::{Connection, Wait};
+use super::connecting::Kind;
 use super::error::Error;
 use super::server::json_row;
-use crate::replication::command::quote_literal;
+use super::slots;
+use crate::replication::command::{quote_identifier, quote_literal};
 
 /// A table of a publication.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -58,4 +60,71 @@ pub fn published_tables(
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename"
     );
     Ok(json_row(&connection.command(NAME, &query, wait)?, NAME)?.unwrap_or_default())
+}
+
+/// Those of the publications that are not certainly older than all that the slot still has to decode.
+///
+/// The slot's `catalog_xmin` is the oldest transaction of which it may still need to see that it is not over: whatever was
+/// committed before is visible at every change to come. So a row of `pg_publication` from before it proves that the
+/// publication works. One from after it proves nothing: ALTER PUBLICATION writes a new row too, and there may be no change
+/// between the slot and the publication; [`try_decoding`] tells more.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn perhaps_too_young(
+    connection: &mut Connection,
+    slot: &str,
+    publications: &[String],
+    wait: &mut Wait<'_>,
+) -> Result<Vec<String>, Error> {
+    let list = publications.iter().map(|name| quote_literal(name)).collect::<Vec<_>>().join(", ");
+    let query = format!(
+        "SELECT p.pubname FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_replication_slots s \
+         ON s.slot_name = {} WHERE p.pubname IN ({list}) AND age(p.xmin) <= age(s.catalog_xmin) ORDER BY 1",
+        quote_literal(slot)
+    );
+    let result = connection.command("comparing pg_publication with the slot", &query, wait)?;
+    Ok((0..result.row_count()).filter_map(|row| result.value(row, 0).map(str::to_owned)).collect())
+}
+
+/// How many changes are decoded for a try.
+const TRIED_CHANGES_MAX: u32 = 10_000;
+
+/// Decodes the slot's WAL with the publications, up to [`TRIED_CHANGES_MAX`] changes for them, on a temporary copy of the slot; where sessions are shared, on the slot itself, which a peek does not move.
+///
+/// The first change of any table makes the server look for the publications: where one is not there yet the peek fails, as
+/// the stream would (before PostgreSQL 18, which only warns). Success is a proof for what was decoded, so not for a
+/// publication that is dropped and made again after that.
+///
+/// # Errors
+/// 42704 for a publication that the server does not see, 57014 after ten seconds; those of [`Connection::command`].
+pub fn try_decoding(
+    connection: &mut Connection,
+    slot: &str,
+    publications: &[String],
+    wait: &mut Wait<'_>,
+) -> Result<(), Error> {
+    let copy = format!("walcat_check_{}", std::process::id());
+    let read = if connection.kind() == Kind::Pooled {
+        slot
+    } else {
+        slots::copy(connection, slot, &copy, wait)?;
+        &copy
+    };
+    let list = publications.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(",");
+    let peek = format!(
+        "BEGIN; SET LOCAL statement_timeout = '10s'; \
+         SELECT count(*) FROM pg_catalog.pg_logical_slot_peek_binary_changes({}, NULL, {TRIED_CHANGES_MAX}, \
+         'proto_version', '1', 'publication_names', {}, 'messages', 'true'); COMMIT",
+        quote_literal(read),
+        quote_literal(&list)
+    );
+    let peeked = connection.command("pg_logical_slot_peek_binary_changes", &peek, wait).map(drop);
+    if peeked.is_err() {
+        connection.command("ROLLBACK", "ROLLBACK", wait)?;
+    }
+    if read == copy {
+        slots::drop(connection, &copy, wait)?;
+    }
+    peeked
 }

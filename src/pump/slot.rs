@@ -45,13 +45,7 @@ pub(super) fn choose(
         (None, SlotMode::Create) => create(source, false, connection, waiter).map(Choice::from),
         (None, SlotMode::Temporary) => create(source, true, connection, waiter).map(Choice::from),
         (None, SlotMode::Existing | SlotMode::ExistingOrCopy) => Err(missing_slot(&source.slot)),
-        (Some(_), SlotMode::Temporary) => Err(Error::Setup {
-            message: format!(
-                "a slot named {} exists already, so no temporary one of that name can be made",
-                source.slot
-            ),
-            hint: "leave --slot away: walcat then makes up a name".to_owned(),
-        }),
+        (Some(_), SlotMode::Temporary) => Err(taken_name(&source.slot)),
         (Some(slot), mode) => {
             check_slot(&slot, database)?;
             if slot.active && mode == SlotMode::ExistingOrCopy {
@@ -62,6 +56,32 @@ pub(super) fn choose(
             }
             Ok(Choice::Free { name: source.slot.clone(), confirmed: slot.confirmed() })
         }
+    }
+}
+
+/// What [`choose`] would do, without doing it: the confirmed position of the slot; none where one would be made.
+pub(super) fn rehearse(
+    source: &Source,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+) -> Result<Option<Lsn>, Error> {
+    let found = slots::find(connection, &source.slot, &mut |socket, way| waiter.wait(socket, way))?;
+    match (found, source.slot_mode) {
+        (Some(_), SlotMode::Temporary) => Err(taken_name(&source.slot)),
+        (Some(slot), _) => Ok(Some(slot.confirmed())),
+        (None, SlotMode::Existing | SlotMode::ExistingOrCopy) => Err(missing_slot(&source.slot)),
+        (None, mode) => {
+            let temporary = mode == SlotMode::Temporary;
+            check_failover(SlotOptions { temporary, failover: source.failover }, connection.server_version())?;
+            Ok(None)
+        }
+    }
+}
+
+fn taken_name(slot: &str) -> Error {
+    Error::Setup {
+        message: format!("a slot named {slot} exists already, so no temporary one of that name can be made"),
+        hint: "leave --slot away: walcat then makes up a name".to_owned(),
     }
 }
 

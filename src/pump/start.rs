@@ -139,6 +139,34 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
     }
 }
 
+/// What [`start`] looks at before it makes or takes a slot, for `walcat check`: nothing is changed, and a slot that is held is
+/// not waited for. What comes later, from START_REPLICATION on, cannot be known without doing it.
+///
+/// # Errors
+/// Those of [`start`].
+pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>) -> Result<(), Error> {
+    let mut connection = connect(source, waiter)?;
+    check_version(connection.server_version())?;
+    let database = identify(&mut connection, waiter)?.0.database;
+    slot::check_existing(source, &database, &mut connection, waiter)?;
+    check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
+    let Some(confirmed) = slot::rehearse(source, &mut connection, waiter)? else { return Ok(()) };
+    let known = store()?;
+    let (system, switches) = identify(&mut connection, waiter)?;
+    let facts = Facts {
+        system_identifier: system.identifier,
+        timeline: system.timeline,
+        wal_end: system.flushed,
+        slot: source.slot.clone(),
+        confirmed,
+        switches,
+    };
+    match source.startpos {
+        Some(startpos) => check_startpos(source, startpos, &facts, known.as_ref()).map(drop),
+        None => check_stored(known.as_ref(), &facts, source.accept_gap).map(drop),
+    }
+}
+
 /// The cluster, its position, and how its timeline came about.
 fn identify(connection: &mut Connection, waiter: &mut Waiter<'_>) -> Result<(System, Vec<Switch>), Error> {
     let wait = &mut |socket, way| waiter.wait(socket, way);

@@ -217,8 +217,9 @@ fn a_notice_of_an_outage_says_how_much_wal_the_server_holds() {
 fn a_message_that_waited_for_a_broker_survives_keepalives_and_a_sigkill() {
     let kafka = Kafka::start("message", &[]);
     let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY)");
-    kafka.stop();
     let mut running = world.stream_to_kafka().spawn();
+    running.wait_for_log("streaming started");
+    kafka.stop();
     running.wait_for_log("Kafka takes no records");
     world.sql("SELECT pg_logical_emit_message(false, 'late', 'still here')");
     world.sql("SELECT pg_switch_wal()");

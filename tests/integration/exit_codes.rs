@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use crate::kafka;
-use crate::servers::{Postgres, World, eventually, file};
+use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
 
 /// Nobody listens there.
@@ -26,7 +27,6 @@ fn two_for_a_command_line_that_is_wrong() {
             &["-X", "max.request.size=1"],
             &["-X max.request.size: a property of Kafka's Java client", "message.max.bytes"],
         ),
-        (&["--brokers", "SASL_SSL://b:9092"], &["--brokers: a broker is HOST:PORT", "hint: ", "security.protocol"]),
     ] {
         let run = Walcat::new(&complete).with(arguments).run().expect_code(2).expect_log(texts);
         assert!(!run.log.contains("/nowhere"), "it has not connected: {}", run.log);
@@ -39,6 +39,8 @@ fn two_for_a_command_line_that_is_wrong() {
         "hint: ",
         "WALCAT_BROKERS",
     ]);
+    let scheme = Walcat::new(&none).with(&["--brokers", "SASL_SSL://b:9092"]).run().expect_code(2);
+    scheme.expect_log(&["--brokers: a broker is HOST:PORT", "hint: ", "security.protocol"]);
     let nothing = Walcat::new(&["stream"]).run().expect_code(2);
     nothing.expect_log(&["missing required settings: slot, publication, brokers", "WALCAT_SLOT", "WALCAT_BROKERS"]);
     Walcat::new(&["flubb"]).run().expect_code(2);
@@ -94,9 +96,9 @@ fn sixty_six_for_a_recording_that_is_not_there_and_sixty_five_for_a_file_that_is
 #[test]
 fn sixty_nine_for_a_server_that_is_not_there() {
     let dsn = "host=127.0.0.1 port=1 dbname=postgres user=postgres";
-    let run = Walcat::new(&["stream", "--dsn", dsn, "--slot", "s", "--publication", "p", "--brokers", NOBODY]).run();
+    let run = Walcat::new(&["stream", "--dsn", dsn, "--slot", "s", "--publication", "p", "--sink", "stdout"]).run();
     run.expect_code(69).expect_log(&["cannot connect to PostgreSQL", "hint: check host and port"]);
-    let arguments = ["stream", "--dsn", dsn, "--slot", "s", "--publication", "p", "--brokers", NOBODY];
+    let arguments = ["stream", "--dsn", dsn, "--slot", "s", "--publication", "p", "--sink", "stdout"];
     let run = Walcat::new(&arguments).with(&["--log-format", "json"]).run().expect_code(69);
     let last: serde_json::Value = serde_json::from_str(run.log.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&last["level"], &last["exit_code"]), (&"error".into(), &69.into()));
@@ -124,9 +126,45 @@ fn sixty_nine_for_a_broker_that_does_not_come_within_its_time() {
     world.sql("INSERT INTO t VALUES (1, 'x')");
     let before = world.confirmed();
     let config = file("broker.toml", "[retry]\nbroker_for = \"1s\"\n");
-    let run = world.stream().with(&["--brokers", NOBODY, "--config", &config]).run().expect_code(69);
-    run.expect_log(&["has taken no records for", NOBODY, "hint: check brokers", "broker_for", "nothing is lost"]);
-    assert_eq!(world.confirmed(), before);
+    let kafka = Kafka::start("lost-for-good", &[]);
+    let run = world.stream().with(&["--brokers", &kafka.brokers, "--config", &config, "--quiet"]).spawn();
+    world.wait_confirmed(20);
+    kafka.stop();
+    world.sql("INSERT INTO t VALUES (2, 'x')");
+    let confirmed = world.confirmed();
+    let run = run.wait().expect_code(69);
+    run.expect_log(&[
+        "has taken no records for",
+        &kafka.brokers,
+        "hint: check brokers",
+        "broker_for",
+        "nothing is lost",
+    ]);
+    assert_eq!(world.sql(&format!("SELECT '{confirmed}'::pg_lsn > '{before}'")), "t");
+}
+
+#[test]
+fn sixty_nine_for_a_broker_that_is_mistyped_at_once_and_before_a_slot_is_made() {
+    let world = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
+    for (brokers, why) in [(NOBODY, "Connection refused"), ("no-such-host.invalid:9092", "Failed to resolve")] {
+        let began = Instant::now();
+        let run = world.stream().with(&["--brokers", brokers, "--create-slot", "--quiet"]).run().expect_code(69);
+        run.expect_log(&[&format!("cannot reach Kafka ({brokers})"), why, "hint: check brokers", "--wait"]);
+        assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+        assert_eq!(world.confirmed(), "", "no slot was made");
+    }
+    let began = Instant::now();
+    let waited = world.stream().with(&["--brokers", NOBODY, "--wait", "3s"]).run().expect_code(69);
+    waited.expect_log(&["Kafka does not answer yet: waiting", "cannot reach Kafka"]);
+    assert!(began.elapsed() >= Duration::from_secs(3), "it took {:?}", began.elapsed());
+}
+
+#[test]
+fn seventy_five_for_a_stop_before_a_broker_has_answered() {
+    let world = World::new(TABLE);
+    let mut run = world.stream().with(&["--brokers", NOBODY, "--wait", "forever"]).spawn();
+    run.wait_for_log("Kafka does not answer yet");
+    run.terminate().expect_code(75).expect_log(&["stopped by a signal while waiting for Kafka", "nothing is lost"]);
 }
 
 #[test]
@@ -183,10 +221,12 @@ fn seventy_one_for_a_recording_that_cannot_be_written() {
 
 #[test]
 fn seventy_five_for_a_stop_with_something_read_and_not_acknowledged() {
+    let kafka = Kafka::start("away-at-the-end", &[]);
     let world = World::new(TABLE);
-    let before = world.confirmed();
+    let mut run = world.stream().with(&["--brokers", &kafka.brokers, "--shutdown-timeout", "1s"]).spawn();
+    run.wait_for_log("streaming started");
+    kafka.stop();
     world.sql("INSERT INTO t VALUES (1, 'x')");
-    let mut run = world.stream().with(&["--brokers", NOBODY, "--shutdown-timeout", "1s"]).spawn();
     run.wait_for_log("WARN");
     let sent =
         format!("SELECT sent_lsn >= '{}' FROM pg_stat_replication WHERE application_name <> ''", world.wal_lsn());
@@ -194,8 +234,14 @@ fn seventy_five_for_a_stop_with_something_read_and_not_acknowledged() {
         format!("{sent} AND pid = (SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{}')", world.slot);
     eventually("the change is sent", 20, || world.sql(&active) == "t");
     let run = run.terminate().expect_code(75);
+    let run = run.expect_log(&["Kafka is not accepting records; waiting for it before the end"]);
     run.expect_log(&["stopped by a signal before", "confirmed up to", "hint: start walcat again: nothing is lost"]);
-    assert_eq!(world.confirmed(), before);
+    let held = format!(
+        "SELECT count(*) > 0 FROM pg_logical_slot_peek_binary_changes('{}', NULL, NULL, 'proto_version', '1', \
+         'publication_names', '{}')",
+        world.slot, world.publication
+    );
+    assert_eq!(world.sql(&held), "t", "the change is confirmed");
 }
 
 /// Copies what the server sends; once a stream has begun, the first message of pgoutput gets the type `?`.

@@ -13,6 +13,7 @@ mod walcat;
 mod aborted_checkpoint;
 mod acls;
 mod catalog;
+mod check;
 mod checkpoints;
 mod connections;
 mod corpus;

@@ -105,6 +105,21 @@ fn kafka_takes_records_over_tls_from_a_scram_user_only() {
         .collect();
     assert_eq!(ids, (1..=50).collect::<Vec<_>>());
 
+    // Why a broker does not answer is said, however little is logged.
+    for (brokers, properties, why) in [
+        (variable("SASL_SSL_BROKERS"), vec!["-X", "security.protocol=PLAINTEXT"], "connection closed by peer"),
+        (
+            variable("SASL_SSL_BROKERS"),
+            vec!["-X", "security.protocol=SASL_SSL", "-X", "sasl.mechanism=PLAIN", "-X", "sasl.username=a"],
+            "certificate verify failed",
+        ),
+    ] {
+        let run =
+            world.stream().with(&["--brokers", brokers, "--once", "--quiet", "-X", "sasl.password=env:KAFKA_PASSWORD"]);
+        let run = run.with(&properties).env("KAFKA_PASSWORD", "x").run().expect_code(69);
+        run.expect_log(&["cannot reach Kafka", why, "hint: check brokers, security.protocol and ssl.*"]);
+    }
+
     let check = Walcat::new(&["check", "--dsn", &world.dsn(), "--slot", &world.slot, "--publication"])
         .with(&[&world.publication, "--brokers", variable("SASL_SSL_BROKERS"), "-X", "security.protocol=SASL_SSL"])
         .with(&["-X", "sasl.mechanism=SCRAM-SHA-256", "-X", "sasl.password=env:KAFKA_PASSWORD"])

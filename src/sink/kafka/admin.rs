@@ -82,6 +82,8 @@ pub struct Configuration {
     pub cleanup_policy: String,
     /// `max.message.bytes` of a topic: of a batch, as it is sent.
     pub message_bytes_max: Option<u64>,
+    /// `auto.create.topics.enable` of a broker.
+    pub creates_topics: Option<bool>,
     /// `socket.request.max.bytes` of a broker.
     pub request_bytes_max: Option<u64>,
 }
@@ -136,9 +138,30 @@ impl Admin {
     /// # Errors
     /// When librdkafka refuses a name or a number.
     pub fn create_topics(&self, topics: &[NewTopic]) -> Result<RequestId, AdminError> {
+        self.ask_for_topics(topics, false)
+    }
+
+    /// Asks whether topics would be made, and does not make them.
+    ///
+    /// # Errors
+    /// Those of [`Admin::create_topics`].
+    pub fn validate_topics(&self, topics: &[NewTopic]) -> Result<RequestId, AdminError> {
+        self.ask_for_topics(topics, true)
+    }
+
+    fn ask_for_topics(&self, topics: &[NewTopic], validate_only: bool) -> Result<RequestId, AdminError> {
         let new = topics.iter().map(Self::new_topic).collect::<Result<Vec<_>, _>>()?;
         let mut pointers: Vec<_> = new.iter().map(|topic| topic.0.as_ptr()).collect();
         let (options, id) = self.options(Operation::RD_KAFKA_ADMIN_OP_CREATETOPICS);
+        // SAFETY: the options are live, and of an operation that has this one; a null error buffer of size 0 is allowed.
+        let code = unsafe {
+            let flag = c_int::from(validate_only);
+            rd::rd_kafka_AdminOptions_set_validate_only(options.0.as_ptr(), flag, std::ptr::null_mut(), 0)
+        };
+        if code.is_error() {
+            let message = "librdkafka does not take the option validate_only".to_owned();
+            return Err(AdminError { code: code.into(), message });
+        }
         // SAFETY: client, options, queue and the array of topics are live; the request copies the topics.
         unsafe {
             rd::rd_kafka_CreateTopics(
@@ -347,6 +370,7 @@ fn configuration(resource: *const rd::rd_kafka_ConfigResource_t) -> Configuratio
         let value = || text(unsafe { rd::rd_kafka_ConfigEntry_value(entry) });
         match name.as_str() {
             "cleanup.policy" => found.cleanup_policy = value(),
+            "auto.create.topics.enable" => found.creates_topics = value().parse().ok(),
             "max.message.bytes" => found.message_bytes_max = value().parse().ok(),
             "socket.request.max.bytes" => found.request_bytes_max = value().parse().ok(),
             _ => {}

@@ -46,6 +46,8 @@ pub struct Availability {
     /// Since when there has been nothing to deliver.
     idle_since: Option<Instant>,
     reason: String,
+    /// What was said last of a single broker: why it is down.
+    cause: Option<String>,
 }
 
 impl Availability {
@@ -63,6 +65,7 @@ impl Availability {
             fruitless: None,
             idle_since: None,
             reason: String::new(),
+            cause: None,
         }
     }
 
@@ -71,6 +74,7 @@ impl Availability {
         self.state = State::Reachable;
         self.ever_reached = true;
         self.progress = now;
+        self.cause = None;
     }
 
     /// A Kafka transaction with changes or a position was committed.
@@ -110,9 +114,15 @@ impl Availability {
         }
     }
 
+    /// Something is wrong with one broker; the others may do.
+    pub fn broker_failed(&mut self, reason: &str) {
+        self.cause = Some(reason.to_owned());
+    }
+
     /// librdkafka says that all brokers are down.
     pub fn all_down(&mut self, reason: &str, under_way: bool, now: Instant) {
-        reason.clone_into(&mut self.reason);
+        // librdkafka counts the brokers here; what is wrong with them it has said before.
+        self.reason = self.cause.take().unwrap_or_else(|| reason.to_owned());
         match self.state {
             State::Reachable if !under_way => self.state = State::Suspect { since: now },
             State::Reachable => self.state = State::Unreachable { since: now },
@@ -203,6 +213,15 @@ mod tests {
         availability.answered();
         assert_eq!(availability.outage(), None);
         assert!(availability.ever_reached());
+    }
+
+    #[test]
+    fn an_outage_is_told_with_its_cause() {
+        let now = Instant::now();
+        let mut availability = Availability::new(None, now);
+        availability.broker_failed("b:1: certificate verify failed");
+        availability.all_down("1/1 brokers are down", false, now);
+        assert_eq!(availability.outage(), Some((now, "b:1: certificate verify failed")));
     }
 
     #[test]

@@ -108,6 +108,12 @@ impl ClientContext for Context {
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(level, facility, message);
+        // A connection that is closed while it is made is an error to nobody but the log: that is how a port that speaks TLS
+        // answers plain text.
+        if facility == "FAIL" {
+            let reason = message.split_once("]: ").map_or(message, |(_, reason)| reason).to_owned();
+            let _ = self.errors.try_send(ClientError { code: RDKafkaErrorCode::BrokerTransportFailure, reason });
+        }
     }
 }
 

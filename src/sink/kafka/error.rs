@@ -51,6 +51,12 @@ pub enum Error {
     /// The checkpoint topic was made by somebody else.
     #[error("the checkpoint topic {topic} has cleanup.policy={policy}: Kafka would delete the stored position in time")]
     CheckpointPolicy { topic: String, policy: String },
+    /// No broker has ever answered.
+    #[error("cannot reach Kafka ({brokers}): {reason}")]
+    Unreached { brokers: String, reason: String },
+    /// The user asked to stop during the first contact.
+    #[error("stopped by a signal while waiting for Kafka")]
+    Interrupted,
     /// No broker for longer than `[retry] broker_for`.
     #[error("Kafka ({brokers}) has taken no records for {seconds} s: {reason}")]
     Unreachable { brokers: String, seconds: u64, reason: String },
@@ -78,9 +84,11 @@ impl Error {
             Error::Transactional { .. } => ExitCode::Permission,
             Error::Os(_) => ExitCode::Os,
             Error::Authentication { .. } => ExitCode::Permission,
+            Error::Interrupted => ExitCode::TryAgain,
             Error::Fatal { .. }
             | Error::Unproven { .. }
             | Error::Unreachable { .. }
+            | Error::Unreached { .. }
             | Error::Aborted { .. }
             | Error::Fenced { .. } => ExitCode::Unavailable,
             Error::CreateTopic { code, .. } | Error::Refused { code, .. } => exit_code_of(*code),
@@ -132,12 +140,17 @@ impl Error {
             Error::Checkpoint { .. } => "nobody but walcat may write to it; see walcat(1), exactly-once delivery",
             Error::CheckpointPolicy { topic, .. } => return Some(compact_command(topic)),
             Error::Unreachable { .. } => {
-                "check brokers and the network; [retry] broker_for says how long to wait; nothing is lost"
+                "check brokers, security.protocol and ssl.* in [kafka], and the network; [retry] broker_for says how long to wait; nothing is lost"
+            }
+            Error::Unreached { .. } => {
+                "check brokers, security.protocol and ssl.* in [kafka], and the network (a port that speaks TLS closes a connection \
+                 in plain text); --wait keeps trying at a start"
             }
             Error::CreateTopic { .. } => {
                 "create it by hand, or see [topics]: partitions, replication_factor, properties"
             }
             Error::Passed { .. } => "raise max.message.bytes of the topic: the slot still holds the changes",
+            Error::Interrupted => "start walcat again: nothing is lost",
             Error::Os(_) | Error::Topic { .. } => return None,
         };
         Some(hint.to_owned())

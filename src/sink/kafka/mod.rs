@@ -468,6 +468,10 @@ impl KafkaSink {
                 self.availability.all_down(&error.reason, self.is_under_way(), now);
                 Ok(())
             }
+            Code::BrokerTransportFailure | Code::Resolve | Code::SSL | Code::BadMessage => {
+                self.availability.broker_failed(&error.reason);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
