@@ -333,7 +333,10 @@ fn sixty_five_for_a_value_that_the_server_cannot_print() {
         let world = World::new("CREATE TABLE t (id int PRIMARY KEY, v bytea)");
         world.sql("INSERT INTO t VALUES (1, 'small')");
         world.sql("INSERT INTO t VALUES (2, convert_to(repeat('x', 600000000), 'UTF8'))");
-        let run = world.stream().with(&["--sink", "stdout", "--once", "--engine", engine]).run();
+        // A peek that fails brings nothing of what is before the change.
+        let config = file("unprintable.toml", "[poll]\nmax_changes = 1\n");
+        let arguments = ["--sink", "stdout", "--once", "--engine", engine, "--config", &config];
+        let run = world.stream().with(&arguments).deadline(180).run();
         let run = run.expect_code(65).expect_log(&[
             "the server cannot print the change at 0/",
             "invalid memory alloc request size",
