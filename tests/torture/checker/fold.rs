@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::state::State;
 use super::{Counts, Findings, Promise};
 use crate::options::Delivery;
-use crate::record::{Change, DeadLetter, Place, Record, Row, Table};
+use crate::record::{Change, DeadLetter, NO_KEY, Place, Record, Row, Table};
 
 /// How long a transaction may be seen in part, in exactly-once, while Kafka is well: a Kafka transaction's marks reach the
 /// partitions one by one, and the reader asks one broker after the other.
@@ -116,6 +116,9 @@ impl Fold {
         });
         transaction.length = transaction.length.or(records_of(change));
         transaction.records.insert(place.order, (record.clone(), change.clone()));
+        if record.key == NO_KEY {
+            return;
+        }
         let queue = self.queues.entry(home).or_default();
         if transaction.homes.insert(home) {
             queue.push_back(place.commit);

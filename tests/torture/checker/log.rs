@@ -15,7 +15,17 @@ use crate::record::{NO_KEY, Op, Place, Record, Row, Table};
 pub fn check(delivery: Delivery, records: &[Record], findings: &mut Findings, counts: &mut Counts) {
     let mut partitions: BTreeMap<(Table, u32), Vec<&Record>> = BTreeMap::new();
     let mut homes: HashMap<(Table, i64), u32> = HashMap::new();
+    let mut keyless = BTreeSet::new();
     for record in records {
+        if record.key == NO_KEY
+            && let Some(change) = &record.change
+            && !keyless.insert(change.place)
+        {
+            counts.repeats += 1;
+            if delivery == Delivery::ExactlyOnce {
+                findings.add(Promise::Once, || format!("{:?}: {} again", record.table, change.place));
+            }
+        }
         partitions.entry((record.table, record.partition)).or_default().push(record);
         let home = *homes.entry((record.table, record.key)).or_insert(record.partition);
         if record.key != NO_KEY && home != record.partition {
@@ -60,9 +70,10 @@ fn pieces(name: &str, log: &[&Record], findings: &mut Findings) {
     }
 }
 
-/// The changes of a log with their offsets.
+/// The changes of a log with their offsets, but for those without a key: a repeat of one may lie in another partition.
 fn places<'r>(log: &'r [&Record]) -> impl Iterator<Item = (u64, Place)> + 'r {
-    log.iter().filter_map(|record| Some((record.offset, record.change.as_ref()?.place)))
+    let keyed = log.iter().filter(|record| record.key != NO_KEY);
+    keyed.filter_map(|record| Some((record.offset, record.change.as_ref()?.place)))
 }
 
 fn runs(delivery: Delivery, name: &str, log: &[&Record], findings: &mut Findings, counts: &mut Counts) {

@@ -501,3 +501,26 @@ fn what_was_written_after_its_topic_was_deleted_and_is_lost_is_found() {
     history.fleeting.push(history.fleeting[0].clone());
     assert_eq!(history.broken(ExactlyOnce), [Promise::Once]);
 }
+
+#[test]
+fn a_repeat_of_what_has_no_key_may_lie_in_another_partition() {
+    // The second run begins with the TRUNCATE, which it puts elsewhere; the page behind it is in the same partition again.
+    let repeated = || {
+        let mut history = History::good_with_all();
+        let truncate = history.find(Table::Page, 7, 0);
+        let [mut again, page] = [truncate, truncate + 1].map(|index| history.records[index].clone());
+        again.partition = 1;
+        history.records.insert(truncate + 2, page);
+        // It may be read before the one that it repeats.
+        history.records.insert(0, again);
+        history
+    };
+    assert_eq!(repeated().broken(AtLeastOnce), []);
+    let broken = repeated().broken(ExactlyOnce);
+    assert!(broken.contains(&Promise::Once), "{broken:?}");
+    let mut history = History::good_with_all();
+    let mut again = history.records[history.find(Table::Page, 7, 0)].clone();
+    again.partition = 1;
+    history.records.push(again);
+    assert_eq!(history.broken(ExactlyOnce), [Promise::Once]);
+}
