@@ -149,7 +149,7 @@ CREATE FUNCTION document(is_refused bool) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     id bigint := nextval('document_document_id_seq');
 BEGIN
-    INSERT INTO document VALUES (id, decode(repeat('00', 60000 * 15), 'hex'));
+    INSERT INTO document VALUES (id, decode(repeat('00', 60000 * 16), 'hex'));
     IF is_refused THEN
         UPDATE document SET content = (SELECT string_agg(uuid_send(gen_random_uuid()), '') FROM generate_series(1, 60000))
             WHERE document_id = id;
