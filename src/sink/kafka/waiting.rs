@@ -1,6 +1,6 @@
 //! Records that wait until something is known of their topic, and what is known: which topics are there, which are
 //! compacted, and what the brokers take. One request to the cluster is under way at a time, for all that is to be known
-//! then, and none sooner than [`PROBE_INTERVAL`] after one that failed.
+//! then, and none sooner than `PROBE_INTERVAL` after one that failed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
