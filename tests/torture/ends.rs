@@ -66,16 +66,19 @@ impl End {
         }
     }
 
-    /// PostgreSQL was away when the first contact was made, which is tried once, or has been for as long as `[retry] for`.
+    /// PostgreSQL or Kafka was away when the first contact was made, which is tried once, or PostgreSQL has been for as long
+    /// as `[retry] for`. Once a broker has answered, Kafka is waited for as long as it takes.
     fn had_spent_its_budget(&self, windows: &[Window]) -> bool {
-        let mut windows = windows
-            .iter()
-            .filter(|window| window.what == Trouble::Postgres && window.meets(self.ended, self.ended, REST));
+        let mut windows = windows.iter().filter(|window| window.meets(self.ended, self.ended, REST));
         windows.any(|window| {
             let was_first_contact =
                 self.ended < self.started + FIRST_CONTACT && window.meets(self.started, self.ended, REST);
             let lasted = self.ended.saturating_duration_since(window.from.max(self.started));
-            was_first_contact || lasted + SLACK >= RETRY_FOR
+            match window.what {
+                Trouble::Postgres => was_first_contact || lasted + SLACK >= RETRY_FOR,
+                Trouble::Kafka => was_first_contact,
+                Trouble::Permission => false,
+            }
         })
     }
 }
@@ -148,7 +151,8 @@ mod tests {
         assert!(!explains(&outage(10, Some(40)), 0, 60), "it was over long since");
         assert!(explains(&outage(50, Some(56)), 55, 56), "the first contact is tried once");
         assert!(!explains(&[(Trouble::Kafka, 0, None)], 0, 60), "Kafka is waited for as long as it takes");
-        assert!(!explains(&[(Trouble::Kafka, 0, None)], 58, 60));
+        assert!(explains(&[(Trouble::Kafka, 0, None)], 58, 60), "the first contact with it is tried once");
+        assert!(!explains(&[(Trouble::Permission, 0, None)], 58, 60));
     }
 
     #[test]

@@ -22,6 +22,12 @@ impl State {
         self.total
     }
 
+    /// Whether an account was ever there. Partitions are read apart: a transaction that touches none of the first accounts'
+    /// may be seen before them.
+    pub fn has_accounts(&self) -> bool {
+        !self.versions.is_empty()
+    }
+
     pub fn apply(&mut self, record: &Record, change: &Change, findings: &mut Findings) {
         let (key, place) = (record.key, change.place);
         match (record.table, change.op, &change.row) {

@@ -345,6 +345,21 @@ fn a_sum_that_is_broken_for_a_moment_is_found_by_nothing_else() {
 }
 
 #[test]
+fn a_transaction_that_is_seen_before_the_first_accounts_says_nothing_of_the_money() {
+    for delivery in [AtLeastOnce, ExactlyOnce] {
+        let mut history = History { commit: 900, ..History::default() };
+        history.expected.sum = 200;
+        history.push(Table::Message, 5, Op::Message, Row::Key);
+        history.expected.messages.insert(5, true);
+        history.commit();
+        history.account(Op::Create, 10, 1, 0, 100);
+        history.account(Op::Create, 20, 2, 0, 100);
+        history.commit();
+        assert_eq!(history.broken(delivery), []);
+    }
+}
+
+#[test]
 fn a_reader_who_folds_by_key_and_sees_an_old_balance_again_finds_the_sum_broken() {
     let mut history = History::good_with_all();
     let old = history.find(Table::Account, 1, 1);
