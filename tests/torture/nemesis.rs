@@ -109,14 +109,19 @@ impl Fault {
     }
 
     /// Whether it comes unasked. The others find what is not fixed yet, or have not been seen to find nothing.
-    fn is_usual(self) -> bool {
-        !matches!(self, Fault::Failover | Fault::RollingRestart | Fault::LoseTopic | Fault::StarveMain)
+    /// In at-least-once a refusal lets librdkafka write a batch again that was under way to a broker that is cut off.
+    fn is_usual(self, delivery: Delivery) -> bool {
+        match self {
+            Fault::Failover | Fault::RollingRestart | Fault::LoseTopic | Fault::StarveMain => false,
+            Fault::DenyAccess => delivery == Delivery::ExactlyOnce,
+            _ => true,
+        }
     }
 
     /// Those that were asked for; without transactions there is no coordinator, without a standby no failover.
     fn chosen(options: &Options) -> Result<Vec<(Fault, &'static str)>> {
         let wanted = |fault: Fault, name: &str| match &options.faults[..] {
-            [] => fault.is_usual(),
+            [] => fault.is_usual(options.delivery),
             faults => faults.iter().any(|wanted| wanted == name),
         };
         if let Some(unknown) = options.faults.iter().find(|name| !Fault::ALL.iter().any(|(_, known)| known == name)) {

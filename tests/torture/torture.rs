@@ -91,7 +91,7 @@ fn torture(
     let troubles = Troubles::new();
     let live = Live::start(cluster, directory, options.delivery, ACCOUNTS * BALANCE, &troubles);
     let walcat = Supervisor::start(Recipe::new(options, cluster, directory, &troubles)?);
-    let writers = Writers::start(cluster, options.duration, seed);
+    let writers = Writers::start(cluster, options.delivery, options.duration, seed);
     let watch = Watch::start(cluster);
     report.step("walcat, the writers and a reader run");
 
