@@ -90,7 +90,8 @@ pub fn perhaps_too_young(
 /// How many changes are decoded for a try.
 const TRIED_CHANGES_MAX: u32 = 10_000;
 
-/// Decodes the slot's WAL with the publications, up to `TRIED_CHANGES_MAX` changes for them, on a temporary copy of the slot; where sessions are shared, on the slot itself, which a peek does not move.
+/// Decodes the slot's WAL with the publications, up to `TRIED_CHANGES_MAX` changes for them, on a temporary copy of the slot;
+/// where sessions are shared, on the slot itself, which a peek does not move.
 ///
 /// The first change of any table makes the server look for the publications: where one is not there yet the peek fails, as
 /// the stream would (before PostgreSQL 18, which only warns). Success is a proof for what was decoded, so not for a

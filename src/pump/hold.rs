@@ -59,7 +59,7 @@ impl Pump {
             Hold::InUse | Hold::Kept | Hold::Released { .. } => None,
         };
         let is_due = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
-        let limit = if self.outage.is_slot_at_risk() { BLOCKED_SESSION_MIN } else { BLOCKED_SESSION_MAX };
+        let limit = self.blocked_max();
         let is_due = blocked_since.is_some_and(|since| is_due(since, limit))
             || outage_since.is_some_and(|since| is_due(since, BLOCKED_SESSION_MAX));
         let is_kept = matches!(self.hold, Hold::Kept);
@@ -69,9 +69,14 @@ impl Pump {
         Ok(())
     }
 
+    /// How long the session may be blocked before it is given up.
+    fn blocked_max(&self) -> Duration {
+        if self.outage.is_slot_at_risk() { BLOCKED_SESSION_MIN } else { BLOCKED_SESSION_MAX }
+    }
+
     /// When [`Pump::heed_hold`] has to look again at the latest.
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
-        let limit = if self.outage.is_slot_at_risk() { BLOCKED_SESSION_MIN } else { BLOCKED_SESSION_MAX };
+        let limit = self.blocked_max();
         if self.asking.is_open() {
             return None;
         }
