@@ -246,9 +246,11 @@ fn a_server_that_crashes_ends_walcat_with_sixty_nine_where_it_is_to_fail_fast_an
     let world = World::on(&pg, Kafka::shared(), TABLES);
     for _ in 0..3 {
         let writers = Writers::start(&world);
-        let running = world.stream_to_kafka().with(&["--config", &fail_fast]).spawn();
-        let seen = "SELECT count(*) > 50 FROM journal";
-        eventually("the writers have written", 20, || world.sql(seen) == "t");
+        let mut running = world.stream_to_kafka().with(&["--config", &fail_fast]).spawn();
+        running.wait_for_log("streaming started");
+        let before: u32 = world.sql("SELECT count(*) FROM journal").parse().expect("a count");
+        let seen = format!("SELECT count(*) > {} FROM journal", before + 50);
+        eventually("the writers have written", 20, || world.sql(&seen) == "t");
         pg.stop("immediate");
         running
             .wait()
