@@ -5,7 +5,7 @@
 
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
-use crate::pgoutput::{Cell, Cells, Tuple};
+use crate::wire::pgoutput::{Cell, Cells, Tuple};
 
 /// The number that [`crate::relations::Relations`] gave a relation in this session: dense, from 0, for tables by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

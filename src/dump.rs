@@ -37,8 +37,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
-use crate::pgoutput::{Cell, Commit, Message, OldTuple, Prepared, RelationMessage, StreamAbort, Tuple};
 use crate::relations::Relation;
+use crate::wire::pgoutput::{Cell, Commit, Message, OldTuple, Prepared, RelationMessage, StreamAbort, Tuple};
 
 /// Microseconds at 9999-12-31 23:59:59 UTC, the last that has four digits in its year.
 const LAST_UNIX_US: i64 = 253_402_300_799_000_000;
@@ -343,7 +343,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::pgoutput::{self, Begin, Context, samples};
+    use crate::wire::pgoutput::{self, Begin, Context, samples};
 
     #[test]
     fn a_begin_is_one_line_of_json() {

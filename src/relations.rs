@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::RelationIndex;
-use crate::pgoutput::{RelationMessage, ReplicaIdentity};
+use crate::wire::pgoutput::{RelationMessage, ReplicaIdentity};
 
 /// A relation, owned: a Relation message outlives the buffer it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]

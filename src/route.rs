@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use crate::change::RelationIndex;
-use crate::replication::command::quote_identifier_where_needed;
+use crate::wire::replication::command::quote_identifier_where_needed;
 
 /// Kafka's own bound on a topic's name (`org.apache.kafka.common.internals.Topic`).
 pub const TOPIC_CHARACTERS_MAX: usize = 249;

@@ -8,8 +8,8 @@ use walcat::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Tr
 use walcat::clock::PgTimestamp;
 use walcat::encode::{Encoder, Settings, UNAVAILABLE_VALUE};
 use walcat::lsn::Lsn;
-use walcat::pgoutput::{Context, Message, OldTuple, decode};
 use walcat::relations::{Relation, Relations};
+use walcat::wire::pgoutput::{Context, Message, OldTuple, decode};
 
 /// The system's allocator, counting what this thread asks of it.
 struct Counting;

@@ -8,11 +8,11 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
-use walcat::pgoutput::{self, Cell, Context, Message, Tuple};
 use walcat::recording::{Entry, Reader};
-use walcat::replication::{self, Frame, StatusUpdate};
+use walcat::wire::pgoutput::{self, Cell, Context, Message, Tuple};
+use walcat::wire::replication::{self, Frame, StatusUpdate};
 
-#[path = "../src/pgoutput/samples.rs"]
+#[path = "../src/wire/pgoutput/samples.rs"]
 mod samples;
 
 const TURNS: u32 = 1_000_000;

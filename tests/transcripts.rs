@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use assert_cmd::cargo::cargo_bin_cmd;
 use walcat::dump::Line;
 use walcat::lsn::Lsn;
-use walcat::pgoutput::{self, Context, Message};
 use walcat::recording::{Entry, Header, Reader};
 use walcat::relations::Relation;
-use walcat::replication::{self, Frame};
+use walcat::wire::pgoutput::{self, Context, Message};
+use walcat::wire::replication::{self, Frame};
 
 /// What walcat asks a server for: `walcat decode` prints it, records included.
 const SESSIONS: [&str; 1] = ["session-15"];

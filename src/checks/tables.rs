@@ -1,7 +1,7 @@
 //! The publications and their tables.
 
 use super::Verdict;
-use crate::replication::command::quote_identifier_where_needed;
+use crate::wire::replication::command::quote_identifier_where_needed;
 
 /// A publication.
 #[must_use]

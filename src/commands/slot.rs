@@ -18,8 +18,8 @@ use crate::pump;
 use crate::pump::slot::missing_slot;
 use crate::pump::waiting::Waiter;
 use crate::pump::{slot, start};
-use crate::replication::command::SlotOptions;
 use crate::signal::StopSignals;
+use crate::wire::replication::command::SlotOptions;
 
 /// A connection for commands that are done in a moment, and the means to wait on it.
 pub(super) struct Commands {

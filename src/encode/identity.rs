@@ -15,8 +15,8 @@
 use std::fmt;
 
 use crate::catalog_facts::{CatalogAnswer, TableFacts};
-use crate::pgoutput::ReplicaIdentity;
 use crate::relations::Relation;
+use crate::wire::pgoutput::ReplicaIdentity;
 
 /// What an operator ought to know of a relation's key.
 #[derive(Clone, Debug, PartialEq, Eq)]

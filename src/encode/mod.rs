@@ -22,10 +22,10 @@ use std::collections::HashMap;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, Position, RelationIndex};
 use crate::limits::{ENCODE_BUFFER_KEPT_BYTES, FULL_KEYS_MAX};
-use crate::pgoutput::ReplicaIdentity;
 use crate::positions::FullKeys;
 use crate::relations::Relation;
 use crate::route::Route;
+use crate::wire::pgoutput::ReplicaIdentity;
 
 pub use error::{EncodeError, Place, PrepareError};
 pub use identity::{KeyUnknown, Warning};

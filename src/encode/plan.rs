@@ -10,8 +10,8 @@ use super::value::{Scratch, push_base64, push_value};
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::Row;
 use crate::lsn::Lsn;
-use crate::pgoutput::Cell;
 use crate::relations::Relation;
+use crate::wire::pgoutput::Cell;
 
 /// How the rows of one relation are encoded.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ pub(super) type KeyValues = Vec<Range<usize>>;
 impl Plan {
     /// With these columns as the key, by their places in the relation.
     pub(super) fn new(relation: &Relation, answer: &CatalogAnswer, key_columns: &[usize]) -> Self {
-        let full = relation.replica_identity == crate::pgoutput::ReplicaIdentity::Full;
+        let full = relation.replica_identity == crate::wire::pgoutput::ReplicaIdentity::Full;
         let columns = relation.columns.iter().enumerate().map(|(place, column)| ColumnPlan {
             name: column.name.clone(),
             piece: field(place, &column.name),

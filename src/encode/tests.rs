@@ -9,8 +9,8 @@ use crate::change::{OldRow, Row, Transaction};
 use crate::clock::PgTimestamp;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
-use crate::pgoutput::{Cell, ReplicaIdentity};
 use crate::relations::Column;
+use crate::wire::pgoutput::{Cell, ReplicaIdentity};
 
 const TABLE: RelationIndex = RelationIndex(0);
 const COMMIT_TIME_US: i64 = 1_795_170_692_241_394;

@@ -19,8 +19,8 @@ use super::conn::{Connection, Wait, begin_pinned, command_error};
 use super::error::Error;
 use super::ffi::{Outcome, QueryResult};
 use crate::lsn::Lsn;
-use crate::replication::command::{quote_identifier, quote_literal};
 use crate::session::IDLE_PREFIX;
+use crate::wire::replication::command::{quote_identifier, quote_literal};
 
 const PEEK: &str = "pg_logical_slot_peek_binary_changes";
 const EMIT: &str = "pg_logical_emit_message";

@@ -7,7 +7,7 @@ use super::connecting::Kind;
 use super::error::Error;
 use super::server::json_row;
 use super::slots;
-use crate::replication::command::{quote_identifier, quote_literal};
+use crate::wire::replication::command::{quote_identifier, quote_literal};
 
 /// A table of a publication.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

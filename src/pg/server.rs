@@ -11,7 +11,7 @@ use super::error::Error;
 use super::ffi::QueryResult;
 use crate::lsn::Lsn;
 use crate::positions::{Switch, parse_timeline_history};
-use crate::replication::command;
+use crate::wire::replication::command;
 
 /// The oldest server that walcat reads: 14 sends logical messages and can skip what is not published.
 pub const SERVER_VERSION_MIN: i32 = 140_000;

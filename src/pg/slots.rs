@@ -9,7 +9,7 @@ use super::connecting::Kind;
 use super::error::{Error, TERMINATE};
 use super::server::json_row;
 use crate::lsn::Lsn;
-use crate::replication::command::{self, SlotOptions, quote_literal};
+use crate::wire::replication::command::{self, SlotOptions, quote_literal};
 
 /// A row of `pg_replication_slots`, as far as this server version has its columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -8,11 +8,11 @@ use crate::change::{Change, RelationIndex};
 use crate::dump::Line;
 use crate::encode::{Encoder, Prepared};
 use crate::lsn::Lsn;
-use crate::pgoutput::{self, Context, Message};
 use crate::relations::{Relation, Relations};
-use crate::replication::{self, Frame};
 use crate::session::{Session, Step};
 use crate::sink;
+use crate::wire::pgoutput::{self, Context, Message};
+use crate::wire::replication::{self, Frame};
 
 /// What a frame asks of the caller.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use crate::pg;
 use crate::pg::ffi::CopyData;
 use crate::pg::peek::{Peek, Peeked};
 use crate::pg::stream::Stream;
-use crate::replication::StatusUpdate;
+use crate::wire::replication::StatusUpdate;
 
 /// Where changes come from.
 #[derive(Debug)]

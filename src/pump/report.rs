@@ -7,9 +7,9 @@ use log::{Level, debug, info, log_enabled, trace, warn};
 use crate::encode::Prepared;
 use crate::lsn::Lsn;
 use crate::relations::Relation;
-use crate::replication::{self, Frame};
 use crate::session::Session;
 use crate::stats::Stats;
+use crate::wire::replication::{self, Frame};
 
 /// Who tells.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use crate::pg::server;
 use crate::pg::slots::{self, Slot};
 use crate::pg::{self, Connection, Kind, Server};
-use crate::replication::command::{FAILOVER_SINCE, SlotOptions};
+use crate::wire::replication::command::{FAILOVER_SINCE, SlotOptions};
 
 /// Creating a slot says what it waits for after this time, and again each time it has passed.
 const SLOT_NOTICE_INTERVAL: Duration = Duration::from_secs(5);

@@ -20,7 +20,7 @@ use crate::pg::slots;
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection, Server};
 use crate::positions::{self, Disagreement, Facts, Reached, Start, Stored, Switch};
-use crate::replication::command::{self, StartReplication};
+use crate::wire::replication::command::{self, StartReplication};
 
 /// A position that was delivered, and what messages call the place where it is kept.
 #[derive(Clone, Debug)]

@@ -2,9 +2,9 @@
 
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
-use crate::pgoutput::DecodeError;
-use crate::replication;
 use crate::ring::UnknownTicket;
+use crate::wire::pgoutput::DecodeError;
+use crate::wire::replication;
 
 /// What the server may not send, or what walcat did wrong.
 #[derive(Debug, thiserror::Error)]

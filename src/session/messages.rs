@@ -6,8 +6,8 @@ use crate::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Tic
 use crate::clock::PgTimestamp;
 use crate::limits::COLUMNS_MAX;
 use crate::lsn::Lsn;
-use crate::pgoutput::{self, LogicalMessage, Message, OldTuple, TypeMessage};
 use crate::relations::AnnouncedType;
+use crate::wire::pgoutput::{self, LogicalMessage, Message, OldTuple, TypeMessage};
 
 impl Session {
     pub(super) fn message<'a>(

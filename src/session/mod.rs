@@ -23,10 +23,10 @@ use crate::change::{Ticket, Transaction};
 use crate::clock::PgTimestamp;
 use crate::feedback::{Confirming, Feedback, Timing};
 use crate::lsn::Lsn;
-use crate::pgoutput::{self, Context};
 use crate::relations::{AnnouncedType, Relations};
-use crate::replication::{self, Frame};
 use crate::ring::Ring;
+use crate::wire::pgoutput::{self, Context};
+use crate::wire::replication::{self, Frame};
 
 /// The prefix of non-transactional messages that only move a slot on, and become no record.
 pub const IDLE_PREFIX: &str = "walcat.idle";

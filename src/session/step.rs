@@ -2,7 +2,7 @@
 
 use crate::change::{Change, Ticket};
 use crate::lsn::Lsn;
-use crate::pgoutput::{Oids, RelationMessage};
+use crate::wire::pgoutput::{Oids, RelationMessage};
 
 /// Which clock goes into the envelope's `ts_ms`, `ts_us` and `ts_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

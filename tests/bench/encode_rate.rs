@@ -10,8 +10,8 @@ use walcat::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Tr
 use walcat::clock::PgTimestamp;
 use walcat::encode::{Encoder, Settings, UNAVAILABLE_VALUE};
 use walcat::lsn::Lsn;
-use walcat::pgoutput::{Cell, ReplicaIdentity};
 use walcat::relations::{Column, Relation};
+use walcat::wire::pgoutput::{Cell, ReplicaIdentity};
 
 const ROUNDS: u32 = 10;
 const CHANGES_PER_ROUND: u32 = 200_000;

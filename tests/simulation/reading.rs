@@ -6,9 +6,9 @@ use walcat::catalog_facts::CatalogAnswer;
 use walcat::change::{Change, Operation, Ticket};
 use walcat::feedback::{Confirming, Timing};
 use walcat::lsn::Lsn;
-use walcat::pgoutput::Cell;
 use walcat::relations::Relation;
 use walcat::session::{EnvelopeClock, Goal, Options, Sealed, Session, Step, Truncations};
+use walcat::wire::pgoutput::Cell;
 
 use crate::postgres::Walsender;
 use crate::random::Random;

@@ -9,11 +9,11 @@
 //!                         Int64 rollback_time, Int32 xid, String gid
 //! ```
 
-use super::error::DecodeError;
 use super::message::Commit;
-use super::reader::Reader;
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
+use crate::wire::error::DecodeError;
+use crate::wire::reader::Reader;
 
 /// A transaction that is prepared: where, when, and under which name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@
 //! The xid is there within a stream block only. An empty namespace stands for `pg_catalog`. The columns are checked
 //! when the message is decoded, so that going through them cannot fail.
 
-use super::error::DecodeError;
-use super::reader::Reader;
+use crate::wire::error::DecodeError;
+use crate::wire::reader::Reader;
 
 /// Bit of a column's flags: it belongs to the replica identity.
 const COLUMN_IS_PART_OF_KEY: u8 = 1;

@@ -13,11 +13,11 @@
 //!
 //! The xid of the last five is there within a stream block only. `old` and `new` are in [`super::tuple`].
 
-use super::error::DecodeError;
-use super::reader::Reader;
 use super::tuple::{OldTuple, Tuple};
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
+use crate::wire::error::DecodeError;
+use crate::wire::reader::Reader;
 
 /// Bit of a Truncate's options.
 const TRUNCATE_CASCADE: u8 = 1;

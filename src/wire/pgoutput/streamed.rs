@@ -9,11 +9,11 @@
 //!
 //! LSN and time of a Stream Abort are there under `streaming 'parallel'` only (version 4).
 
-use super::error::DecodeError;
 use super::message::Commit;
-use super::reader::Reader;
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
+use crate::wire::error::DecodeError;
+use crate::wire::reader::Reader;
 
 /// `S`: a stream block begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@
 //!
 //! A [`Tuple`] is checked whole when it is decoded, so that going through its cells cannot fail.
 
-use super::error::DecodeError;
-use super::reader::Reader;
+use crate::wire::error::DecodeError;
+use crate::wire::reader::Reader;
 
 /// One column's value in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

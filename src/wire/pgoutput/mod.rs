@@ -14,23 +14,8 @@
 //!
 //! Source: PostgreSQL documentation, "55.9 Logical Replication Message Formats".
 
-// What makes wire input harmless, held by the compiler rather than by care.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::arithmetic_side_effects,
-        clippy::as_conversions
-    )
-)]
-
-pub mod error;
 pub mod message;
 pub mod prepared;
-pub(crate) mod reader;
 pub mod relation;
 pub mod streamed;
 pub mod tuple;
@@ -40,10 +25,10 @@ pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 
-pub use error::DecodeError;
+use super::reader::Reader;
+pub use crate::wire::error::DecodeError;
 pub use message::{Begin, Commit, Delete, Insert, LogicalMessage, Oids, Origin, Truncate, Update};
 pub use prepared::{BeginPrepare, CommitPrepared, Prepare, Prepared, RollbackPrepared};
-use reader::Reader;
 pub use relation::{ColumnList, ColumnMessage, Columns, RelationMessage, ReplicaIdentity, TypeMessage};
 pub use streamed::{Abort, StreamAbort, StreamCommit, StreamStart};
 pub use tuple::{Cell, Cells, OldTuple, Tuple};

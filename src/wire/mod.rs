@@ -1,0 +1,21 @@
+//! What PostgreSQL sends and takes on a replication connection: bytes in, borrowed views out.
+//!
+//! No I/O, no allocation, no logging, and no panic on any input.
+
+// The compiler checks what makes wire input harmless.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions
+    )
+)]
+
+pub mod error;
+pub mod pgoutput;
+pub(crate) mod reader;
+pub mod replication;
