@@ -33,50 +33,54 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
-    /// Every code with the sentence that the manual prints for it, in order.
+    /// Every code with its sentence in the manual, in order.
     pub const TABLE: [(ExitCode, &'static str); 12] = [
         (
             ExitCode::Done,
-            "done: all that was asked is delivered, and the server has processed the last status update; also a closed \
-             pipe, --help, a dump",
+            "success: everything requested was delivered, and the server processed the last status update; also a closed \
+             pipe, --help and a dump",
         ),
         (
             ExitCode::Usage,
-            "the command line: an unknown command or flag, a value that does not parse, a required setting given \
-             nowhere, endpos before startpos, slot drop without a terminal or --force",
+            "usage: an unknown command or flag, an invalid value, a missing required setting, endpos before startpos, or \
+             slot drop without a terminal or --force",
         ),
         (
             ExitCode::Data,
-            "data: a record that Kafka refuses for good, a value that is not valid in its encoding or that \
-             the server cannot print, a recording that \
-             is cut or is not one",
+            "data: a record that Kafka permanently rejects, a value that is invalid in its encoding or that the server \
+             cannot print, or a recording that is truncated or invalid",
         ),
-        (ExitCode::NoInput, "an input file that is missing or cannot be read"),
+        (ExitCode::NoInput, "input: an input file that does not exist or cannot be read"),
         (
             ExitCode::Unavailable,
-            "unavailable: server or broker not reachable, lost, or the slot held by another process, past the budget \
-             that applies",
+            "unavailable: the server or the broker is unreachable, or another process holds the slot, for longer than the \
+             settings allow",
         ),
         (
             ExitCode::Defect,
-            "a defect of walcat or of a library in it, SIGABRT included: the message says what to send us",
+            "internal: a defect in walcat or in one of its libraries, including SIGABRT; the message says what to report",
         ),
-        (ExitCode::Os, "the operating system: cannot create or write a file, out of descriptors"),
+        (ExitCode::Os, "system: walcat cannot create or write a file, or has no file descriptors left"),
         (
             ExitCode::TryAgain,
-            "stopped by a signal with something read and not acknowledged: start it again, nothing is lost",
+            "interrupted: a signal stopped walcat before everything it had read was acknowledged; start it again, nothing \
+             is lost",
         ),
-        (ExitCode::Protocol, "protocol: the server sent what the protocol does not allow"),
-        (ExitCode::Permission, "permission: authentication failed, or the role lacks REPLICATION or another privilege"),
+        (ExitCode::Protocol, "protocol: the server sent something that the protocol does not allow"),
+        (
+            ExitCode::Permission,
+            "permission: authentication failed, or the role does not have REPLICATION or another privilege",
+        ),
         (
             ExitCode::Setup,
-            "set-up: the configuration file, a conninfo that libpq refuses, a missing database, publication, slot or \
-             topic, another plugin, wal_level, a server that is too old, a lost slot, a gap; check and slot status with errors",
+            "set-up: the configuration file, a conninfo that libpq rejects, a missing database, publication, slot or topic, \
+             a slot with another plugin, wal_level, a server that is too old, a lost slot or a gap; also an error that \
+             check or slot status reports",
         ),
         (
             ExitCode::Fenced,
-            "fenced: another instance has taken over; starting again would fence it in turn (use it in \
-             RestartPreventExitStatus=)",
+            "fenced: another instance has taken over; a restart would fence that instance in turn, so list this code in \
+             RestartPreventExitStatus=",
         ),
     ];
 

@@ -1,11 +1,11 @@
-//! The manual pages say what the binary does: options, keys, defaults, exit codes, and no fault in their markup.
+//! The manual pages and the binary agree: options, keys, short texts, defaults, exit codes. The markup has no fault.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use clap::{Arg, CommandFactory};
-use walcat::cli::Cli;
+use clap::Arg;
+use walcat::cli;
 use walcat::config::{Key, Kind};
 use walcat::exit_code::ExitCode;
 
@@ -48,7 +48,7 @@ fn flags_of_the_binary() -> BTreeSet<String> {
             collect(command, flags);
         }
     }
-    let mut command = Cli::command().version("0");
+    let mut command = cli::command().version("0");
     command.build();
     let mut flags = BTreeSet::new();
     collect(&command, &mut flags);
@@ -67,9 +67,39 @@ fn every_option_is_in_the_manual_and_every_option_of_the_manual_exists() {
     assert_eq!(described, flags_of_the_binary());
 }
 
+/// Every option of every command by its flag, with its short text in `--help`.
+fn short_texts_of_the_binary() -> BTreeSet<(String, String)> {
+    fn collect(command: &clap::Command, texts: &mut BTreeSet<(String, String)>) {
+        for argument in command.get_arguments() {
+            let short = || argument.get_short().map(|flag| flag.to_string());
+            let flag = argument.get_long().map(|flag| format!("-{flag}")).or_else(short);
+            let text = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            texts.extend(flag.map(|flag| (flag, text)));
+        }
+        for command in command.get_subcommands() {
+            collect(command, texts);
+        }
+    }
+    let mut texts = BTreeSet::new();
+    collect(&cli::command(), &mut texts);
+    texts
+}
+
+#[test]
+fn an_option_has_the_same_short_text_in_the_help_and_in_the_manual() {
+    let items = items(&page("walcat.1"));
+    let texts = short_texts_of_the_binary();
+    assert!(texts.len() > 30, "{texts:?}");
+    for (flag, text) in texts {
+        let item = items.iter().find(|(head, _)| head.split_whitespace().any(|word| word == flag));
+        let line = item.and_then(|(_, body)| body.first());
+        assert_eq!(line, Some(&format!("{text}.")), "{flag}");
+    }
+}
+
 #[test]
 fn every_value_name_of_the_help_is_a_value_of_the_manual() {
-    let mut command = Cli::command();
+    let mut command = cli::command();
     command.build();
     let stream = command.find_subcommand("stream").unwrap_or_else(|| panic!("no command stream"));
     let heads: Vec<String> = items(&page("walcat.1")).into_iter().map(|(head, _)| head).collect();
@@ -80,7 +110,7 @@ fn every_value_name_of_the_help_is_a_value_of_the_manual() {
         let head = head.unwrap_or_else(|| panic!("--{flag} is missing"));
         let names: Vec<&str> =
             Arg::get_value_names(argument).iter().flat_map(|names| names.iter()).map(|n| n.as_str()).collect();
-        let is_described = head.contains("Cm ") || names.iter().all(|name| head.contains(&format!("Ar {name}")));
+        let is_described = names.iter().all(|name| head.contains(&format!("Ar {name}")));
         assert!(is_described, "--{flag} takes {names:?}, the manual says {head:?}");
     }
 }
@@ -98,10 +128,10 @@ fn the_table_of_exit_codes_is_printed_row_by_row() {
 }
 
 #[test]
-fn every_key_is_in_the_manual_with_its_kind_and_default() {
+fn every_key_is_in_the_manual_with_its_kind_its_default_and_its_short_text() {
     let described: Vec<(String, String)> = items(&page("walcat.toml.5"))
         .into_iter()
-        .filter_map(|(head, body)| Some((head.strip_prefix("Va ")?.to_owned(), body.first()?.clone())))
+        .filter_map(|(head, body)| Some((head.strip_prefix("Va ")?.to_owned(), body.get(..2)?.join("\n"))))
         .filter(|(name, _)| name != "topics.properties")
         .collect();
     let names: BTreeSet<&str> = described.iter().map(|(name, _)| name.as_str()).collect();
@@ -121,8 +151,26 @@ fn every_key_is_in_the_manual_with_its_kind_and_default() {
             (_, Some(default)) => format!("default \"{default}\""),
         };
         let line = described.iter().find(|(name, _)| name == row.name).map(|(_, line)| line.as_str());
-        assert_eq!(line, Some(format!("{kind}; {default}.").as_str()), "{}", row.name);
+        assert_eq!(line, Some(format!("{kind}; {default}.\n{}.", row.summary).as_str()), "{}", row.name);
     }
+}
+
+#[test]
+fn the_example_file_says_the_short_text_above_every_key() {
+    let example = page("walcat.example.toml");
+    let (mut table, mut comment, mut seen) = (String::new(), None, 0);
+    for line in example.lines() {
+        let key = line.trim_start_matches('#').split_once(" = ").map(|(key, _)| key);
+        let key = key.filter(|_| !line.starts_with("# ")).and_then(|key| Key::find(&format!("{table}{key}")));
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            table = format!("{name}.");
+        } else if let Some(row) = key {
+            assert_eq!(comment, Some(format!("# {}.", row.summary).as_str()), "{}", row.name);
+            seen += 1;
+        }
+        comment = if line.starts_with("# ") { comment.or(Some(line)) } else { None };
+    }
+    assert_eq!(seen, Key::ALL.len());
 }
 
 #[test]

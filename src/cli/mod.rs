@@ -1,31 +1,33 @@
 //! The command line: commands, options and their help.
 //!
-//! Options are taken as texts; `config` parses them, since the environment and the file say the same things.
+//! Options are taken as texts. `config` parses them, because the environment and the file set the same things.
 
 mod options;
 
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::path::PathBuf;
 
+use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::Given;
+use crate::config::{Given, Key};
 use options::{
     ConnectionOptions, EndOptions, FailoverOptions, KafkaOptions, LogOptions, OutputOptions, PublicationOptions,
     TimeOptions,
 };
 
 const AFTER_HELP: &str = "\
-An option is also a key of the configuration file and, with WALCAT_ before its name, a variable: \
---topic-prefix is topic_prefix and WALCAT_TOPIC_PREFIX. A flag goes before a variable, and that before the file.
+Each option is also a key in the configuration file and an environment variable: --topic-prefix is topic_prefix and \
+WALCAT_TOPIC_PREFIX. Flags override variables, which override the file.
 
-The exit codes are in walcat(1), the file in walcat.toml(5), the records in walcat-records(7).";
+walcat(1) lists the exit codes, walcat.toml(5) describes the file, and walcat-records(7) describes the records.";
 
-/// Tails a PostgreSQL write-ahead log and puts every committed change into Kafka.
+/// Streams committed PostgreSQL changes into Kafka.
 ///
-/// walcat reads a logical replication slot through pgoutput and confirms to PostgreSQL only what Kafka has confirmed
-/// to it: nothing is lost, whatever stops.
+/// walcat reads a logical replication slot through pgoutput. It confirms to PostgreSQL only what Kafka has acknowledged,
+/// so a crash never loses a change.
 #[derive(Parser)]
 #[command(name = "walcat", bin_name = "walcat", max_term_width = 100, after_long_help = AFTER_HELP)]
 pub struct Cli {
@@ -35,17 +37,17 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Streams committed changes into Kafka, into a pipe or into a dump
+    /// Stream committed changes into Kafka, a pipe or a dump
     Stream(Box<StreamOptions>),
-    /// Creates, drops or shows the replication slot
+    /// Create, drop or show the replication slot
     #[command(subcommand)]
     Slot(SlotCommand),
-    /// Says whether a stream with these settings would work, and what to do if not
+    /// Check whether stream would work with these settings
     ///
-    /// Looks at the server, the role, the publication and its tables, the slot, the broker and the topics; one line
-    /// for each, and exit code 78 where one is an error. Changes nothing.
+    /// This checks the server, the role, the publication and its tables, the slot, the broker and the topics. It prints
+    /// one line for each, with a hint if something is wrong, and exits with 78 if one is an error. It changes nothing.
     Check(Box<CheckOptions>),
-    /// Prints a recording as `stream --dump json` prints a stream; needs no server
+    /// Print a recording as `stream --dump json` prints a stream; needs no server
     Decode(DecodeOptions),
 }
 
@@ -68,27 +70,27 @@ pub struct StreamOptions {
     time: TimeOptions,
     #[command(flatten)]
     log: LogOptions,
-    /// Print the settings in force and where each comes from, and exit
+    /// Print the settings in effect and where each comes from, then exit
     ///
-    /// As a configuration file with comments; secrets are masked. Connects to nothing.
+    /// The output is a configuration file with comments, in which secrets are masked. walcat connects to nothing.
     #[arg(long, help_heading = "Configuration")]
     pub print_config: bool,
 }
 
 #[derive(Subcommand)]
 pub enum SlotCommand {
-    /// Creates the slot; the publications that are given have to be there
+    /// Create the slot, after checking that the publications exist
     ///
-    /// The publication has to be there before the slot: PostgreSQL decodes old WAL with the catalog of its time, and
-    /// a slot that is older than the publication fails at the first change in between, for good.
+    /// The publication has to be older than the slot: PostgreSQL decodes old WAL with the catalog as it was at that time.
+    /// A slot that is older than its publication fails permanently at the first change between the two.
     Create(SlotCreateOptions),
-    /// Drops the slot, and with it its place in the WAL
+    /// Drop the slot and its position in the WAL
     ///
-    /// Says how much WAL nobody has read, and asks first. Without a terminal to ask on, --force is required.
+    /// This prints how much unread WAL is discarded and asks for confirmation. Without a terminal, --force is required.
     Drop(SlotDropOptions),
-    /// Shows who reads the slot, how far it is and how much WAL it holds
+    /// Show who reads the slot, its position and how much WAL it retains
     ///
-    /// And what to do when something is wrong.
+    /// If something is wrong, a hint says what to do, and an error exits with 78.
     Status(SlotStatusOptions),
 }
 
@@ -108,7 +110,7 @@ pub struct SlotCreateOptions {
 pub struct SlotDropOptions {
     #[command(flatten)]
     connection: ConnectionOptions,
-    /// Drop the slot without a question
+    /// Drop the slot without asking
     #[arg(long, help_heading = "PostgreSQL")]
     pub force: bool,
     #[command(flatten)]
@@ -119,7 +121,7 @@ pub struct SlotDropOptions {
 pub struct SlotStatusOptions {
     #[command(flatten)]
     connection: ConnectionOptions,
-    /// A table to read or one JSON object
+    /// Print a table or one JSON object
     #[arg(long, value_enum, default_value = "table", help_heading = "Output", value_name = "FORMAT")]
     pub format: StatusFormat,
     #[command(flatten)]
@@ -147,10 +149,9 @@ pub struct CheckOptions {
 
 #[derive(clap::Args)]
 pub struct DecodeOptions {
-    /// The recording, as `stream --record` writes it
+    /// A recording that `stream --record` wrote
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Print keepalives too
     #[arg(long, help_heading = "Output")]
     pub dump_keepalives: bool,
     #[command(flatten)]
@@ -158,7 +159,7 @@ pub struct DecodeOptions {
 }
 
 impl StreamOptions {
-    /// What was given, for [`crate::config::Config::load`].
+    /// The options for [`crate::config::Config::load`].
     #[must_use]
     pub fn given(&self) -> Given {
         let StreamOptions { connection, publication, kafka, failover, output, end, time, log, print_config: _ } = self;
@@ -176,7 +177,7 @@ impl StreamOptions {
 }
 
 impl SlotCommand {
-    /// What was given, for [`crate::config::Config::load`].
+    /// The options for [`crate::config::Config::load`].
     #[must_use]
     pub fn given(&self) -> Given {
         let mut given = Given::default();
@@ -196,7 +197,7 @@ impl SlotCommand {
 }
 
 impl CheckOptions {
-    /// What was given, for [`crate::config::Config::load`].
+    /// The options for [`crate::config::Config::load`].
     #[must_use]
     pub fn given(&self) -> Given {
         let CheckOptions { connection, publication, kafka, log } = self;
@@ -210,7 +211,7 @@ impl CheckOptions {
 }
 
 impl DecodeOptions {
-    /// What was given, for [`crate::config::Config::without_file`].
+    /// The options for [`crate::config::Config::without_file`].
     #[must_use]
     pub fn given(&self) -> Given {
         let DecodeOptions { file: _, dump_keepalives: _, log } = self;
@@ -220,7 +221,7 @@ impl DecodeOptions {
     }
 }
 
-/// What `--version` says after the name: walcat's version and revision, and the libraries in use.
+/// The text of `--version` after the name: walcat's version and revision, and the versions of the libraries.
 #[must_use]
 pub fn version_text(libpq: &str, librdkafka: &str) -> String {
     format!("{}\nlibpq {libpq}\nlibrdkafka {librdkafka}", short_version())
@@ -230,17 +231,48 @@ fn short_version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION"), " (", env!("WALCAT_GIT_REVISION"), ")")
 }
 
-/// Parses the command line. The error is also how `--help` and `--version` end: clap's own `print` and `exit_code`
-/// do the right thing for each.
+/// The command line with the short text and the default of every setting, which come from the table of keys.
+#[must_use]
+pub fn command() -> clap::Command {
+    described(Cli::command())
+}
+
+fn described(command: clap::Command) -> clap::Command {
+    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    names.iter().fold(command.mut_args(described_option), |command, name| command.mut_subcommand(name, described))
+}
+
+/// An option with its short text from the table of keys, and after it the comment on its field in the long help.
+fn described_option(option: clap::Arg) -> clap::Arg {
+    let row = option.get_long().and_then(|flag| Key::find(&flag.replace('-', "_")));
+    let Some(row) = row else { return option };
+    let short = row.help();
+    let rest = match (option.get_long_help(), option.get_help()) {
+        (Some(text), _) => format!("\n\n{text}"),
+        // clap removes the final dot of a comment of one paragraph.
+        (None, Some(text)) => format!("\n\n{text}."),
+        (None, None) => String::new(),
+    };
+    option.long_help(styled(&format!("{short}{rest}"))).help(styled(&short))
+}
+
+fn styled(text: &str) -> StyledStr {
+    let mut styled = StyledStr::new();
+    // Writing to a StyledStr does not fail.
+    let _ = styled.write_str(text);
+    styled
+}
+
+/// Parses the command line. `--help` and `--version` are errors too: clap's own `print` and `exit_code` handle each.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>, version_text: String) -> Result<Cli, clap::Error> {
     // clap keeps a &'static str; this runs once in the life of a process.
     let version_text: &'static str = version_text.leak();
-    let command = Cli::command().version(short_version()).long_version(version_text);
+    let command = command().version(short_version()).long_version(version_text);
     let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(without_secret)
 }
 
-/// An argument that clap does not know may be half of a conninfo that the shell has split.
+/// Hides the value of an unknown argument, which may be half of a conninfo that the shell has split.
 fn without_secret(mut error: clap::Error) -> clap::Error {
     if error.kind() == ErrorKind::UnknownArgument
         && let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)

@@ -1,4 +1,7 @@
 //! The options by subject, each group shared by the commands that take it.
+//!
+//! The short text of an option that is a setting comes from [`Key::ALL`]; the comment on its field is only the rest, which
+//! `--help` adds.
 
 use std::path::PathBuf;
 
@@ -11,23 +14,18 @@ use crate::config::{Given, Key};
 pub struct ConnectionOptions {
     /// Read settings from this TOML file
     ///
-    /// An unknown key is an error. WALCAT_CONFIG names it too.
+    /// WALCAT_CONFIG can name it too. An unknown key is an error.
     #[arg(short, long, value_name = "FILE", help_heading = "Configuration")]
     config: Option<PathBuf>,
-    /// Connect to this database: a conninfo or a URI, as psql takes it
-    ///
-    /// Without one libpq's own variables (PGHOST, ...), service file and password file apply. Everybody on the
-    /// machine can read a command line, so keep a password in ~/.pgpass, or write file:PATH or env:NAME: the whole
-    /// conninfo is then read from there.
+    /// Without it, libpq's environment variables (PGHOST, ...), the connection service file and the password file apply.
+    /// Anyone on the machine can read a command line, so keep a password in ~/.pgpass, or write file:PATH or env:NAME: walcat
+    /// reads the whole conninfo from there.
     #[arg(short, long, value_name = "CONNINFO")]
     dsn: Option<String>,
-    /// The replication slot
     #[arg(short, long, value_name = "NAME")]
     slot: Option<String>,
-    /// How the slot is read: streaming or polling [default: streaming]
-    ///
-    /// polling: by pg_logical_slot_peek_binary_changes on an ordinary connection, where a replication connection is not to
-    /// be had. The same records; each poll decodes anew what is not confirmed yet.
+    /// polling uses pg_logical_slot_peek_binary_changes on an ordinary connection, for servers where a replication connection
+    /// is not available. The records are the same; each poll decodes again what is not yet confirmed.
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
 }
@@ -45,7 +43,6 @@ impl ConnectionOptions {
 #[derive(Args)]
 #[command(next_help_heading = "PostgreSQL")]
 pub struct PublicationOptions {
-    /// The publication; may be repeated
     #[arg(short, long, value_name = "NAME")]
     publication: Vec<String>,
 }
@@ -62,28 +59,23 @@ impl PublicationOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Kafka")]
 pub struct KafkaOptions {
-    /// The brokers to ask first: HOST:PORT,...
     #[arg(short, long, value_name = "LIST")]
     brokers: Option<String>,
-    /// A property of librdkafka, as kcat takes it; may be repeated
+    /// Set a librdkafka property, as in kcat; may be repeated
     ///
-    /// A value file:PATH or env:NAME is read from there; write every secret so. Refused, because they would break
-    /// what walcat promises or its memory bound: acks, enable.idempotence, delivery.report.only.error,
+    /// Write a secret as file:PATH or env:NAME: walcat reads the value from there. walcat refuses properties that would
+    /// break its guarantees or its memory limit: acks, enable.idempotence, delivery.report.only.error,
     /// message.timeout.ms, transactional.id, partitioner, queue.buffering.max.*.
     #[arg(short = 'X', value_name = "KEY=VALUE", id = "property")]
     properties: Vec<String>,
-    /// Topics are NAME.SCHEMA.TABLE
-    ///
-    /// SCHEMA.TABLE without one. Characters that Kafka refuses in a topic become _.
-    #[arg(long, value_name = "NAME")]
+    /// walcat replaces each character that Kafka does not allow in a topic name with _.
+    #[arg(long, value_name = "PREFIX")]
     topic_prefix: Option<String>,
-    /// Where the records go: kafka or stdout [default: kafka]
+    /// stdout prints one line of JSON for each record, for pipelines.
     #[arg(long, value_name = "SINK")]
     sink: Option<String>,
-    /// at-least-once or exactly-once [default: at-least-once]
-    ///
-    /// exactly-once: whole PostgreSQL transactions in Kafka transactions, with their position in the same transaction, so
-    /// that a consumer with isolation.level=read_committed sees each once and whole.
+    /// With exactly-once, walcat writes whole PostgreSQL transactions and its position in Kafka transactions. A consumer with
+    /// isolation.level=read_committed sees each PostgreSQL transaction once and whole.
     #[arg(long, value_name = "MODE")]
     delivery: Option<String>,
 }
@@ -102,50 +94,36 @@ impl KafkaOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Slot and output")]
 pub struct OutputOptions {
-    /// Create the slot when it is missing
-    ///
-    /// After checking that the publication is there, which has to be older than the slot.
+    /// walcat first checks that the publications exist, because the publication has to be older than the slot.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     create_slot: Option<String>,
-    /// Create a slot that vanishes when walcat ends
-    ///
-    /// For looking into a database without leaving anything behind. It begins now. Without --slot its name is
+    /// Use it to look at a database without leaving anything behind. The slot starts now. Without --slot, its name is
     /// walcat_tmp_PID.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     temporary_slot: Option<String>,
-    /// A line of --sink stdout: value or record [default: value]
-    ///
-    /// value is the record's value alone, and nothing for a tombstone; record is an object of topic, key, headers and
+    /// value prints the record's value alone, and nothing for a tombstone. record prints an object of topic, key, headers and
     /// value.
     #[arg(long, value_name = "FORM")]
     stdout: Option<String>,
-    /// Print one line per protocol message, confirm nothing: json
-    ///
-    /// For debugging: LSNs, xid, flags, columns with their type OIDs, and the record that a row would become. Contacts
-    /// no broker and never moves the slot. The format is in walcat-records(7).
+    /// For debugging: each line shows the LSNs, the xid, the flags, the columns with their type OIDs, and the records that a row
+    /// would become. walcat contacts no broker, confirms nothing and never moves the slot. walcat-records(7) describes the
+    /// format.
     #[arg(long, value_name = "FORMAT")]
     dump: Option<String>,
-    /// Print keepalives too, with --dump
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     dump_keepalives: Option<String>,
-    /// Also write what the server sends to this file, for `walcat decode`
-    ///
-    /// Nothing is confirmed meanwhile, so the slot does not move and the changes come again. The file holds the data of
-    /// your tables; only its owner may read it (mode 0600).
+    /// Nothing is confirmed, so the slot does not move and the changes come again. The file contains the data of your tables;
+    /// only its owner may read it (mode 0600).
     #[arg(long, value_name = "FILE")]
     record: Option<String>,
-    /// What becomes of a TRUNCATE: emit or skip [default: emit]
-    ///
-    /// Its record has no key, so for a compacted topic it is left out, with one warning.
+    /// The record has no key. If the topic is compacted, walcat leaves the record out and logs one warning.
     #[arg(long, value_name = "POLICY")]
     truncate: Option<String>,
-    /// A record that Kafka refuses for good: stop, skip or dead-letter [default: stop]
-    ///
-    /// Too large, or without a key in a compacted topic. skip counts and logs it and goes on; dead-letter first puts a
-    /// small record that says where it came from into --dead-letter-topic.
+    /// Kafka rejects a record that is too large, or that has no key and goes to a compacted topic. stop exits with 65. skip
+    /// counts and logs the record and continues. dead-letter first writes a small description of the record to
+    /// --dead-letter-topic.
     #[arg(long, value_name = "POLICY")]
     on_error: Option<String>,
-    /// Where dead letters go
     #[arg(long, value_name = "TOPIC")]
     dead_letter_topic: Option<String>,
 }
@@ -178,36 +156,25 @@ impl OutputOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Start and end")]
 pub struct EndOptions {
-    /// Begin here instead of where the slot stands
-    ///
-    /// Below the slot's confirmed position it is an error: the server would move it forward and say nothing. 0/0 is
-    /// where the slot stands.
+    /// An LSN below the slot's confirmed position is an error, because the server would silently move it forward. 0/0 is the
+    /// slot's position.
     #[arg(long, value_name = "LSN")]
     startpos: Option<String>,
-    /// Deliver what is committed up to here, then exit
-    ///
-    /// Every transaction whose commit LSN is at or before it, whole, and none after.
+    /// walcat delivers these transactions whole, and none that commit later.
     #[arg(long, value_name = "LSN")]
     endpos: Option<String>,
-    /// Deliver what is committed up to now, then exit; for cron
-    ///
-    /// Now is the server's WAL position at the start. A broker that is lost meanwhile is waited for a minute, not
-    /// for ever.
+    /// For cron. walcat reads up to the server's WAL position at the start. If it loses Kafka meanwhile, it waits at most a
+    /// minute.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     once: Option<String>,
-    /// Go on from the slot's position though the stored one disagrees with it or is missing
-    ///
-    /// After reading what the error said: changes between the two positions are not in the stream, or come again.
+    /// Read the error message first: changes between the two positions are missing from the stream, or come again.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     accept_gap: Option<String>,
-    /// Send changes without a key where the key that their table had is not known any more
-    ///
-    /// Of tables with REPLICA IDENTITY FULL that were dropped, or got another primary key, before their changes were read.
+    /// This concerns tables with REPLICA IDENTITY FULL that were dropped, or got another primary key, before walcat read their
+    /// changes.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     accept_keyless: Option<String>,
-    /// End the process that holds the slot, once
-    ///
-    /// For a session that died without the server noticing. Never beside a walcat that works.
+    /// For a session that died without the server noticing. Do not use it while another walcat reads the slot.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     takeover: Option<String>,
 }
@@ -228,9 +195,7 @@ impl EndOptions {
 #[derive(Args)]
 #[command(next_help_heading = "PostgreSQL")]
 pub struct FailoverOptions {
-    /// Have standbys keep a copy of the slot that is created; PostgreSQL 17 and later
-    ///
-    /// walcat check says what else a failover needs, on the primary and on the standby.
+    /// walcat check reports what else a failover needs, on the primary and on the standby.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     failover: Option<String>,
 }
@@ -242,32 +207,23 @@ impl FailoverOptions {
     }
 }
 
-/// Durations are texts with units; what is said of each default is tested against the table of keys.
+/// Durations are texts with units.
 #[derive(Args)]
 #[command(next_help_heading = "Time")]
 pub struct TimeOptions {
-    /// Keep trying to reach Kafka and PostgreSQL this long at the start [default: 0s]
-    ///
-    /// For machines that boot together. Without it each is tried once, so that a mistyped broker or conninfo answers at
-    /// once. A duration has a unit: 200ms, 30s, 5m, 1h; or forever.
+    /// For machines that boot together. By default walcat tries each once, so that a mistyped broker or conninfo fails at once.
+    /// A duration has a unit: 200ms, 30s, 5m, 1h. forever sets no limit.
     #[arg(long, value_name = "DURATION")]
     wait: Option<String>,
-    /// Report to PostgreSQL at least this often [default: 1s]
     #[arg(long, value_name = "DURATION")]
     status_interval: Option<String>,
-    /// Give up a server that is silent this long [default: 60s]
-    ///
-    /// It is asked for a sign of life before. 0s is off.
+    /// walcat requests a reply from the server before it gives up. 0s turns the timeout off.
     #[arg(long, value_name = "DURATION")]
     stall_timeout: Option<String>,
-    /// Wait this long for Kafka when asked to stop [default: 10s]
-    ///
-    /// On SIGTERM and SIGINT; a second signal ends at once.
+    /// This applies to SIGTERM and SIGINT. A second signal ends walcat at once.
     #[arg(long, value_name = "DURATION")]
     shutdown_timeout: Option<String>,
-    /// Log a line of numbers this often [default: 1m]
-    ///
-    /// 0s is off.
+    /// 0s turns the statistics off.
     #[arg(long, value_name = "DURATION")]
     stats_interval: Option<String>,
 }
@@ -286,15 +242,11 @@ impl TimeOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Logging")]
 pub struct LogOptions {
-    /// The form of the log on stderr: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// Log more: every transaction; -vv every message
-    ///
-    /// RUST_LOG goes before -v and -q.
+    /// -v is level 1, -vv is level 2. RUST_LOG overrides -v and -q.
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
-    /// Log errors only
     #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     quiet: Option<String>,
 }

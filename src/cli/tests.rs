@@ -19,7 +19,7 @@ fn given(arguments: &[&str]) -> Given {
 }
 
 fn stream_command() -> clap::Command {
-    let mut command = Cli::command();
+    let mut command = command();
     command.build();
     command.find_subcommand("stream").cloned().unwrap_or_else(|| panic!("no command stream"))
 }
@@ -29,7 +29,7 @@ const FLAG_ONLY: [&str; 3] = ["config", "print-config", "help"];
 
 #[test]
 fn clap_finds_no_fault_with_the_command_line() {
-    Cli::command().debug_assert();
+    command().debug_assert();
 }
 
 #[test]
@@ -64,13 +64,18 @@ fn every_flag_of_stream_reaches_the_settings() {
 }
 
 #[test]
-fn the_help_says_the_default_of_the_table() {
-    for arg in stream_command().get_arguments() {
-        let row = arg.get_long().and_then(|flag| Key::find(&flag.replace('-', "_")));
-        let Some(row) = row.filter(|row| !matches!(row.kind, Kind::Bool | Kind::Integer)) else { continue };
-        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        let said = help.split_once("[default: ").and_then(|(_, rest)| rest.split(']').next().map(str::to_owned));
-        assert_eq!(said.as_deref(), row.default, "{}", row.name);
+fn the_help_says_the_short_text_and_the_default_of_the_table_and_then_the_rest() {
+    for row in Key::ALL.iter().filter(|row| !row.name.contains('.')) {
+        let command = stream_command();
+        let flag = row.name.replace('_', "-");
+        let arg = command.get_arguments().find(|arg| arg.get_long() == Some(&flag)).unwrap_or_else(|| panic!("{flag}"));
+        let text = |help: Option<&clap::builder::StyledStr>| help.map(ToString::to_string).unwrap_or_default();
+        let (short, long) = (text(arg.get_help()), text(arg.get_long_help()));
+        assert!(short.starts_with(row.summary) && !short.ends_with('.') && !short.contains('\n'), "{short}");
+        assert!(long == short || long.starts_with(&format!("{short}\n\n")) && long.ends_with('.'), "{long}");
+        let said = short.split_once("[default: ").and_then(|(_, rest)| rest.split(']').next());
+        let default = row.default.filter(|_| !matches!(row.kind, Kind::Bool | Kind::Integer));
+        assert_eq!(said, default, "{}", row.name);
     }
 }
 
@@ -144,7 +149,7 @@ fn each_command_takes_its_options() {
 }
 
 #[test]
-fn what_decode_prints_is_its_own_matter() {
+fn decode_has_its_own_switch_for_keepalives() {
     let Ok(Cli { command: Command::Decode(options) }) = run(&["decode", "FILE", "--dump-keepalives"]) else {
         panic!("not decode");
     };
