@@ -4,7 +4,7 @@ use std::io;
 
 use crate::config::ConfigError;
 use crate::exit_code::ExitCode;
-use crate::{encode, pg, pump, recording, sink};
+use crate::{pg, pump, record, recording, sink};
 
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +78,8 @@ impl From<sink::Error> for Error {
     }
 }
 
-impl From<encode::PrepareError> for Error {
-    fn from(error: encode::PrepareError) -> Self {
+impl From<record::PrepareError> for Error {
+    fn from(error: record::PrepareError) -> Self {
         Error::Pump(sink::Error::from(error).into())
     }
 }

@@ -12,7 +12,7 @@ use walcat::{defect, logging, pg, process_end, sink};
 
 fn main() {
     defect::install_handlers();
-    let version = cli::version_text(&pg::library_version(), &sink::kafka::ffi::library_version());
+    let version = cli::version_text(&pg::library_version(), &sink::kafka::client::ffi::library_version());
     let code = match cli::parse(std::env::args_os(), version) {
         Ok(cli) => run(&cli).map_or_else(|failure| report(&failure), |()| ExitCode::Done),
         Err(message) => print_usage(&message),

@@ -6,8 +6,8 @@ use std::cell::Cell as StdCell;
 use walcat::catalog_facts::{CatalogAnswer, TableFacts};
 use walcat::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Transaction};
 use walcat::clock::PgTimestamp;
-use walcat::encode::{Encoder, Settings, UNAVAILABLE_VALUE};
 use walcat::lsn::Lsn;
+use walcat::record::{Encoder, Settings, UNAVAILABLE_VALUE};
 use walcat::relations::{Relation, Relations};
 use walcat::wire::pgoutput::{Context, Message, OldTuple, decode};
 

@@ -16,11 +16,11 @@ use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::{self, Connection, Wait, slots};
 use crate::pump::store::Store;
 use crate::pump::{self, start};
-use crate::route::Route;
+use crate::record::topic::Route;
 use crate::sink::kafka::TopicTemplate;
-use crate::sink::kafka::admin::{AdminError, NewTopic};
-use crate::sink::kafka::checkpoint;
-use crate::sink::kafka::inquiry::Inquiry;
+use crate::sink::kafka::client::admin::{AdminError, NewTopic};
+use crate::sink::kafka::client::inquiry::Inquiry;
+use crate::sink::kafka::exactly_once::checkpoint;
 
 /// The newest server that walcat is tested with.
 const NEWEST_MAJOR: i32 = 18;
@@ -233,7 +233,7 @@ fn kafka(settings: &StreamSettings, found: &Found, commands: &mut Commands, repo
         let facts = topic_facts(inquiry.cleanup_policy(&topic), || creation(&inquiry, checkpoint_topic(&topic)));
         report.line(&checks::checkpoint_topic(&topic, &facts))?;
     }
-    let mut route = Route::new(settings.topic_prefix.as_deref()).map_err(crate::encode::PrepareError::from)?;
+    let mut route = Route::new(settings.topic_prefix.as_deref()).map_err(crate::record::PrepareError::from)?;
     let mut brokers_create = None;
     let passes_refused = settings.on_error != config::OnError::Stop;
     let mut seen = HashSet::new();

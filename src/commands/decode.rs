@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use log::warn;
 
-use crate::encode::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::error::Error;
 use crate::feedback::{Confirming, Timing};
 use crate::limits::{RING_ENTRIES_MAX, STDOUT_BUFFER_BYTES};
 use crate::pump::{Dumped, Dumping};
+use crate::record::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::recording::{self, Entry, Header, Reader};
 use crate::relations::Relation;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
@@ -42,7 +42,7 @@ fn replay(
     lines: &mut Lines,
     damaged: &dyn Fn(recording::Error) -> Error,
 ) -> Result<(), Error> {
-    let encoder = Encoder::new(&encode::Settings {
+    let encoder = Encoder::new(&record::Settings {
         database: header.database.clone(),
         source_name: header.source_name.clone(),
         topic_prefix: header.topic_prefix.clone(),

@@ -13,12 +13,13 @@ use crate::pg::publications::PublishedTable;
 use crate::positions::{FullKeys, Stored};
 use crate::pump::start::Started;
 use crate::pump::waiting::Waiter;
-use crate::route::sanitize;
+use crate::record::topic::sanitize;
 use crate::sink;
-use crate::sink::kafka::admin::AdminError;
-use crate::sink::kafka::dead_letters::OnError;
-use crate::sink::kafka::inquiry::Inquiry;
-use crate::sink::kafka::{self, TopicTemplate, producer};
+use crate::sink::kafka::client::admin::AdminError;
+use crate::sink::kafka::client::inquiry::Inquiry;
+use crate::sink::kafka::client::producer;
+use crate::sink::kafka::refusals::dead_letters::OnError;
+use crate::sink::kafka::{self, TopicTemplate};
 
 /// librdkafka's property, and what walcat sets where the user does not.
 const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
@@ -155,8 +156,8 @@ fn transaction_timeout(settings: &StreamSettings) -> Result<Duration, Error> {
     Ok(Duration::from_millis(timeout_ms))
 }
 
-fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::transaction::Settings, Error> {
-    Ok(kafka::transaction::Settings {
+fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::exactly_once::Settings, Error> {
+    Ok(kafka::exactly_once::Settings {
         interval: settings.transaction.interval,
         records_max: u64::from(settings.transaction.records_max),
         timeout: transaction_timeout(settings)?,

@@ -8,7 +8,6 @@ use log::{info, warn};
 use super::kafka;
 use crate::backoff::Policy;
 use crate::config::{self, StreamSettings};
-use crate::encode::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::error::Error;
 use crate::feedback::{Confirming, Timing};
 use crate::limits::RING_ENTRIES_MAX;
@@ -20,10 +19,11 @@ use crate::pump::start::{self, Started};
 use crate::pump::store::Store;
 use crate::pump::waiting::Waiter;
 use crate::pump::{self, Dump, Dumping, Output, Parts, Pump, Times};
+use crate::record::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::recording::Header;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 use crate::signal::StopSignals;
-use crate::sink::kafka::link::Addresses;
+use crate::sink::kafka::client::link::Addresses;
 use crate::sink::stdout::{self, Lines, StdoutSink};
 use crate::sink::{self, KafkaSink, Sink};
 use crate::state_file::StateFile;
@@ -170,8 +170,8 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
     Session::new(options, Instant::now())
 }
 
-fn encoding(settings: &StreamSettings, database: &str) -> encode::Settings {
-    encode::Settings {
+fn encoding(settings: &StreamSettings, database: &str) -> record::Settings {
+    record::Settings {
         database: database.to_owned(),
         source_name: settings.topic_prefix.clone().unwrap_or_else(|| settings.slot.clone()),
         topic_prefix: settings.topic_prefix.clone(),

@@ -2,7 +2,7 @@
 //! break what walcat promises or its memory bound.
 
 use super::error::{Setting, ValueError};
-use crate::sink::kafka::producer;
+use crate::sink::kafka::client::producer;
 
 /// A property as it was given; the value is not yet read from where `file:` or `env:` point.
 #[derive(Clone)]

@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use log::debug;
 
 use crate::change::RelationIndex;
-use crate::encode::Encoder;
 use crate::lsn::Lsn;
 use crate::pg::catalog::{Other, Question, Reply};
+use crate::record::Encoder;
 use crate::relations::{Relation, Relations};
 
 /// How many relations are known before it is asked which of them are gone; after that, each time they have doubled.

@@ -8,11 +8,11 @@ use mio::Interest;
 use super::dumping::Dumping;
 use super::error::Error;
 use crate::change::RelationIndex;
-use crate::encode::Encoder;
 use crate::limits::STDOUT_BUFFER_BYTES;
 use crate::lsn::Lsn;
+use crate::record::Encoder;
 use crate::session::Session;
-use crate::sink::kafka::transaction::Transactions;
+use crate::sink::kafka::exactly_once::Transactions;
 use crate::sink::stdout::Output as Lines;
 use crate::sink::{self, Settled, Sink};
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use log::{Level, debug, info, log_enabled, trace, warn};
 
-use crate::encode::Prepared;
 use crate::lsn::Lsn;
+use crate::record::Prepared;
 use crate::relations::Relation;
 use crate::session::Session;
 use crate::stats::Stats;

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, RelationIndex, Ticket};
-use crate::encode::{EncodeError, Encoder, PrepareError, Prepared};
 use crate::exit_code::ExitCode;
+use crate::record::{EncodeError, Encoder, PrepareError, Prepared};
 use crate::relations::Relation;
 use crate::session::Sealed;
 pub use kafka::KafkaSink;
@@ -32,7 +32,7 @@ pub enum Settled {
     /// It is where it belongs.
     Delivered(Ticket),
     /// It is refused for good: which record of its entry, and why.
-    Refused(Ticket, kafka::flight::Ordinal, kafka::context::Failure),
+    Refused(Ticket, kafka::flight::Ordinal, kafka::client::context::Failure),
 }
 
 /// A failure that ends the stream.

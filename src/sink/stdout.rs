@@ -15,9 +15,9 @@ use mio::Interest;
 use super::Taken;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, RelationIndex, Ticket};
-use crate::encode::{Encoder, Prepared, Record};
 use crate::exit_code::ExitCode;
 use crate::limits::{ENCODE_BUFFER_KEPT_BYTES, STDOUT_BUFFER_BYTES};
+use crate::record::{Encoder, Prepared, Record};
 use crate::relations::Relation;
 
 /// What a line holds.

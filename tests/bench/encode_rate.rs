@@ -8,8 +8,8 @@ use std::time::Instant;
 use walcat::catalog_facts::{CatalogAnswer, TableFacts};
 use walcat::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Transaction};
 use walcat::clock::PgTimestamp;
-use walcat::encode::{Encoder, Settings, UNAVAILABLE_VALUE};
 use walcat::lsn::Lsn;
+use walcat::record::{Encoder, Settings, UNAVAILABLE_VALUE};
 use walcat::relations::{Column, Relation};
 use walcat::wire::pgoutput::{Cell, ReplicaIdentity};
 

@@ -12,10 +12,12 @@ use walcat::positions::{Facts, Stored};
 use walcat::pump::start::Known;
 use walcat::session::{Sealed, Session};
 use walcat::sink::kafka::Error;
-use walcat::sink::kafka::checkpoint::{CHECKPOINT_KEY, Instance, START_KEY, Start, render_checkpoint, render_start};
-use walcat::sink::kafka::history::History;
-use walcat::sink::kafka::ledger::{Bounds, Ledger, Task, Traffic};
-use walcat::sink::kafka::transaction_calls::{CallError, failure};
+use walcat::sink::kafka::client::transaction_calls::{CallError, failure};
+use walcat::sink::kafka::exactly_once::checkpoint::{
+    CHECKPOINT_KEY, Instance, START_KEY, Start, render_checkpoint, render_start,
+};
+use walcat::sink::kafka::exactly_once::history::History;
+use walcat::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
 
 use crate::kafka::{Record, TRANSACTION_TIMEOUT};
 use crate::postgres::{SLOT, SYSTEM, Walsender};

@@ -6,8 +6,8 @@ use walcat::lsn::Lsn;
 use walcat::positions::{Disagreement, Facts, Start};
 use walcat::pump;
 use walcat::pump::start::{Known, check_stored};
-use walcat::sink::kafka::checkpoint::Instance;
-use walcat::sink::kafka::history::History;
+use walcat::sink::kafka::exactly_once::checkpoint::Instance;
+use walcat::sink::kafka::exactly_once::history::History;
 
 use crate::kafka::Kafka;
 use crate::postgres::{FIRST, Postgres};

@@ -6,26 +6,13 @@
 //! held, and nothing more is taken meanwhile. With exactly-once delivery records settle when their Kafka transaction is
 //! committed, else each by its delivery report.
 
-pub mod admin;
 pub mod availability;
-pub mod checkpoint;
-pub mod context;
-pub mod dead_letters;
+pub mod client;
 pub mod error;
-mod fence;
-pub mod ffi;
+pub mod exactly_once;
 pub mod flight;
-pub mod history;
-pub mod inquiry;
-pub mod ledger;
-pub mod link;
-pub mod producer;
-mod refusals;
-mod request_size;
-pub mod transaction;
-pub mod transaction_calls;
-pub mod transaction_thread;
-pub mod waiting;
+pub mod refusals;
+pub mod topics;
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
@@ -34,24 +21,24 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use self::availability::Availability;
-use self::context::Failure;
-use self::dead_letters::{DeadLetters, OnError, Refused};
+use self::client::context::Failure;
+use self::client::ffi::Header;
+use self::client::link::{Addresses, Link, record_size};
+use self::client::producer::Transactional;
+use self::client::request_size::Codec;
+use self::client::transaction_calls::{CallError, is_fenced};
 pub use self::error::Error;
-use self::fence::find_successor;
-use self::ffi::Header;
+use self::exactly_once::Transactions;
+use self::exactly_once::fence::find_successor;
 use self::flight::{Flight, Numbering, Ordinal};
-use self::link::{Addresses, Link, record_size};
-use self::producer::Transactional;
 use self::refusals::Failing;
-use self::request_size::Codec;
-use self::transaction::Transactions;
-use self::transaction_calls::{CallError, is_fenced};
-use self::waiting::{BROKERS_START_LIMIT, Held, Release, Waiting};
+use self::refusals::dead_letters::{DeadLetters, OnError, Refused};
+use self::topics::{BROKERS_START_LIMIT, Held, Release, Waiting};
 use super::{Settled, Taken};
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, RelationIndex, Ticket};
-use crate::encode::{Encoder, Prepared};
 use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX};
+use crate::record::{Encoder, Prepared};
 use crate::relations::Relation;
 use crate::session::Sealed;
 
@@ -71,7 +58,7 @@ pub struct Settings {
     /// What becomes of a record that is refused for good.
     pub on_error: OnError,
     /// Exactly-once delivery, in Kafka transactions; none for at-least-once.
-    pub transactions: Option<transaction::Settings>,
+    pub transactions: Option<exactly_once::Settings>,
 }
 
 /// How a missing topic is made.
@@ -449,11 +436,11 @@ impl KafkaSink {
         [broker_for, probe, patience, failing, transactions].into_iter().flatten().min()
     }
 
-    fn heed(&mut self, error: &context::ClientError, now: Instant) -> Result<(), Error> {
+    fn heed(&mut self, error: &client::context::ClientError, now: Instant) -> Result<(), Error> {
         match error.code {
             Code::Fatal => {
                 let (code, reason) =
-                    ffi::fatal_error(self.link.client()).unwrap_or_else(|| (error.code, error.reason.clone()));
+                    client::ffi::fatal_error(self.link.client()).unwrap_or_else(|| (error.code, error.reason.clone()));
                 match &self.transactions {
                     Some(transactions) if is_fenced(code) => Err(find_successor(&self.link, transactions, reason)),
                     Some(transactions) => Err(transactions.explain(CallError { code, reason })),

@@ -1,0 +1,288 @@
+//! A change to the bytes of its records: key, value, headers; in Debezium's envelope, values as `lossless` has them.
+//!
+//! A plan is made once per Relation; a row then costs copies and a few integers, and no allocation once the buffers
+//! have grown. What is encoded is borrowed from the encoder until the next change.
+
+mod error;
+mod format;
+mod key;
+mod plan;
+mod records;
+mod shape;
+mod table;
+#[cfg(test)]
+mod tests;
+pub mod topic;
+mod values;
+
+use std::collections::HashMap;
+
+use crate::catalog_facts::CatalogAnswer;
+use crate::change::{Change, Operation, Position, RelationIndex};
+use crate::limits::{ENCODE_BUFFER_KEPT_BYTES, FULL_KEYS_MAX};
+use crate::positions::FullKeys;
+use crate::record::topic::Route;
+use crate::relations::Relation;
+use crate::wire::pgoutput::ReplicaIdentity;
+
+pub use error::{EncodeError, Place, PrepareError};
+pub use key::{KeyUnknown, Warning};
+pub use records::{Destination, Record, Records};
+
+use format::json;
+use key::Key;
+use plan::{KeyValues, Placeholder, Plan};
+use records::Ranges;
+use shape::debezium;
+use table::TableEncoder;
+use values::Scratch;
+
+/// Debezium's own placeholder for a TOASTed value that the server did not send.
+pub const UNAVAILABLE_VALUE: &str = "__debezium_unavailable_value";
+
+/// What a run fixes for all records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `source.db`.
+    pub database: String,
+    /// `source.name`: the topic prefix, or the slot's name without one.
+    pub source_name: String,
+    /// What topics begin with, without the dot.
+    pub topic_prefix: Option<String>,
+    /// What stands for a TOASTed value that the server did not send.
+    pub unavailable_value: String,
+    /// Whether records go without a key where the key that they had is not known any more.
+    pub accept_keyless: bool,
+}
+
+/// What [`Encoder::prepare`] found out about a relation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The topic of its records.
+    pub topic: String,
+    /// Whether they have a key; without one there are no tombstones.
+    pub has_key: bool,
+    /// What the log has not been told yet of this table.
+    pub warning: Option<Warning>,
+}
+
+/// Turns changes into records.
+#[derive(Debug)]
+pub struct Encoder {
+    source: debezium::Source,
+    /// `,"schema":"","table":"","txId":`: a message has no table.
+    no_collection: Vec<u8>,
+    placeholder: Placeholder,
+    route: Route,
+    /// By relation index.
+    plans: Vec<Option<Plan>>,
+    /// The last warning of each table by OID, kept over reconnects: it is logged once.
+    warned: HashMap<u32, Warning>,
+    /// The key's columns of each table with REPLICA IDENTITY FULL by OID, as the catalog last explained them; empty for none.
+    full_keys: FullKeys,
+    /// Whether they have changed since they were taken last.
+    full_keys_are_new: bool,
+    accept_keyless: bool,
+    workspace: Workspace,
+}
+
+/// The buffers that are used again for each change.
+#[derive(Debug, Default)]
+struct Workspace {
+    bytes: Vec<u8>,
+    ranges: Vec<Ranges>,
+    scratch: Scratch,
+    old_key: KeyValues,
+    new_key: KeyValues,
+}
+
+impl Encoder {
+    /// An encoder for one run.
+    ///
+    /// # Errors
+    ///
+    /// When the topic prefix cannot begin a topic's name.
+    pub fn new(settings: &Settings) -> Result<Self, PrepareError> {
+        Ok(Encoder {
+            source: debezium::Source::new(&settings.source_name, &settings.database),
+            no_collection: debezium::collection("", ""),
+            placeholder: Placeholder::new(&settings.unavailable_value),
+            route: Route::new(settings.topic_prefix.as_deref())?,
+            plans: Vec::new(),
+            warned: HashMap::new(),
+            full_keys: FullKeys::new(),
+            full_keys_are_new: false,
+            accept_keyless: settings.accept_keyless,
+            workspace: Workspace::default(),
+        })
+    }
+
+    /// The topic of logical messages.
+    #[must_use]
+    pub fn message_topic(&self) -> &str {
+        self.route.message_topic()
+    }
+
+    /// Makes the plan of a relation, also anew when it was announced again.
+    ///
+    /// # Errors
+    ///
+    /// When it has no topic of its own, or had a key that is not known any more.
+    pub fn prepare(
+        &mut self,
+        index: RelationIndex,
+        relation: &Relation,
+        answer: &CatalogAnswer,
+    ) -> Result<Prepared, PrepareError> {
+        let topic = self.route.claim(index, &relation.namespace, &relation.name)?.to_owned();
+        let key = self.key_of(relation, answer)?;
+        let plan = Plan::new(relation, answer, &key.columns);
+        let has_key = plan.has_key();
+        let place = index.0 as usize;
+        if self.plans.len() <= place {
+            self.plans.resize_with(place + 1, || None);
+        }
+        self.plans[place] = Some(plan);
+        let warning = key.warning.filter(|warning| self.warned.get(&relation.oid) != Some(warning));
+        if let Some(warning) = &warning {
+            self.warned.insert(relation.oid, warning.clone());
+        }
+        Ok(Prepared { topic, has_key, warning })
+    }
+
+    /// The relations of other tables that have the topic of this one.
+    pub fn rivals(&self, relation: &Relation) -> Vec<RelationIndex> {
+        self.route.rivals(&relation.namespace, &relation.name).collect()
+    }
+
+    /// Takes the topic from a relation whose table is gone, or has another name by now. It has to be prepared again
+    /// before its next change.
+    pub fn yield_topic(&mut self, index: RelationIndex) {
+        self.route.release(index);
+    }
+
+    /// Forgets a relation of which nothing comes any more; returns its topic when no other relation has it.
+    pub fn forget(&mut self, index: RelationIndex, oid: u32) -> Option<String> {
+        if let Some(plan) = self.plans.get_mut(index.0 as usize) {
+            *plan = None;
+        }
+        self.warned.remove(&oid);
+        self.full_keys_are_new |= self.full_keys.remove(&oid.to_string()).is_some();
+        self.route.release(index)
+    }
+
+    /// The keys of tables with REPLICA IDENTITY FULL that another run has known.
+    pub fn restore_full_keys(&mut self, full_keys: &FullKeys) {
+        for (oid, names) in full_keys {
+            self.full_keys.entry(oid.clone()).or_insert_with(|| names.clone());
+        }
+    }
+
+    /// The keys that this run knows, once after each change.
+    pub fn new_full_keys(&mut self) -> Option<FullKeys> {
+        std::mem::take(&mut self.full_keys_are_new).then(|| self.full_keys.clone())
+    }
+
+    fn remember(&mut self, oid: u32, names: Vec<String>) {
+        let oid = oid.to_string();
+        let is_known = self.full_keys.contains_key(&oid);
+        if self.full_keys.get(&oid) != Some(&names) && (is_known || self.full_keys.len() < FULL_KEYS_MAX) {
+            self.full_keys.insert(oid, names);
+            self.full_keys_are_new = true;
+        }
+    }
+
+    /// The key of a relation's records. With REPLICA IDENTITY FULL only the catalog tells it: what it said last is
+    /// remembered, for changes that are older than the table's end or its new key.
+    fn key_of(&mut self, relation: &Relation, answer: &CatalogAnswer) -> Result<Key, PrepareError> {
+        let is_full = relation.replica_identity == ReplicaIdentity::Full;
+        match key::key_of(relation, answer) {
+            Ok(key) => {
+                if is_full {
+                    let names = key.columns.iter().map(|place| relation.columns[*place].name.clone());
+                    self.remember(relation.oid, names.collect());
+                }
+                Ok(key)
+            }
+            Err(why) => {
+                let remembered = self.full_keys.get(&relation.oid.to_string());
+                match remembered.and_then(|names| key::places(relation, names)) {
+                    Some(columns) => Ok(Key { columns, warning: None }),
+                    None if self.accept_keyless => {
+                        Ok(Key { columns: Vec::new(), warning: Some(Warning::KeyUnknown(why)) })
+                    }
+                    None => {
+                        let (schema, table) = (relation.namespace.clone(), relation.name.clone());
+                        Err(PrepareError::KeyUnknown { schema, table, why })
+                    }
+                }
+            }
+        }
+    }
+
+    /// Encodes a change. The records are borrowed until the next one.
+    ///
+    /// # Errors
+    ///
+    /// When the row does not fit its relation, or a value cannot be a record's.
+    pub fn encode(&mut self, change: &Change<'_>) -> Result<Records<'_>, EncodeError> {
+        self.workspace.begin();
+        let position = &change.position;
+        if let Operation::Message { prefix, content, .. } = change.operation {
+            self.encode_message(prefix, content, position);
+            return Ok(self.records(Destination::Message));
+        }
+        let unprepared = EncodeError::Unprepared { lsn: position.lsn };
+        let Some(index) = change.relation else { return Err(unprepared) };
+        let Some(Some(plan)) = self.plans.get(index.0 as usize) else { return Err(unprepared) };
+        let mut table = TableEncoder {
+            plan,
+            source: &self.source,
+            placeholder: &self.placeholder,
+            position,
+            workspace: &mut self.workspace,
+        };
+        let encoded = table.encode(change.operation);
+        encoded.map_err(|(fault, column)| fault.at(plan.place(column, position.lsn)))?;
+        Ok(self.records(Destination::Relation(index)))
+    }
+
+    /// Gives back the buffer that a huge row has grown. Call it when its records have been taken: nothing may follow for hours.
+    pub fn release(&mut self) {
+        if self.workspace.bytes.capacity() > ENCODE_BUFFER_KEPT_BYTES {
+            self.workspace.begin();
+            self.workspace.bytes.shrink_to(ENCODE_BUFFER_KEPT_BYTES);
+        }
+    }
+
+    fn records(&self, destination: Destination) -> Records<'_> {
+        Records { destination, bytes: &self.workspace.bytes, ranges: &self.workspace.ranges }
+    }
+
+    fn encode_message(&mut self, prefix: &str, content: &[u8], position: &Position) {
+        let Workspace { bytes, ranges, .. } = &mut self.workspace;
+        bytes.extend_from_slice(br#"{"op":"m","ts_ms":"#);
+        json::push_integer(bytes, position.processed_unix_ns.div_euclid(1_000_000));
+        bytes.push(b',');
+        self.source.push(bytes, &self.no_collection, position);
+        debezium::push_transaction(bytes, position, 0);
+        bytes.extend_from_slice(br#","message":{"prefix":"#);
+        json::push_string(bytes, prefix);
+        bytes.extend_from_slice(br#","content":"#);
+        values::push_base64(bytes, content);
+        bytes.extend_from_slice(b"}}");
+        let value = 0..bytes.len();
+        bytes.extend_from_slice(br#"{"prefix":"#);
+        json::push_string(bytes, prefix);
+        bytes.push(b'}');
+        let key = value.end..bytes.len();
+        ranges.push(Ranges { key: Some(key), header: None, value: Some(value) });
+    }
+}
+
+impl Workspace {
+    fn begin(&mut self) {
+        self.bytes.clear();
+        self.ranges.clear();
+    }
+}

@@ -1,0 +1,100 @@
+//! What a change becomes: one to three records, borrowed from the encoder's buffer.
+
+use std::ops::Range;
+
+use crate::change::RelationIndex;
+
+/// Where a record goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The topic of a relation, as [`super::Prepared`] told it.
+    Relation(RelationIndex),
+    /// The topic of logical messages.
+    Message,
+}
+
+/// The header of the records that a key change becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::record) enum Header {
+    NewKey,
+    OldKey,
+}
+
+impl Header {
+    fn name(self) -> &'static str {
+        match self {
+            Header::NewKey => "__debezium.newkey",
+            Header::OldKey => "__debezium.oldkey",
+        }
+    }
+}
+
+/// One record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'s> {
+    /// Where it goes.
+    pub destination: Destination,
+    /// None for a table without a key, and for a truncate.
+    pub key: Option<&'s [u8]>,
+    /// At most one header, by name.
+    pub header: Option<(&'static str, &'s [u8])>,
+    /// None for a tombstone.
+    pub value: Option<&'s [u8]>,
+}
+
+impl Record<'_> {
+    /// Bytes of key, value and header together.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let header = self.header.map_or(0, |(name, value)| name.len() + value.len());
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + header
+    }
+}
+
+/// A record as ranges of the buffer.
+#[derive(Clone, Debug)]
+pub(in crate::record) struct Ranges {
+    pub(in crate::record) key: Option<Range<usize>>,
+    pub(in crate::record) header: Option<(Header, Range<usize>)>,
+    pub(in crate::record) value: Option<Range<usize>>,
+}
+
+/// The records of one change, in the order in which they have to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Records<'s> {
+    pub(in crate::record) destination: Destination,
+    pub(in crate::record) bytes: &'s [u8],
+    pub(in crate::record) ranges: &'s [Ranges],
+}
+
+impl<'s> Records<'s> {
+    /// The records, first to last.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Record<'s>> + use<'s> {
+        let Records { destination, bytes, ranges } = *self;
+        ranges.iter().map(move |ranges| Record {
+            destination,
+            key: ranges.key.clone().map(|range| &bytes[range]),
+            header: ranges.header.clone().map(|(header, range)| (header.name(), &bytes[range])),
+            value: ranges.value.clone().map(|range| &bytes[range]),
+        })
+    }
+
+    /// Where all of them go.
+    #[must_use]
+    pub fn destination(&self) -> Destination {
+        self.destination
+    }
+
+    /// How many there are: 1 to 3.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a change always becomes a record")]
+    pub fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// How many have a value: so many numbers of `total_order` and `data_collection_order` are consumed.
+    #[must_use]
+    pub fn values(&self) -> u64 {
+        self.ranges.iter().filter(|ranges| ranges.value.is_some()).count() as u64
+    }
+}

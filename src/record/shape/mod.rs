@@ -1,0 +1,3 @@
+//! Which parts a record has.
+
+pub(in crate::record) mod debezium;

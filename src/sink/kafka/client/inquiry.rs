@@ -1,0 +1,175 @@
+//! The first contact with the cluster, and questions to it that wait for their answers: for a start that has nothing else
+//! to do, and for `walcat check`.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::producer::{BaseProducer, Producer as _};
+
+use crate::sink::kafka::client::admin::{Admin, AdminError, Configuration, Content, Each, NewTopic, RequestId};
+use crate::sink::kafka::client::context::{Context, Inbox};
+use crate::sink::kafka::client::ffi::{Native, Wake};
+use crate::sink::kafka::client::producer;
+use crate::sink::kafka::error::Error;
+
+/// A topic that need not be there.
+const PROBE: &str = "__walcat.probe";
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the cause is waited for once all brokers are said to be down.
+const CAUSE_PATIENCE: Duration = Duration::from_millis(300);
+
+/// The time between two looks for the answer.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A client that asks. Fields are dropped in order: the queue before the producer it belongs to, the eventfd last.
+pub struct Inquiry {
+    admin: Admin,
+    producer: BaseProducer<Context>,
+    inbox: Inbox,
+    /// What was said last of a single broker.
+    cause: Option<String>,
+    /// All are down, since when and in which words.
+    down: Option<(Instant, AdminError)>,
+    _wake: Wake,
+}
+
+impl Inquiry {
+    /// A client with the same properties as the sink's.
+    ///
+    /// # Errors
+    /// [`Error::Producer`], [`Error::Os`].
+    pub fn new(properties: &[(String, String)], brokers: &str) -> Result<Self, Error> {
+        let (context, inbox) = Context::new(1);
+        // What it asks about is not to come about by the question.
+        let own = [("allow.auto.create.topics".to_owned(), "false".to_owned())];
+        let producer = producer::create(brokers, &[properties, own.as_slice()].concat(), None, context)?;
+        let gone = || Error::Producer { reason: "librdkafka gave no handle".to_owned() };
+        let client = Native::new(producer.client().native_ptr()).ok_or_else(gone)?;
+        let wake = Wake::new()?;
+        let admin = Admin::new(client, &wake, PATIENCE).ok_or_else(gone)?;
+        Ok(Inquiry { admin, producer, inbox, cause: None, down: None, _wake: wake })
+    }
+
+    /// Asks whether the cluster is there; [`Inquiry::heed`] gives the answer.
+    pub fn ask(&self) {
+        // Whatever is answered first says that the cluster is there.
+        let _ = self.admin.probe();
+    }
+
+    /// What has come of [`Inquiry::ask`], without waiting; none as long as nothing has.
+    pub fn heed(&mut self) -> Option<Result<(), AdminError>> {
+        /// One call serves one event.
+        const EVENTS_MAX: usize = 16;
+        for _ in 0..EVENTS_MAX {
+            self.producer.poll(Duration::ZERO);
+        }
+        while let Ok(error) = self.inbox.errors.try_recv() {
+            match error.code {
+                Code::AllBrokersDown => {
+                    let error = AdminError { code: error.code, message: error.reason };
+                    self.down.get_or_insert((Instant::now(), error));
+                }
+                Code::Authentication | Code::SaslAuthenticationFailed => {
+                    return Some(Err(AdminError { code: error.code, message: error.reason }));
+                }
+                // Why one broker is not there comes before it is said that none is.
+                _ => self.cause = Some(error.reason),
+            }
+        }
+        // Why it is so may come a little later.
+        if let Some((_, error)) =
+            self.down.take_if(|(since, _)| self.cause.is_some() || since.elapsed() >= CAUSE_PATIENCE)
+        {
+            let message = self.cause.take().unwrap_or(error.message);
+            return Some(Err(AdminError { code: error.code, message }));
+        }
+        match self.admin.poll()?.content {
+            Content::Configurations(Err(error)) if !error.is_an_answer() => {
+                let message = self.cause.take().unwrap_or(error.message);
+                Some(Err(AdminError { code: error.code, message }))
+            }
+            Content::Configurations(_) => Some(Ok(())),
+            Content::TopicsCreated(_) => None,
+        }
+    }
+
+    /// What is said of a cluster that has not answered.
+    #[must_use]
+    pub fn silence(&mut self, waited: Duration) -> AdminError {
+        let silence = format!("no answer within {} s", waited.as_secs());
+        AdminError { code: Code::OperationTimedOut, message: self.cause.take().unwrap_or(silence) }
+    }
+
+    /// Whether the brokers create topics that they are asked for.
+    ///
+    /// # Errors
+    /// Why the cluster does not tell.
+    pub fn brokers_create_topics(&self) -> Result<bool, AdminError> {
+        let metadata = self.producer.client().fetch_metadata(Some(PROBE), PATIENCE).map_err(|error| AdminError {
+            code: error.rdkafka_error_code().unwrap_or(Code::Unknown),
+            message: error.to_string(),
+        })?;
+        let broker = metadata.brokers().first().ok_or_else(timed_out)?;
+        let each = self.configurations(self.admin.describe_broker(broker.id()))??;
+        let found = each.into_iter().next().map_or_else(|| Err(timed_out()), |(_, result)| result)?;
+        let silent = || AdminError { code: Code::Unknown, message: "the broker does not say".to_owned() };
+        found.creates_topics.ok_or_else(silent)
+    }
+
+    /// Whether the cluster would create a topic in this way; it is not created.
+    ///
+    /// # Errors
+    /// Why not, or why the cluster does not tell.
+    pub fn would_create(&self, topic: NewTopic) -> Result<(), AdminError> {
+        let request = self.admin.validate_topics(&[topic])?;
+        match self.answer(request)? {
+            Content::TopicsCreated(each) => each?.into_iter().next().map_or(Ok(()), |(_, result)| result),
+            Content::Configurations(_) => Err(timed_out()),
+        }
+    }
+
+    /// A topic's `cleanup.policy`.
+    ///
+    /// # Errors
+    /// Why the cluster does not tell; `UnknownTopicOrPartition` for a topic that does not exist.
+    pub fn cleanup_policy(&self, topic: &str) -> Result<String, AdminError> {
+        let each = self.configurations(self.admin.describe_topics(&[topic]))??;
+        let found = each.into_iter().find(|(name, _)| name == topic).map(|(_, result)| result);
+        found.unwrap_or_else(|| Err(timed_out())).map(|configuration| configuration.cleanup_policy)
+    }
+
+    fn configurations(&self, request: RequestId) -> Result<Each<Configuration>, AdminError> {
+        match self.answer(request)? {
+            Content::Configurations(each) => Ok(each),
+            Content::TopicsCreated(_) => Err(timed_out()),
+        }
+    }
+
+    fn answer(&self, request: RequestId) -> Result<Content, AdminError> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            self.producer.poll(Duration::ZERO);
+            if let Some(answer) = self.admin.poll()
+                && answer.to == request
+            {
+                return Ok(answer.content);
+            }
+            // "All brokers down" and a refused password come as errors of the client, long before the time is over.
+            while let Ok(error) = self.inbox.errors.try_recv() {
+                if matches!(error.code, Code::AllBrokersDown | Code::Authentication | Code::SaslAuthenticationFailed) {
+                    return Err(AdminError { code: error.code, message: error.reason });
+                }
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+        Err(timed_out())
+    }
+}
+
+fn timed_out() -> AdminError {
+    AdminError { code: Code::OperationTimedOut, message: format!("no answer within {} s", PATIENCE.as_secs()) }
+}

@@ -1,0 +1,279 @@
+//! One producer of librdkafka's with all that belongs to it: its queues, the topics' handles, the way to wake the loop.
+//! A sink that has to begin anew gets a new one.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::producer::{BaseProducer, Producer as _};
+
+use crate::change::RelationIndex;
+use crate::limits::RECORD_OVERHEAD_BYTES;
+use crate::record::Destination;
+use crate::sink::kafka::client::admin::Admin;
+use crate::sink::kafka::client::context::{Context, Inbox};
+use crate::sink::kafka::client::ffi::{Native, Queue, Topic, Wake};
+use crate::sink::kafka::client::producer::{self, Transactional};
+use crate::sink::kafka::client::transaction_calls::CallError;
+use crate::sink::kafka::client::transaction_thread::{Call, TransactionThread};
+use crate::sink::kafka::error::Error;
+use crate::sink::kafka::flight::{FLIGHT_MAX, OWN};
+use crate::sink::kafka::topics::ADMIN_TIMEOUT;
+
+/// How long questions about the topics may take; keepalives are not answered meanwhile.
+const TOPICS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long librdkafka's main thread is waited for when it is asked why a transaction has failed.
+const REASON_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often librdkafka is served while a call is waited for.
+const SERVE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Where the brokers are, and librdkafka's properties.
+#[derive(Clone)]
+pub struct Addresses {
+    /// The bootstrap servers.
+    pub brokers: String,
+    /// Properties as the user gave them, secrets among them.
+    pub properties: Vec<(String, String)>,
+}
+
+/// The producer. Fields are dropped in order: handles and queues before our share of the producer they belong to, the
+/// eventfd last. The thread of a transactional one has the other share, and destroys it after the call that is under way.
+pub struct Link {
+    topics: Vec<Option<(Topic, String)>>,
+    message_topic: Option<(Topic, String)>,
+    checkpoint_topic: Option<Topic>,
+    dead_letter_topic: Option<Topic>,
+    admin: Admin,
+    main_queue: Queue,
+    producer: Arc<BaseProducer<Context>>,
+    transactions: Option<TransactionThread>,
+    wake: Wake,
+    inbox: Inbox,
+    client: Native,
+    addresses: Addresses,
+}
+
+impl Link {
+    /// Starts the producer; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Producer`] for a property that librdkafka refuses, [`Error::Os`].
+    pub fn new(addresses: Addresses, transactional: Option<&Transactional>) -> Result<Self, Error> {
+        let (context, inbox) = Context::new(FLIGHT_MAX);
+        let producer = producer::create(&addresses.brokers, &addresses.properties, transactional, context)?;
+        let gone = || Error::Producer { reason: "librdkafka gave no handle".to_owned() };
+        let client = Native::new(producer.client().native_ptr()).ok_or_else(gone)?;
+        let wake = Wake::new()?;
+        let main_queue = Queue::main(client).ok_or_else(gone)?;
+        main_queue.wake_by(&wake);
+        let admin = Admin::new(client, &wake, ADMIN_TIMEOUT).ok_or_else(gone)?;
+        let producer = Arc::new(producer);
+        let transactions = match transactional {
+            Some(_) => Some(TransactionThread::start(Arc::clone(&producer), wake.try_clone()?)?),
+            None => None,
+        };
+        Ok(Link {
+            topics: Vec::new(),
+            message_topic: None,
+            checkpoint_topic: None,
+            dead_letter_topic: None,
+            admin,
+            main_queue,
+            producer,
+            transactions,
+            wake,
+            inbox,
+            client,
+            addresses,
+        })
+    }
+
+    /// The native client, for calls that borrow it.
+    pub(in crate::sink::kafka) fn client(&self) -> Native {
+        self.client
+    }
+
+    /// Makes a transactional call; the loop is woken when it is over.
+    pub(in crate::sink::kafka) fn call(&mut self, call: Call) {
+        self.thread().call(call);
+    }
+
+    /// Whether a transactional call is under way, or its result has not been taken.
+    pub(in crate::sink::kafka) fn is_calling(&self) -> bool {
+        self.transactions.as_ref().is_some_and(TransactionThread::is_calling)
+    }
+
+    /// The transactional call's result, once, when it is there.
+    pub(in crate::sink::kafka) fn call_result(&mut self) -> Option<Result<(), CallError>> {
+        self.thread().result()
+    }
+
+    /// The same, waited for until the deadline; librdkafka is served meanwhile, as an abort needs it.
+    pub(in crate::sink::kafka) fn wait_for_call(&mut self, deadline: Instant) -> Option<Result<(), CallError>> {
+        loop {
+            self.serve();
+            let look_at = (Instant::now() + SERVE_INTERVAL).min(deadline);
+            let result = self.thread().wait(look_at);
+            if result.is_some() || look_at >= deadline {
+                return result;
+            }
+        }
+    }
+
+    /// Why the open transaction has failed, if it has and librdkafka says so in time.
+    pub(in crate::sink::kafka) fn failure_reason(&mut self) -> Option<CallError> {
+        if self.is_calling() {
+            return None;
+        }
+        self.call(Call::Reason);
+        self.wait_for_call(Instant::now() + REASON_LIMIT)?.err()
+    }
+
+    fn thread(&mut self) -> &mut TransactionThread {
+        self.transactions.as_mut().expect("a transactional call of a producer without transactions")
+    }
+
+    /// Questions to the cluster.
+    pub(in crate::sink::kafka) fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    /// What the callbacks have left.
+    pub(in crate::sink::kafka) fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Where the brokers are.
+    pub(in crate::sink::kafka) fn addresses(&self) -> (&str, &[(String, String)]) {
+        (&self.addresses.brokers, &self.addresses.properties)
+    }
+
+    /// The same for a new link.
+    pub(in crate::sink::kafka) fn copy_addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+
+    /// The descriptor that becomes readable when there is something to serve.
+    pub(in crate::sink::kafka) fn descriptor(&self) -> RawFd {
+        self.wake.descriptor()
+    }
+
+    /// Lets librdkafka call back with all that it has.
+    pub(in crate::sink::kafka) fn serve(&mut self) {
+        self.wake.reset();
+        while self.main_queue.length() > 0 {
+            self.producer.poll(Duration::ZERO);
+        }
+    }
+
+    /// Opens the topic of a relation, unless it is open.
+    ///
+    /// # Errors
+    /// [`Error::Topic`].
+    pub(in crate::sink::kafka) fn open_relation(&mut self, index: RelationIndex, name: &str) -> Result<(), Error> {
+        let place = index.0 as usize;
+        if self.topics.len() <= place {
+            self.topics.resize_with(place + 1, || None);
+        }
+        if self.topics[place].as_ref().is_none_or(|(_, known)| known != name) {
+            self.topics[place] = Some((open(self.client, name)?, name.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Closes the topic of a relation of which nothing is under way.
+    pub(in crate::sink::kafka) fn close_relation(&mut self, index: RelationIndex) {
+        if let Some(topic) = self.topics.get_mut(index.0 as usize) {
+            *topic = None;
+        }
+    }
+
+    /// Opens the topic of messages, unless it is open.
+    ///
+    /// # Errors
+    /// [`Error::Topic`].
+    pub(in crate::sink::kafka) fn open_messages(&mut self, name: &str) -> Result<(), Error> {
+        if self.message_topic.is_none() {
+            self.message_topic = Some((open(self.client, name)?, name.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The topic of dead letters, opened at the first one.
+    ///
+    /// # Errors
+    /// [`Error::Topic`].
+    pub(in crate::sink::kafka) fn open_dead_letters(&mut self, name: &str) -> Result<&Topic, Error> {
+        let topic = match self.dead_letter_topic.take() {
+            Some(topic) => topic,
+            None => open(self.client, name)?,
+        };
+        Ok(self.dead_letter_topic.insert(topic))
+    }
+
+    /// Opens the checkpoint topic, unless it is open.
+    ///
+    /// # Errors
+    /// [`Error::Topic`].
+    pub(in crate::sink::kafka) fn open_checkpoints(&mut self, name: &str) -> Result<(), Error> {
+        if self.checkpoint_topic.is_none() {
+            self.checkpoint_topic = Some(open(self.client, name)?);
+        }
+        Ok(())
+    }
+
+    /// The topic of a destination and its name; none before it was opened.
+    pub(in crate::sink::kafka) fn topic(&self, destination: Destination) -> Option<&(Topic, String)> {
+        match destination {
+            Destination::Relation(index) => self.topics.get(index.0 as usize).and_then(Option::as_ref),
+            Destination::Message => self.message_topic.as_ref(),
+        }
+    }
+
+    /// Whether any of the topics is there and was ever written to; also where it takes too long to find out.
+    ///
+    /// # Errors
+    /// [`Error::Aborted`] when the cluster does not say which topics there are.
+    pub(in crate::sink::kafka) fn has_records(&self, topics: &[String]) -> Result<bool, Error> {
+        if topics.is_empty() {
+            return Ok(false);
+        }
+        let deadline = Instant::now() + TOPICS_LIMIT;
+        let client = self.producer.client();
+        let failed = |error: KafkaError| Error::Aborted { reason: format!("the list of topics: {error}") };
+        let metadata = client.fetch_metadata(None, TOPICS_LIMIT).map_err(failed)?;
+        for topic in metadata.topics().iter().filter(|topic| topics.iter().any(|name| name == topic.name())) {
+            for partition in topic.partitions() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let end = client.fetch_watermarks(topic.name(), partition.id(), left);
+                if left.is_zero() || end.is_ok_and(|(_, end)| end > 0) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Queues a record of walcat's own for the checkpoint topic; returns its size.
+    ///
+    /// # Errors
+    /// librdkafka's code when it does not take it.
+    pub(in crate::sink::kafka) fn produce_own(&self, key: &[u8], value: &[u8]) -> Result<usize, Code> {
+        let topic = self.checkpoint_topic.as_ref().ok_or(Code::UnknownTopic)?;
+        topic.produce_first(key, value, OWN)?;
+        Ok(record_size(Some(key), Some(value)))
+    }
+}
+
+fn open(client: Native, name: &str) -> Result<Topic, Error> {
+    Topic::new(client, name).map_err(|code| Error::Topic { topic: name.to_owned(), code })
+}
+
+/// What a record counts for in `[memory] max`.
+#[must_use]
+pub fn record_size(key: Option<&[u8]>, value: Option<&[u8]>) -> usize {
+    key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + RECORD_OVERHEAD_BYTES
+}

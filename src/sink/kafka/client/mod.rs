@@ -1,0 +1,11 @@
+//! librdkafka: its calls, its callbacks, and one producer with all that belongs to it.
+
+pub mod admin;
+pub mod context;
+pub mod ffi;
+pub mod inquiry;
+pub mod link;
+pub mod producer;
+pub(in crate::sink::kafka) mod request_size;
+pub mod transaction_calls;
+pub mod transaction_thread;

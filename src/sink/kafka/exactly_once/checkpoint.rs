@@ -1,0 +1,334 @@
+//! The checkpoint topic: the position that each Kafka transaction carries, and who writes it.
+//!
+//! One topic for a slot alone, `__walcat.SYSTEMID.DATABASE.SLOT`, with one partition and compacted: in a shared
+//! partition another instance's open transaction would hide our last checkpoint from a `read_committed` reader. Two kinds
+//! of records, JSON with a constant key each: a start record when an instance has taken over, and a checkpoint in every
+//! transaction.
+
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+
+use crate::lsn::Lsn;
+use crate::positions::Stored;
+use crate::record::topic::sanitize;
+use crate::sink::kafka::client::context;
+use crate::sink::kafka::error::Error;
+use crate::sink::kafka::exactly_once::history::{History, Record};
+
+/// The key of start records.
+pub const START_KEY: &[u8] = b"start";
+
+/// The key of checkpoints.
+pub const CHECKPOINT_KEY: &[u8] = b"checkpoint";
+
+/// How the topic's name begins.
+const TOPIC_PREFIX: &str = "__walcat.";
+
+/// How long the list of topics is waited for.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A process that holds the transactional id, or held it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// The host's name.
+    pub host: String,
+    /// The process id there.
+    pub pid: u32,
+    /// When it started, in milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// How often it has begun anew since.
+    pub renewal: u32,
+}
+
+impl Instance {
+    /// This process.
+    #[must_use]
+    pub fn this() -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Instance {
+            host: host.trim().to_owned(),
+            pid: std::process::id(),
+            started_unix_ms: u64::try_from(started).unwrap_or(u64::MAX),
+            renewal: 0,
+        }
+    }
+
+    /// Whether both are one process.
+    #[must_use]
+    pub fn is_same_process(&self, other: &Instance) -> bool {
+        (&self.host, self.pid, self.started_unix_ms) == (&other.host, other.pid, other.started_unix_ms)
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let started = UNIX_EPOCH + Duration::from_millis(self.started_unix_ms);
+        write!(f, "pid {} on {}, started {}", self.pid, self.host, humantime::format_rfc3339_seconds(started))
+    }
+}
+
+/// The position that a transaction carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Whose position, and which.
+    #[serde(flatten)]
+    pub stored: Stored,
+    /// The commit LSN of the last PostgreSQL transaction in it; the position itself where there is none.
+    pub commit_lsn: Lsn,
+    /// That transaction; 0 where there is none.
+    pub xid: u32,
+    /// Who wrote it.
+    pub instance: Instance,
+}
+
+/// An instance has taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Which.
+    pub instance: Instance,
+    /// Where the slot stood when the instance started, if nothing had been read from it: then it is no wonder that there
+    /// is no checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread_slot_at: Option<Lsn>,
+}
+
+/// The value of a start record.
+#[must_use]
+pub fn render_start(start: Start) -> Vec<u8> {
+    render(&Record::Start(start))
+}
+
+/// The value of a checkpoint.
+#[must_use]
+pub fn render_checkpoint(checkpoint: Checkpoint) -> Vec<u8> {
+    render(&Record::Checkpoint(checkpoint))
+}
+
+fn render(record: &Record) -> Vec<u8> {
+    // Numbers and texts alone: there is nothing that JSON could not hold.
+    serde_json::to_vec(record).unwrap_or_default()
+}
+
+/// The topic's name; a slot's name is unique in its cluster, so two slots never share a topic.
+#[must_use]
+pub fn topic(system_identifier: &str, database: &str, slot: &str) -> String {
+    sanitize(&format!("{TOPIC_PREFIX}{system_identifier}.{database}.{slot}"))
+}
+
+/// The transactional id.
+#[must_use]
+pub fn transactional_id(system_identifier: &str, database: &str, slot: &str) -> String {
+    format!("walcat.{system_identifier}.{database}.{slot}")
+}
+
+/// Reads the topic from its beginning, `read_committed`, and keeps what is newest.
+pub struct Reader {
+    consumer: BaseConsumer<ReaderContext>,
+    topic: String,
+    history: History,
+    /// Whether all that the topic held has been read.
+    is_at_end: bool,
+}
+
+impl Reader {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// [`Error::Producer`] when librdkafka refuses a property.
+    pub fn new(
+        brokers: &str,
+        properties: &[(String, String)],
+        topic: &str,
+        instance: &Instance,
+    ) -> Result<Self, Error> {
+        let mut config = ClientConfig::new();
+        for (name, value) in properties {
+            config.set(name, value);
+        }
+        config
+            .set("bootstrap.servers", brokers)
+            // Assigned by hand and never committed; librdkafka wants a name all the same.
+            .set("group.id", "walcat")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "false")
+            .set_log_level(RDKafkaLogLevel::Info);
+        let refused = |error: KafkaError| Error::Producer { reason: error.to_string() };
+        let consumer: BaseConsumer<ReaderContext> = config.create_with_context(ReaderContext).map_err(refused)?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, 0, Offset::Beginning).map_err(refused)?;
+        consumer.assign(&assignment).map_err(refused)?;
+        Ok(Reader { consumer, topic: topic.to_owned(), history: History::new(instance), is_at_end: false })
+    }
+
+    /// What has been read so far.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Takes in what has arrived; does not wait. Errors of the connection mend themselves or not: the sink's own
+    /// judgement of the brokers tells.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for a record that is not walcat's, [`Error::Transactional`] for a topic that may not be read.
+    pub fn advance(&mut self) -> Result<(), Error> {
+        while let Some(message) = self.consumer.poll(Duration::ZERO) {
+            let message = match message {
+                Ok(message) => message,
+                Err(KafkaError::PartitionEOF(_)) => {
+                    self.is_at_end = true;
+                    continue;
+                }
+                Err(error) => match error.rdkafka_error_code() {
+                    Some(code @ Code::TopicAuthorizationFailed) => {
+                        let reason =
+                            format!("the checkpoint topic {} may not be read: it takes the ACL Read", self.topic);
+                        return Err(Error::Transactional { code, reason });
+                    }
+                    // librdkafka asks for the group's coordinator in any case. Partitions are assigned by hand and nothing is
+                    // kept in the group, so it does not matter that it may not be seen.
+                    _ => continue,
+                },
+            };
+            let malformed = |reason: String| Error::Checkpoint { topic: self.topic.clone(), reason };
+            let value = message.payload().ok_or_else(|| malformed("a record without a value".to_owned()))?;
+            self.history.take(value).map_err(malformed)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for another process's start record after our own; none when there is none by the deadline. One before ours, and
+    /// what it left, is of the past. Once `has_announced`, ours is in the topic; where it is not any more it was compacted
+    /// away for a later one.
+    ///
+    /// # Errors
+    /// Those of [`Reader::advance`].
+    pub fn wait_for_other(&mut self, has_announced: bool, deadline: Instant) -> Result<Option<Instance>, Error> {
+        const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+        loop {
+            self.advance()?;
+            if let Some(other) = self.history.successor(has_announced && self.is_at_end) {
+                return Ok(Some(other.clone()));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+}
+
+impl Reader {
+    /// Checkpoint topics of other clusters for a database and a slot of the same names: the cluster was made anew or
+    /// copied, or another one is connected to. Empty where Kafka does not say.
+    #[must_use]
+    pub fn topics_of_other_systems(&self) -> Vec<String> {
+        let Ok(metadata) = self.consumer.fetch_metadata(None, METADATA_TIMEOUT) else { return Vec::new() };
+        let names = metadata.topics().iter().map(rdkafka::metadata::MetadataTopic::name);
+        names.filter(|name| is_of_other_system(name, &self.topic)).map(str::to_owned).collect()
+    }
+}
+
+/// Whether both are checkpoint topics of the same database and slot, of two clusters.
+fn is_of_other_system(name: &str, ours: &str) -> bool {
+    let parts = |name: &'_ str| {
+        let (system, rest) = name.strip_prefix(TOPIC_PREFIX)?.split_once('.')?;
+        system.bytes().all(|byte| byte.is_ascii_digit()).then(|| (system.to_owned(), rest.to_owned()))
+    };
+    match (parts(name), parts(ours)) {
+        (Some((system, rest)), Some((our_system, our_rest))) => system != our_system && rest == our_rest,
+        _ => false,
+    }
+}
+
+struct ReaderContext;
+
+impl ClientContext for ReaderContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Properties that are the producer's alone are named one by one, at each start.
+        if facility != "CONFWARN" {
+            context::log_line(level, facility, message);
+        }
+    }
+
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ConsumerContext for ReaderContext {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::positions::Reached;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let instance = Instance { host: "h".to_owned(), pid: 7, started_unix_ms: 1_700_000_000_000, renewal: 2 };
+        let records = Some(Reached { timeline: 1, lsn: Lsn(0x10) });
+        let stored = Stored {
+            system_identifier: "1".to_owned(),
+            timeline: 1,
+            slot: "s".to_owned(),
+            end_lsn: Lsn(0x10),
+            records,
+            full_keys: BTreeMap::from([("16400".to_owned(), vec!["b".to_owned(), "a".to_owned()])]),
+        };
+        let checkpoint = Checkpoint { stored, commit_lsn: Lsn(8), xid: 5, instance: instance.clone() };
+        let text = render_checkpoint(checkpoint.clone());
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            r#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","records":{"timeline":1,"lsn":"0/10"},"full_keys":{"16400":["b","a"]},"commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#
+        );
+        match serde_json::from_slice(&text).unwrap() {
+            Record::Checkpoint(found) => assert_eq!(found, checkpoint),
+            other => panic!("{other:?}"),
+        }
+        for unread_slot_at in [None, Some(Lsn(0x10))] {
+            let start = Start { instance: instance.clone(), unread_slot_at };
+            match serde_json::from_slice(&render_start(start.clone())).unwrap() {
+                Record::Start(found) => assert_eq!(found, start),
+                other => panic!("{other:?}"),
+            }
+        }
+        let old = br#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#;
+        match serde_json::from_slice(old).unwrap() {
+            Record::Checkpoint(found) => assert_eq!((found.xid, found.stored.records), (5, None)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(instance.to_string(), "pid 7 on h, started 2023-11-14T22:13:20Z");
+    }
+
+    #[test]
+    fn a_topic_of_another_cluster_has_the_same_database_and_slot() {
+        let ours = topic("7", "d.e", "s");
+        for (name, expected) in [
+            (topic("8", "d.e", "s"), true),
+            (topic("7", "d.e", "s"), false),
+            (topic("8", "d.e", "t"), false),
+            (topic("8", "d", "s"), false),
+            ("__walcat.8".to_owned(), false),
+            ("__walcat.x.d.e.s".to_owned(), false),
+            ("8.d.e.s".to_owned(), false),
+        ] {
+            assert_eq!(is_of_other_system(&name, &ours), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_topic_is_the_slots_own_and_one_that_kafka_takes() {
+        assert_eq!(topic("7", "a b", "s"), "__walcat.7.a_b.s");
+        assert_eq!(transactional_id("7", "a b", "s"), "walcat.7.a b.s");
+    }
+}

@@ -1,0 +1,110 @@
+//! What the checkpoint topic says: its records, and what follows from them in the order in which they are read.
+
+use serde::{Deserialize, Serialize};
+
+use crate::sink::kafka::exactly_once::checkpoint::{Checkpoint, Instance, Start};
+
+/// A record of the topic.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(in crate::sink::kafka) enum Record {
+    Start(Start),
+    Checkpoint(Checkpoint),
+}
+
+/// What has been read of the topic so far, from its beginning on.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Whose start record is waited for.
+    instance: Instance,
+    /// Whether it has been read.
+    pub has_seen_start: bool,
+    /// The instance that started last.
+    pub newest_start: Option<Instance>,
+    /// The last checkpoint.
+    pub checkpoint: Option<Checkpoint>,
+    /// The first start record that is left.
+    pub first_start: Option<Start>,
+    /// Whether a start record of this process, in whichever renewal, has been read.
+    has_seen_process: bool,
+}
+
+impl History {
+    /// Nothing has been read yet.
+    #[must_use]
+    pub fn new(instance: &Instance) -> Self {
+        History {
+            instance: instance.clone(),
+            has_seen_start: false,
+            newest_start: None,
+            checkpoint: None,
+            first_start: None,
+            has_seen_process: false,
+        }
+    }
+
+    /// Takes in the next record's value.
+    ///
+    /// # Errors
+    /// What is wrong with a record that is not walcat's.
+    pub fn take(&mut self, value: &[u8]) -> Result<(), String> {
+        match serde_json::from_slice(value).map_err(|error| error.to_string())? {
+            Record::Start(start) => {
+                self.has_seen_start |= start.instance == self.instance;
+                self.has_seen_process |= start.instance.is_same_process(&self.instance);
+                self.first_start.get_or_insert_with(|| start.clone());
+                self.newest_start = Some(start.instance);
+            }
+            Record::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint),
+        }
+        Ok(())
+    }
+
+    /// The process that has started after ours, if one has: one before, and what it left, is of the past. Where ours
+    /// `is_compacted` away, it was for a later one.
+    #[must_use]
+    pub fn successor(&self, is_compacted: bool) -> Option<&Instance> {
+        let is_after_ours = self.has_seen_process || is_compacted;
+        self.newest_start.as_ref().filter(|other| is_after_ours && !other.is_same_process(&self.instance))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::kafka::exactly_once::checkpoint::{Start, render_start};
+
+    fn instance(pid: u32, renewal: u32) -> Instance {
+        Instance { host: "h".to_owned(), pid, started_unix_ms: 1, renewal }
+    }
+
+    fn start(instance: Instance) -> Vec<u8> {
+        render_start(Start { instance, unread_slot_at: None })
+    }
+
+    #[test]
+    fn the_topic_is_whole_with_the_very_start_record_that_was_waited_for() {
+        let mut history = History::new(&instance(7, 1));
+        for other in [instance(6, 1), instance(7, 0), instance(8, 1)] {
+            history.take(&start(other)).unwrap();
+            assert!(!history.has_seen_start, "{:?}", history.newest_start);
+        }
+        history.take(&start(instance(7, 1))).unwrap();
+        assert!(history.has_seen_start);
+        assert!(history.take(b"{}").is_err());
+    }
+
+    #[test]
+    fn who_started_before_is_no_successor_and_neither_are_we() {
+        let mut history = History::new(&instance(7, 0));
+        history.take(&start(instance(6, 0))).unwrap();
+        assert_eq!(history.successor(false), None);
+        assert_eq!(history.successor(true), Some(&instance(6, 0)), "ours was there and is not any more");
+        for ours in [instance(7, 0), instance(7, 1)] {
+            history.take(&start(ours)).unwrap();
+            assert_eq!(history.successor(false), None);
+        }
+        history.take(&start(instance(8, 0))).unwrap();
+        assert_eq!(history.successor(false), Some(&instance(8, 0)));
+    }
+}

@@ -1,0 +1,191 @@
+//! `on_error`: what becomes of a record that Kafka refuses for good, and the small record that is kept in its place.
+//!
+//! Only what is wrong with the record itself is judged here: a broker that is away, a topic that is missing or a
+//! permission that lacks stops the stream whatever the policy.
+
+use std::collections::HashMap;
+
+use rdkafka::error::RDKafkaErrorCode as Code;
+use serde_json::value::RawValue;
+
+use crate::lsn::Lsn;
+use crate::sink::kafka::client::context::Failure;
+use crate::sink::kafka::flight::Ordinal;
+
+/// A key longer than this is left out of a dead letter, so that the letter is not refused in its turn.
+const KEY_BYTES_MAX: usize = 64 * 1024;
+
+/// Refused records of one Kafka transaction that are remembered at most, to be passed when it is repeated.
+const REMEMBERED_MAX: usize = 1_000;
+
+/// What becomes of a record that Kafka refuses for good.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// The stream stops.
+    #[default]
+    Stop,
+    /// It is counted and logged, and left out.
+    Skip,
+    /// So it is, once a small record that says where it came from is in this topic.
+    DeadLetter { topic: String },
+}
+
+/// A record that was refused.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// The commit LSN of its transaction; its own for a message outside of any.
+    pub lsn: Lsn,
+    /// Which record of that transaction it is.
+    pub ordinal: Ordinal,
+    /// The topic that it was for, why it was refused, its key, the size of its value.
+    pub failure: Failure,
+}
+
+/// Names of the tables by topic, and what was refused in a transaction that is repeated.
+#[derive(Debug, Default)]
+pub struct DeadLetters {
+    tables: HashMap<String, (String, String)>,
+    remembered: Vec<Refused>,
+    count: u64,
+}
+
+impl DeadLetters {
+    /// A topic is that of this table.
+    pub fn learn(&mut self, topic: &str, schema: &str, table: &str) {
+        self.tables.insert(topic.to_owned(), (schema.to_owned(), table.to_owned()));
+    }
+
+    /// No table's records go to a topic any more.
+    pub fn forget_topic(&mut self, topic: &str) {
+        self.tables.remove(topic);
+    }
+
+    /// What a topic's records come from, for messages.
+    #[must_use]
+    pub fn origin(&self, topic: &str) -> String {
+        match self.tables.get(topic) {
+            Some((schema, table)) => format!("table {schema}.{table}"),
+            None => "walcat's own or of a logical message".to_owned(),
+        }
+    }
+
+    /// How many records were passed.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// One more is passed.
+    pub fn count_one(&mut self) {
+        self.count += 1;
+    }
+
+    /// Remembers a record whose transaction is to be repeated without it. Says whether there was room.
+    pub fn remember(&mut self, refused: Refused) -> bool {
+        let has_room = self.remembered.len() < REMEMBERED_MAX;
+        if has_room {
+            self.remembered.push(refused);
+        }
+        has_room
+    }
+
+    /// Forgets what has been passed for good.
+    pub fn forget_before(&mut self, stored: Lsn) {
+        self.remembered.retain(|refused| refused.lsn >= stored);
+    }
+
+    /// The refusal of this very record, when its transaction was sent before. Another one of the transaction may have the
+    /// same topic, key and size; a topic that differs means that the transaction was not read in the same way again.
+    #[must_use]
+    pub fn find(&self, lsn: Lsn, ordinal: Ordinal, topic: &str) -> Option<&Refused> {
+        self.remembered
+            .iter()
+            .find(|refused| refused.lsn == lsn && refused.ordinal == ordinal && refused.failure.topic == topic)
+    }
+
+    /// The dead letter's value.
+    #[must_use]
+    pub fn render(&self, refused: &Refused) -> Vec<u8> {
+        #[derive(serde::Serialize)]
+        struct Letter<'a> {
+            lsn: Lsn,
+            topic: &'a str,
+            schema: Option<&'a str>,
+            table: Option<&'a str>,
+            key: Option<&'a RawValue>,
+            key_bytes: usize,
+            value_bytes: usize,
+            code: i32,
+            reason: String,
+        }
+        let Refused { lsn, failure, .. } = refused;
+        let table = self.tables.get(&failure.topic);
+        let letter = Letter {
+            lsn: *lsn,
+            topic: &failure.topic,
+            schema: table.map(|(schema, _)| schema.as_str()),
+            table: table.map(|(_, table)| table.as_str()),
+            key: short_key(failure).and_then(|key| serde_json::from_slice(key).ok()),
+            key_bytes: failure.key.as_ref().map_or(0, Vec::len),
+            value_bytes: failure.value_bytes,
+            code: failure.code as i32,
+            reason: failure.code.to_string(),
+        };
+        // Numbers, texts and a key that is JSON already.
+        serde_json::to_vec(&letter).unwrap_or_default()
+    }
+}
+
+/// The refused record's key, unless it is too long.
+#[must_use]
+pub fn short_key(failure: &Failure) -> Option<&[u8]> {
+    failure.key.as_deref().filter(|key| key.len() <= KEY_BYTES_MAX)
+}
+
+/// Whether the policy may pass a record that was refused with this code.
+#[must_use]
+pub fn is_passable(code: Code) -> bool {
+    matches!(code, Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize | Code::InvalidMessage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Ordinal = Ordinal { change: 0, record: 0 };
+
+    fn refused(lsn: u64, key: Option<&str>) -> Refused {
+        let key = key.map(|text| text.as_bytes().to_vec());
+        let failure = Failure { code: Code::MessageSizeTooLarge, topic: "p.s.t".to_owned(), key, value_bytes: 99 };
+        Refused { lsn: Lsn(lsn), ordinal: FIRST, failure }
+    }
+
+    #[test]
+    fn a_letter_says_where_the_record_came_from_and_nothing_of_its_value() {
+        let mut letters = DeadLetters::default();
+        letters.learn("p.s.t", "s", "t");
+        let text = letters.render(&refused(0x10, Some(r#"{"id":1}"#)));
+        let expected = format!(
+            r#"{{"lsn":"0/10","topic":"p.s.t","schema":"s","table":"t","key":{{"id":1}},"key_bytes":8,"value_bytes":99,"code":10,"reason":{}}}"#,
+            serde_json::to_string(&Code::MessageSizeTooLarge.to_string()).unwrap()
+        );
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+        let long = "x".repeat(KEY_BYTES_MAX + 1);
+        let text = letters.render(&refused(0x10, Some(&long)));
+        assert!(text.len() < 1_000, "a letter has to be small");
+    }
+
+    #[test]
+    fn a_refused_record_is_known_again_until_its_transaction_is_stored() {
+        let mut letters = DeadLetters::default();
+        assert!(letters.remember(refused(10, Some("k"))));
+        let find = |letters: &DeadLetters, lsn, ordinal| letters.find(Lsn(lsn), ordinal, "p.s.t").is_some();
+        assert!(find(&letters, 10, FIRST));
+        assert!(letters.find(Lsn(10), FIRST, "p.s.u").is_none());
+        for other in [Ordinal { change: 1, record: 0 }, Ordinal { change: 0, record: 1 }] {
+            assert!(!find(&letters, 11, FIRST) && !find(&letters, 10, other));
+        }
+        letters.forget_before(Lsn(11));
+        assert!(!find(&letters, 10, FIRST));
+    }
+}
