@@ -1,7 +1,7 @@
-//! What can be wrong with a setting, who has to mend it, and what to do about it.
+//! Errors about settings: what is wrong, who can fix it, and how.
 //!
-//! Of a wrong value only a plain word is repeated: anything else may be a conninfo, and a password with it, in the wrong
-//! place.
+//! A message repeats an invalid value only if the value is a plain word. Anything else may be a conninfo with a password in
+//! the wrong place.
 
 use std::fmt;
 use std::io;
@@ -19,12 +19,12 @@ pub enum Origin {
     Environment(String),
     /// The configuration file.
     File { path: Arc<Path>, line: usize },
-    /// walcat's own.
+    /// walcat's default.
     Default,
 }
 
 impl Origin {
-    /// Whom a wrong value is to be blamed on: what was typed is a usage error, the file is a matter of set-up.
+    /// The exit code for an invalid value: usage for a flag or a variable, set-up for the file.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -56,7 +56,7 @@ pub struct Setting<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub origin: Origin,
-    /// The key of the configuration file, dotted where it is in a table.
+    /// The key in the configuration file, dotted if it is in a table.
     pub key: String,
 }
 
@@ -73,14 +73,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// A wrong value as it may be shown: in quotes with a blank before it, or nothing where it is not a plain word.
+/// An invalid value as a message may show it: a space and the value in quotes, or nothing if it is not a plain word.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Echo(String);
 
 impl Echo {
     #[must_use]
     pub fn new(text: &str) -> Self {
-        /// As long as a name of PostgreSQL's can be, and a little more.
+        /// A little more than the longest name in PostgreSQL.
         const CHARACTERS_MAX: usize = 80;
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/' | b'+');
         let is_shown = (1..=CHARACTERS_MAX).contains(&text.len()) && text.bytes().all(is_plain);
@@ -94,26 +94,26 @@ impl fmt::Display for Echo {
     }
 }
 
-/// Why a text is no value of its setting.
+/// Why a text is not a value of its setting.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ValueError {
     #[error("invalid LSN{given}: write two hexadecimal numbers of up to 8 digits, as in 0/16B3748")]
     NotAnLsn { given: Echo },
-    #[error("0/0 is no position in the WAL")]
+    #[error("0/0 is not a valid position: write an LSN such as 0/16B3748")]
     InvalidLsn,
-    #[error("the unit is missing: write {example}")]
+    #[error("missing unit: write {example}")]
     UnitMissing { example: &'static str },
-    #[error("not a duration: write a number with a unit, as in \"200ms\", \"5m\" or \"1h 30m\"")]
+    #[error("invalid duration: write a number with a unit, as in \"200ms\", \"5m\" or \"1h 30m\"")]
     NotADuration,
-    #[error("not a size: write a whole number with B, KiB, MiB or GiB, as in \"64MiB\"")]
+    #[error("invalid size: write a whole number with B, KiB, MiB or GiB, as in \"64MiB\"")]
     NotASize,
     #[error("invalid number{given}: use a whole number")]
     NotAnInteger { given: Echo },
     #[error("invalid value{given}: use true or false")]
     NotABool { given: Echo },
-    #[error("out of bounds: {low} to {high} is allowed")]
+    #[error("out of range: expected {low} to {high}")]
     OutOfBounds { low: String, high: String },
-    #[error("out of bounds: \"forever\" is not allowed here, {high} is the most")]
+    #[error("out of range: \"forever\" is not allowed here, the maximum is {high}")]
     ForeverNotAllowed { high: String },
     #[error("invalid value{given}: use {choices}")]
     NotAChoice { given: Echo, choices: String },
@@ -123,25 +123,25 @@ pub enum ValueError {
     NotAPublicationName,
     #[error("invalid topic prefix{given}: use 1 to 200 of A-Z, a-z, 0-9, '.', '_' and '-'")]
     NotATopicPrefix { given: Echo },
-    #[error("a broker is HOST:PORT, without a scheme such as SASL_SSL://")]
+    #[error("invalid broker: write HOST:PORT, without a scheme such as SASL_SSL://")]
     BrokerScheme,
     #[error("invalid broker{given}: write HOST:PORT, with a port from 1 to 65535")]
     NotABroker { given: Echo },
-    #[error("it is empty")]
+    #[error("empty value")]
     Empty,
     #[error("expected KEY=VALUE")]
     NotAProperty,
     #[error("not valid UTF-8")]
     NotUtf8,
-    #[error("expected {wanted}, found {found}")]
-    WrongType { wanted: &'static str, found: &'static str },
+    #[error("expected {expected}, found {found}")]
+    WrongType { expected: &'static str, found: &'static str },
     #[error("no effect without {without}")]
     NoEffect { without: &'static str },
     #[error("{reason}")]
     Refused { reason: &'static str, instead: &'static str },
 }
 
-/// Why what a `file:` or an `env:` value points to cannot be had.
+/// Why the target of a `file:` or `env:` value cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     #[error("cannot read {}: {source}", path.display())]
@@ -154,16 +154,16 @@ pub enum SecretError {
     Unset { name: String },
 }
 
-/// Why there are no settings to work with.
+/// Why the settings are not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration file {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{}:{line}: {why}", path.display())]
     Malformed { path: PathBuf, line: usize, why: String },
-    #[error("{place}: no such key")]
+    #[error("{place}: unknown key")]
     UnknownKey { place: Place, nearest: Option<String> },
-    #[error("{place}: a property of librdkafka outside of the table [kafka]")]
+    #[error("{place}: a librdkafka property outside the table [kafka]")]
     MisplacedProperty { place: Place },
     #[error("{place}: {why}")]
     Value { place: Place, why: ValueError },
@@ -175,12 +175,12 @@ pub enum ConfigError {
     Secret { place: Place, why: SecretError },
 }
 
-/// A setting that a command cannot do without.
+/// A setting that a command requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Required {
     /// Its key.
     pub name: &'static str,
-    /// Where it can be given.
+    /// How to set it.
     pub hint: &'static str,
 }
 
@@ -189,7 +189,7 @@ fn names(missing: &[Required]) -> String {
 }
 
 impl ConfigError {
-    /// What the process ends with.
+    /// The exit code of the process.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -211,29 +211,27 @@ impl ConfigError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            ConfigError::UnknownKey { nearest: Some(nearest), .. } => {
-                Some(format!("the nearest known key is {nearest}"))
-            }
-            ConfigError::UnknownKey { nearest: None, .. } => Some("walcat.toml(5) lists the keys".to_owned()),
+            ConfigError::UnknownKey { nearest: Some(nearest), .. } => Some(format!("did you mean {nearest}?")),
+            ConfigError::UnknownKey { nearest: None, .. } => Some("see walcat.toml(5) for the keys".to_owned()),
             ConfigError::MisplacedProperty { place } => {
-                Some(format!("write it below the line [kafka], as \"{}\" = ...", place.key))
+                Some(format!("move it below the line [kafka] and write it as \"{}\" = ...", place.key))
             }
             ConfigError::Missing { missing } => {
                 Some(missing.iter().map(|required| required.hint).collect::<Vec<_>>().join("; "))
             }
             ConfigError::Value { why: ValueError::Refused { instead, .. }, .. } => Some((*instead).to_owned()),
             ConfigError::Value { why: ValueError::BrokerScheme, .. } => {
-                Some("the protocol is a property: security.protocol in [kafka] or -X".to_owned())
+                Some("set the protocol with security.protocol in [kafka] or -X".to_owned())
             }
             ConfigError::Value { place, .. } if place.origin.exit_code() == ExitCode::Usage => {
-                Some("walcat stream --help says what each option takes".to_owned())
+                Some("see walcat stream --help for the values of each option".to_owned())
             }
-            ConfigError::Value { .. } => Some("walcat.toml(5) says what each key takes".to_owned()),
-            ConfigError::Contradiction { .. } => Some("leave one of them out".to_owned()),
-            ConfigError::Unreadable { .. } => Some("-c, --config or WALCAT_CONFIG names the file".to_owned()),
-            ConfigError::Malformed { .. } => Some("the file is TOML; walcat.toml(5) has an example".to_owned()),
+            ConfigError::Value { .. } => Some("see walcat.toml(5) for the values of each key".to_owned()),
+            ConfigError::Contradiction { .. } => Some("remove one of them".to_owned()),
+            ConfigError::Unreadable { .. } => Some("set the path with -c, --config or WALCAT_CONFIG".to_owned()),
+            ConfigError::Malformed { .. } => Some("write the file in TOML; walcat.toml(5) has an example".to_owned()),
             ConfigError::Secret { .. } => {
-                Some("a value file:PATH is read from that file, env:NAME from that variable".to_owned())
+                Some("walcat reads a value file:PATH from that file and env:NAME from that variable".to_owned())
             }
         }
     }

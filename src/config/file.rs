@@ -1,6 +1,6 @@
 //! The configuration file: TOML in, settings with their lines out.
 //!
-//! Keys and types are judged here; what a value means is not.
+//! This module checks keys and types, not values.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use super::error::{ConfigError, Origin, Place, Setting, ValueError};
 use super::kafka::{Property, canonical, check_property, is_property};
 use super::key::{self, Key, Kind, OPEN_TABLES, TABLES};
 
-/// The words of the TOML reader for a key that it has seen before; it points at the key and does not name it.
+/// The TOML reader's message for a repeated key; it gives the position of the key, not its name.
 const DUPLICATE_KEY: &str = "duplicate key";
 
-/// What a file says.
+/// The settings of a file.
 #[derive(Default)]
 pub struct FileSettings {
     pub settings: Vec<(Key, Setting<Vec<String>>)>,
@@ -38,9 +38,9 @@ pub fn parse(text: &str, path: &Path) -> Result<FileSettings, ConfigError> {
     let document = DeTable::parse(text).map_err(|error| ConfigError::Malformed {
         path: path.to_owned(),
         line: reader.line(error.span().map_or(0, |span| span.start)),
-        // The error's own text would show the line, which may hold a password.
+        // The error's own text would show the line, which may contain a password.
         why: match error.span().and_then(|span| text.get(span)) {
-            // The key alone; only a key can be there twice.
+            // The span is the key alone, so it shows no value.
             Some(key) if error.message() == DUPLICATE_KEY => format!("{DUPLICATE_KEY}: {key}"),
             _ => error.message().replace('\n', ", "),
         },
@@ -79,7 +79,7 @@ impl Reader<'_> {
                 }
                 (None, DeValue::Table(table)) if TABLES.contains(&name.as_str()) => self.read_table(table, &name)?,
                 (None, value) if TABLES.contains(&name.as_str()) || OPEN_TABLES.contains(&name.as_str()) => {
-                    let why = ValueError::WrongType { wanted: "a table", found: described(value) };
+                    let why = ValueError::WrongType { expected: "a table", found: described(value) };
                     return Err(ConfigError::Value { place, why });
                 }
                 (None, value) => {
@@ -113,7 +113,7 @@ impl Reader<'_> {
             let found = if is_kafka { &mut self.found.kafka } else { &mut self.found.topic_properties };
             if let Some(other) = found.iter().find(|other| other.name == name) {
                 let other = Place { origin: other.text.origin.clone(), key: format!("{table_name}.{name}") };
-                let why = "they are two names of one property";
+                let why = "they are two names for one property";
                 return Err(ConfigError::Contradiction { places: Box::new([other, place]), why });
             }
             found.push(Property { name, text: Setting { value, origin: place.origin } });
@@ -134,7 +134,7 @@ fn entries<'t, 'i>(table: &'t DeTable<'i>, prefix: &str) -> Vec<(usize, String, 
     entries
 }
 
-/// The property of librdkafka that stands here, dotted or in quotes, and where.
+/// The librdkafka property with this name, dotted or in quotes, and its offset.
 fn property_of(name: &str, offset: usize, value: &DeValue<'_>) -> Option<(String, usize)> {
     if let DeValue::Table(table) = value {
         return entries(table, name).into_iter().find_map(|(offset, name, value)| property_of(&name, offset, value));
@@ -142,7 +142,7 @@ fn property_of(name: &str, offset: usize, value: &DeValue<'_>) -> Option<(String
     is_property(name).then(|| (name.to_owned(), offset))
 }
 
-/// The value of a setting as the texts that the command line would have given.
+/// The value of a setting as the texts that the command line would give.
 fn texts(kind: Kind, value: &DeValue<'_>) -> Result<Vec<String>, ValueError> {
     match (kind, value) {
         (Kind::Text | Kind::List | Kind::Duration | Kind::Size, DeValue::String(text)) => Ok(vec![text.to_string()]),
@@ -171,7 +171,7 @@ fn texts(kind: Kind, value: &DeValue<'_>) -> Result<Vec<String>, ValueError> {
     }
 }
 
-/// What [`scalar`] takes.
+/// What [`scalar`] accepts.
 const SCALAR: &str = "a string, a number, true or false";
 
 /// A string, a number or a boolean as text.
@@ -187,16 +187,16 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-fn wrong_type(wanted: &'static str, value: &DeValue<'_>) -> ValueError {
-    ValueError::WrongType { wanted, found: described(value) }
+fn wrong_type(expected: &'static str, value: &DeValue<'_>) -> ValueError {
+    ValueError::WrongType { expected, found: described(value) }
 }
 
 fn described(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Float(_) => "a fractional number",
+        DeValue::Boolean(_) => "a boolean",
         DeValue::Datetime(_) => "a date or a time",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
@@ -255,79 +255,79 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_file_line_and_key() {
         for (text, error, hint) in [
-            ("\nslto = 'x'", "walcat.toml:2: slto: no such key", "the nearest known key is slot"),
-            ("[retry]\nfro = '1s'", "walcat.toml:2: retry.fro: no such key", "the nearest known key is retry.for"),
-            ("[filter]\nshape = 'flat'", "walcat.toml:1: filter: no such key", "walcat.toml(5) lists the keys"),
+            ("\nslto = 'x'", "walcat.toml:2: slto: unknown key", "did you mean slot?"),
+            ("[retry]\nfro = '1s'", "walcat.toml:2: retry.fro: unknown key", "did you mean retry.for?"),
+            ("[filter]\nshape = 'flat'", "walcat.toml:1: filter: unknown key", "see walcat.toml(5) for the keys"),
             (
                 "[kafka]\n'linger.ms' = 1\n'linger.ms' = 2",
                 "walcat.toml:3: duplicate key: 'linger.ms'",
-                "the file is TOML; walcat.toml(5) has an example",
+                "write the file in TOML; walcat.toml(5) has an example",
             ),
             (
                 "linger.ms = 5",
-                "walcat.toml:1: linger.ms: a property of librdkafka outside of the table [kafka]",
-                "write it below the line [kafka], as \"linger.ms\" = ...",
+                "walcat.toml:1: linger.ms: a librdkafka property outside the table [kafka]",
+                "move it below the line [kafka] and write it as \"linger.ms\" = ...",
             ),
             (
                 "slot = 's'\n'sasl.password' = 'hunter2'",
-                "walcat.toml:2: sasl.password: a property of librdkafka outside of the table [kafka]",
-                "write it below the line [kafka], as \"sasl.password\" = ...",
+                "walcat.toml:2: sasl.password: a librdkafka property outside the table [kafka]",
+                "move it below the line [kafka] and write it as \"sasl.password\" = ...",
             ),
             (
                 "[retry]\n'compression.codec' = 'lz4'",
-                "walcat.toml:2: compression.codec: a property of librdkafka outside of the table [kafka]",
-                "write it below the line [kafka], as \"compression.codec\" = ...",
+                "walcat.toml:2: compression.codec: a librdkafka property outside the table [kafka]",
+                "move it below the line [kafka] and write it as \"compression.codec\" = ...",
             ),
-            ("colour = 1", "walcat.toml:1: colour: no such key", "walcat.toml(5) lists the keys"),
+            ("colour = 1", "walcat.toml:1: colour: unknown key", "see walcat.toml(5) for the keys"),
             (
                 "slot = 5",
                 "walcat.toml:1: slot: expected a string, found a whole number",
-                "walcat.toml(5) says what each key takes",
+                "see walcat.toml(5) for the values of each key",
             ),
             (
                 "once = 'yes'",
                 "walcat.toml:1: once: expected true or false, found a string",
-                "walcat.toml(5) says what each key takes",
+                "see walcat.toml(5) for the values of each key",
             ),
             (
                 "publication = ['a', 1]",
                 "walcat.toml:1: publication: expected a list of strings, found a whole number",
-                "walcat.toml(5) says what each key takes",
+                "see walcat.toml(5) for the values of each key",
             ),
             (
                 "status_interval = 5",
-                "walcat.toml:1: status_interval: the unit is missing: write \"200ms\", \"30s\" or \"5m\"",
-                "walcat.toml(5) says what each key takes",
+                "walcat.toml:1: status_interval: missing unit: write \"200ms\", \"30s\" or \"5m\"",
+                "see walcat.toml(5) for the values of each key",
             ),
             (
                 "[memory]\nmax = 64.5",
-                "walcat.toml:2: memory.max: the unit is missing: write \"512KiB\" or \"64MiB\"",
-                "walcat.toml(5) says what each key takes",
+                "walcat.toml:2: memory.max: missing unit: write \"512KiB\" or \"64MiB\"",
+                "see walcat.toml(5) for the values of each key",
             ),
             (
                 "kafka = 1",
                 "walcat.toml:1: kafka: expected a table, found a whole number",
-                "walcat.toml(5) says what each key takes",
+                "see walcat.toml(5) for the values of each key",
             ),
             (
                 "[[retry]]",
                 "walcat.toml:1: retry: expected a table, found a list",
-                "walcat.toml(5) says what each key takes",
+                "see walcat.toml(5) for the values of each key",
             ),
             (
                 "[kafka]\n\"linger.ms\" = []",
                 "walcat.toml:2: kafka.linger.ms: expected a string, a number, true or false, found a list",
-                "walcat.toml(5) says what each key takes",
+                "see walcat.toml(5) for the values of each key",
             ),
             (
                 "[kafka]\nmessage.timeout.ms = 1",
                 "walcat.toml:2: kafka.message.timeout.ms: refused: a record that times out would stop the stream",
-                "set broker_for in [retry], which bounds the wait for Kafka",
+                "set broker_for in [retry] to limit the wait for Kafka",
             ),
             (
                 "slot = 'a'\nslot = 'b'",
                 "walcat.toml:2: duplicate key: slot",
-                "the file is TOML; walcat.toml(5) has an example",
+                "write the file in TOML; walcat.toml(5) has an example",
             ),
         ] {
             let found = parse_text(text).err().unwrap_or_else(|| panic!("accepted: {text:?}"));
@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn the_first_of_several_errors_is_reported() {
         let error = parse_text("zzz = 1\nabc = 2\n").err().map(|error| error.to_string());
-        assert_eq!(error.as_deref(), Some("walcat.toml:1: zzz: no such key"));
+        assert_eq!(error.as_deref(), Some("walcat.toml:1: zzz: unknown key"));
     }
 
     #[test]

@@ -1,50 +1,50 @@
-//! librdkafka's properties, as `-X KEY=VALUE` and in the table `[kafka]`: handed on verbatim, but for those that would
-//! break what walcat promises or its memory bound.
+//! librdkafka's properties, from `-X KEY=VALUE` and the table `[kafka]`. walcat passes them on verbatim, except those that
+//! would break its guarantees or its memory limit.
 
 use super::error::{Setting, ValueError};
 use crate::sink::kafka::client::producer;
 
-/// A property as it was given; the value is not yet read from where `file:` or `env:` point.
+/// A property as it was given; a `file:` or `env:` value is not yet read.
 #[derive(Clone)]
 pub struct Property {
     pub name: String,
     pub text: Setting<String>,
 }
 
-/// Names that are refused, the reason, and what to do instead.
+/// Refused names, the reason, and what to do instead.
 #[rustfmt::skip]
 const REFUSED: &[(&[&str], &str, &str)] = &[
     (&["acks", "request.required.acks"],
-     "refused: only acks=all keeps the promise that what is confirmed to PostgreSQL is in Kafka",
-     "leave it out; the topic's min.insync.replicas says how many copies that is"),
+     "refused: only acks=all guarantees that what is confirmed to PostgreSQL is in Kafka",
+     "remove it; the topic's min.insync.replicas sets the number of copies"),
     (&["enable.idempotence"],
-     "refused: without idempotence a retry may repeat or reorder records",
-     "leave it out; it is always on"),
+     "refused: without idempotence, a retry could repeat or reorder records",
+     "remove it; it is always on"),
     (&["delivery.report.only.error"],
-     "refused: without a report for each record nothing could be confirmed to PostgreSQL",
-     "leave it out"),
+     "refused: without a report for each record, walcat could confirm nothing to PostgreSQL",
+     "remove it"),
     (&["message.timeout.ms", "delivery.timeout.ms"],
      "refused: a record that times out would stop the stream",
-     "set broker_for in [retry], which bounds the wait for Kafka"),
+     "set broker_for in [retry] to limit the wait for Kafka"),
     (&["transactional.id"],
-     "refused: a transactional producer that walcat does not drive would fail at the first record",
-     "leave it out"),
+     "refused: walcat sets it with exactly-once delivery; otherwise the producer would fail at the first record",
+     "remove it"),
     (&["partitioner"],
-     "refused: the records of one key stay in order only in one partition, for good",
-     "leave it out; murmur2_random, the partitioner of Kafka's Java client, is always on"),
+     "refused: the records of one key stay in order only if their partition never changes",
+     "remove it; walcat always uses murmur2_random, the partitioner of Kafka's Java client"),
     (&["queue.buffering.max.messages", "queue.buffering.max.kbytes"],
-     "refused: it would break the memory bound",
+     "refused: it would break the memory limit",
      "set max in [memory]"),
     (&["queue.buffering.max.ms"],
-     "refused: queue.buffering.max.* is walcat's own",
+     "refused: walcat sets queue.buffering.max.*",
      "write linger.ms, its other name"),
     (&["bootstrap.servers", "metadata.broker.list"],
-     "refused: the brokers have a setting of their own",
-     "write brokers in the file, or -b, --brokers"),
+     "refused: the brokers are a setting of walcat",
+     "set brokers in the file, or use -b, --brokers"),
 ];
 
-/// Second names that librdkafka has for a producer's properties, each with the one that is kept. librdkafka takes either, in
-/// the order in which they come; only one of them may reach it, or what is in force is left to chance.
+/// librdkafka's second names for producer properties, each with the name that walcat keeps. librdkafka accepts both names,
+/// and the last one wins; walcat passes on only one, so that the order has no effect.
 const ALIASES: &[(&str, &str)] = &[
     ("compression.codec", "compression.type"),
     ("max.in.flight", "max.in.flight.requests.per.connection"),
@@ -57,36 +57,36 @@ const ALIASES: &[(&str, &str)] = &[
 /// Properties of Kafka's Java client that librdkafka does not know, and what to write instead.
 #[rustfmt::skip]
 const JAVA: &[(&[&str], &str)] = &[
-    (&["max.request.size"], "write message.max.bytes; without it the broker's limit applies"),
+    (&["max.request.size"], "write message.max.bytes; without it, the broker's limit applies"),
     (&["buffer.memory"], "set max in [memory]"),
     (&["ssl.truststore.location", "ssl.truststore.certificates"],
      "write ssl.ca.location, the path of a PEM file with the CA's certificate"),
-    (&["ssl.truststore.password", "ssl.truststore.type"], "leave it out: ssl.ca.location names a PEM file"),
-    (&["ssl.keystore.type"], "leave it out: ssl.keystore.location names a PKCS#12 file"),
+    (&["ssl.truststore.password", "ssl.truststore.type"], "remove it: ssl.ca.location is a PEM file"),
+    (&["ssl.keystore.type"], "remove it: ssl.keystore.location is a PKCS#12 file"),
     (&["ssl.keystore.certificate.chain"], "write ssl.certificate.location, the path of a PEM file"),
     (&["ssl.keystore.key"], "write ssl.key.location, the path of a PEM file"),
     (&["sasl.jaas.config"], "write sasl.username and sasl.password"),
     (&["send.buffer.bytes"], "write socket.send.buffer.bytes"),
     (&["receive.buffer.bytes"], "write socket.receive.buffer.bytes"),
-    (&["max.block.ms"], "set broker_for in [retry], which bounds the wait for Kafka"),
-    (&["partitioner.class"], "leave it out; murmur2_random, the partitioner of Kafka's Java client, is always on"),
-    (&["key.serializer", "value.serializer", "interceptor.classes"], "leave it out"),
+    (&["max.block.ms"], "set broker_for in [retry] to limit the wait for Kafka"),
+    (&["partitioner.class"], "remove it; walcat always uses murmur2_random, the partitioner of Kafka's Java client"),
+    (&["key.serializer", "value.serializer", "interceptor.classes"], "remove it"),
 ];
 
-/// The name under which a property is kept: of two names that librdkafka has for it, always the same.
+/// The name under which walcat keeps a property: always the same one of librdkafka's two names.
 #[must_use]
 pub fn canonical(name: &str) -> &str {
     ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, kept)| kept)
 }
 
-/// Whether librdkafka, or walcat's list of what it refuses, knows this name.
+/// Whether this is a librdkafka property or a name that walcat refuses.
 #[must_use]
 pub fn is_property(name: &str) -> bool {
     let is_refused = REFUSED.iter().any(|(names, ..)| names.contains(&name));
     is_refused || producer::knows_property(name)
 }
 
-/// Why walcat does not hand on this property, if so.
+/// An error if walcat refuses this property.
 pub fn check_property(name: &str) -> Result<(), ValueError> {
     if name.is_empty() {
         return Err(ValueError::NotAProperty);
@@ -100,7 +100,7 @@ pub fn check_property(name: &str) -> Result<(), ValueError> {
     }
 }
 
-/// The two halves of `KEY=VALUE`.
+/// The two parts of `KEY=VALUE`.
 pub fn split_property(text: &str) -> Result<(&str, &str), ValueError> {
     text.split_once('=').map(|(name, value)| (name.trim(), value)).ok_or(ValueError::NotAProperty)
 }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_break_the_promise_is_refused_with_reason_and_cure() {
+    fn a_property_that_would_break_a_guarantee_is_refused_with_a_reason_and_a_hint() {
         for name in [
             "acks",
             "request.required.acks",
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_property_is_handed_on() {
+    fn every_other_property_is_passed_on() {
         for name in ["linger.ms", "compression.type", "sasl.password", "message.max.bytes", "some.future.property"] {
             assert_eq!(check_property(name), Ok(()), "{name}");
         }

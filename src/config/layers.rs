@@ -1,4 +1,4 @@
-//! Flag over environment over file over default: which text of a setting is in force, and where it comes from.
+//! Flags over environment over file over defaults: which text of a setting is in effect, and where it comes from.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,27 +10,27 @@ use super::key::{Key, Kind};
 use super::secret::Environment;
 use super::value;
 
-/// What the command line says; no `Debug`, as a value may be secret.
+/// The command line. It has no `Debug`, because a value may be secret.
 #[derive(Clone, Default)]
 pub struct Given {
     /// `--config`.
     pub config: Option<PathBuf>,
-    /// The flags that were given, each with its values as texts.
+    /// The given flags, each with its values as texts.
     pub settings: Vec<(Key, Vec<String>)>,
-    /// `-X`, each as it was given.
+    /// The values of `-X`.
     pub properties: Vec<String>,
 }
 
-/// The texts that are in force.
+/// The texts that are in effect.
 pub struct Layers {
-    /// By [`Key`]; `None` where only a default would apply and there is none.
+    /// By [`Key`]; `None` if the setting is not given and has no default.
     settings: [Option<Setting<Vec<String>>>; Key::ALL.len()],
     pub kafka: Vec<Property>,
     pub topic_properties: Vec<Property>,
 }
 
 impl Layers {
-    /// Lays what was given over what the environment says, over the file, over the defaults.
+    /// Lays the flags over the environment, over the file, over the defaults.
     pub fn gather(given: &Given, environment: &Environment<'_>, file: FileSettings) -> Result<Layers, ConfigError> {
         let mut settings = Key::ALL.map(|row| row.default.map(default));
         for (key, setting) in file.settings {
@@ -72,7 +72,7 @@ impl Layers {
         values.map(Some).map_err(|why| ConfigError::Value { place: self.place(key), why })
     }
 
-    /// The setting, its text parsed by `parse`; the last one where it was given repeatedly.
+    /// The setting, its text parsed by `parse`; the last text if it was given more than once.
     pub fn optional<T>(
         &self,
         key: Key,
@@ -92,7 +92,7 @@ impl Layers {
         self.required(key, value::boolean)
     }
 
-    /// Whether somebody asked for this: a switch that is on, or a value that is not the default.
+    /// Whether the user asked for this: a switch that is on, or a value that was given.
     fn is_asked_for(&self, key: Key) -> Result<bool, ConfigError> {
         match self.origin(key) {
             Origin::Default => Ok(false),
@@ -104,7 +104,7 @@ impl Layers {
         }
     }
 
-    /// Lets only one of two settings be in force: that of the higher layer. Both in one layer are a contradiction.
+    /// Keeps only one of two settings: the one from the higher layer. Two settings in one layer are a contradiction.
     pub fn settle(&mut self, first: Key, second: Key, why: &'static str) -> Result<(), ConfigError> {
         if !self.is_asked_for(first)? || !self.is_asked_for(second)? {
             return Ok(());
@@ -123,7 +123,7 @@ impl Layers {
         Ok(())
     }
 
-    /// Replaces the default of a setting that nobody has given.
+    /// Replaces the default of a setting that was not given.
     pub fn change_default(&mut self, key: Key, text: &str) {
         if self.origin(key) == Origin::Default {
             self.settings[key as usize] = Some(default(text));
@@ -156,7 +156,7 @@ fn rank(origin: &Origin) -> u8 {
     }
 }
 
-/// The value of the setting's variable; an empty one is as good as none, as for libpq.
+/// The value of the setting's variable; an empty variable is ignored, as in libpq.
 fn from_environment(
     key: Key,
     kind: Kind,

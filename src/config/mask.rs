@@ -1,7 +1,7 @@
-//! What of a conninfo and of a Kafka property may be shown.
+//! Masks the secrets in a conninfo and in Kafka properties.
 //!
-//! Where the grammar leaves a doubt about what is a password, everything is masked: showing too little costs a look
-//! into the file, showing too much costs the password.
+//! If it is unclear what is a password, everything is masked: too little output costs a look into the file, too much costs
+//! the password.
 //!
 //! Source: PostgreSQL documentation, "34.1.1 Connection Strings"; fe-connect.c, `conninfo_parse` and
 //! `conninfo_uri_parse_options`.
@@ -28,7 +28,7 @@ pub fn mask_property<'a>(name: &str, value: &'a str) -> &'a str {
     if is_reference(value) || !is_secret_property(name, value) { value } else { MASK }
 }
 
-/// Whether a property holds a secret, by its name; one that librdkafka does not know yet is rather masked than shown.
+/// Whether a property contains a secret, judged by its name. An unknown name that looks secret is masked too.
 #[must_use]
 pub fn is_secret_property(name: &str, value: &str) -> bool {
     if [".location", ".url", ".file"].iter().any(|suffix| name.ends_with(suffix)) {

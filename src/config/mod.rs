@@ -1,7 +1,7 @@
 //! The settings: from the command line, the environment and one TOML file to a typed result.
 //!
-//! Every setting has one name and one parser, whichever layer its text comes from. The types that result are plain;
-//! neither TOML nor clap is seen outside `config` and `cli`.
+//! Every setting has one name and one parser for all layers. The result has plain types; neither TOML nor clap is seen
+//! outside `config` and `cli`.
 
 mod error;
 mod file;

@@ -1,4 +1,4 @@
-//! `--print-config`: what is in force and where it comes from, as a file that walcat would read again.
+//! `--print-config`: the settings in effect and where each comes from, as a file that walcat can read.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use super::resolve::Config;
 use super::value;
 
 impl Config {
-    /// Every setting with its origin; a setting that is not in force is a comment, a secret is masked.
+    /// Every setting with its origin. A setting without a value is a comment, and a secret is masked.
     #[must_use]
     pub fn print(&self) -> String {
         let mut out = String::new();

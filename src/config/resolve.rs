@@ -1,4 +1,4 @@
-//! From texts to settings: parses, bounds, what is required, what contradicts.
+//! From texts to settings: parses values, checks their range, and finds missing and contradicting settings.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -33,29 +33,30 @@ const MEMORY_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=64 << 30;
 const PARTITIONS_BOUNDS: RangeInclusive<i32> = 1..=100_000;
 const REPLICATION_FACTOR_BOUNDS: RangeInclusive<i32> = 1..=10_000;
 
-/// With `--once` an unreachable broker ends the run, so that cron sees it.
+/// With `--once`, an unreachable broker ends the run, so that cron reports it.
 const BROKER_FOR_ONCE: &str = "1m";
 
 const SLOT: Required =
-    Required { name: "slot", hint: "-s, --slot, WALCAT_SLOT or slot in the configuration file names the slot" };
+    Required { name: "slot", hint: "set the slot with -s, --slot, WALCAT_SLOT or slot in the configuration file" };
 const PUBLICATION: Required = Required {
     name: "publication",
-    hint: "-p, --publication, WALCAT_PUBLICATION or publication in the configuration file names the publication",
+    hint: "set the publication with -p, --publication, WALCAT_PUBLICATION or publication in the configuration file",
 };
 const DEAD_LETTER_TOPIC: Required = Required {
     name: "dead_letter_topic",
-    hint: "--dead-letter-topic, WALCAT_DEAD_LETTER_TOPIC or dead_letter_topic in the configuration file names the topic of \
-           dead letters; on_error = \"skip\" needs none",
+    hint: "set the topic with --dead-letter-topic, WALCAT_DEAD_LETTER_TOPIC or dead_letter_topic in the configuration \
+           file; on_error = \"skip\" does not need it",
 };
 const BROKERS: Required = Required {
     name: "brokers",
-    hint: "-b, --brokers, WALCAT_BROKERS or brokers in the configuration file names the brokers; --sink stdout needs none",
+    hint: "set the brokers with -b, --brokers, WALCAT_BROKERS or brokers in the configuration file; --sink stdout does not \
+           need them",
 };
 
-/// All that is configured, each value parsed and none of the secrets read.
+/// The configuration: every value is parsed, and no secret is read.
 pub struct Config {
     pub(super) layers: Layers,
-    /// The settings but for what only some commands require, and for the secrets.
+    /// The settings without the secrets; a setting that only some commands require may be missing.
     draft: StreamSettings,
 }
 
@@ -87,7 +88,7 @@ impl Config {
         Ok(Config { layers, draft })
     }
 
-    /// How to log, which every command needs first.
+    /// The log settings, which every command needs first.
     #[must_use]
     pub fn log(&self) -> LogSettings {
         self.draft.log
@@ -103,8 +104,9 @@ impl Config {
             (BROKERS, needs_brokers && settings.brokers.is_none()),
             (DEAD_LETTER_TOPIC, settings.on_error == OnError::DeadLetter && settings.dead_letter_topic.is_none()),
         ];
-        // All at once: who is told one at a time has to start four times.
-        let missing: Vec<Required> = required.iter().filter(|(_, lacks)| *lacks).map(|(what, _)| *what).collect();
+        // One error names all of them, so that the user does not have to start walcat four times.
+        let missing: Vec<Required> =
+            required.iter().filter(|(_, is_missing)| *is_missing).map(|(what, _)| *what).collect();
         if !missing.is_empty() {
             return Err(ConfigError::Missing { missing });
         }
@@ -131,7 +133,7 @@ impl Config {
         })
     }
 
-    /// What is allowed and yet unwise, for the log.
+    /// Warnings for the log about settings that are valid but unwise.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let on_argv = |property: &&Property| {
@@ -142,7 +144,7 @@ impl Config {
         };
         let warning = |property: &Property| {
             format!(
-                "-X {}: everybody on this machine can see it in the list of processes; write file:PATH or env:NAME",
+                "-X {}: anyone on this machine can read the value in the process list; write file:PATH or env:NAME",
                 property.name
             )
         };
@@ -169,24 +171,20 @@ impl Config {
     }
 }
 
-/// Lets the higher layer win between settings that exclude each other.
+/// Between settings that contradict each other, the higher layer wins.
 fn settle(layers: &mut Layers) -> Result<(), ConfigError> {
-    layers.settle(Key::Quiet, Key::Verbose, "one asks for less, the other for more")?;
-    layers.settle(
-        Key::CreateSlot,
-        Key::TemporarySlot,
-        "one asks for a slot that stays, the other for one that does not",
-    )?;
-    layers.settle(Key::Once, Key::Endpos, "each says where to end")?;
-    layers.settle(Key::Dump, Key::Sink, "a dump is written in place of the records")?;
-    layers.settle(Key::Dump, Key::Stdout, "a dump is written in place of the records")?;
+    layers.settle(Key::Quiet, Key::Verbose, "quiet logs less, verbose logs more")?;
+    layers.settle(Key::CreateSlot, Key::TemporarySlot, "a slot is either permanent or temporary")?;
+    layers.settle(Key::Once, Key::Endpos, "each sets the end")?;
+    layers.settle(Key::Dump, Key::Sink, "a dump replaces the records")?;
+    layers.settle(Key::Dump, Key::Stdout, "a dump replaces the records")?;
     if layers.is_on(Key::Once)? {
         layers.change_default(Key::RetryBrokerFor, BROKER_FOR_ONCE);
     }
     Ok(())
 }
 
-/// Parses every setting but for the secrets.
+/// Parses every setting except the secrets.
 fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
     Ok(StreamSettings {
         dsn: None,
@@ -275,34 +273,34 @@ fn parse_log(layers: &Layers) -> Result<LogSettings, ConfigError> {
     Ok(LogSettings { format: layers.required(Key::LogFormat, value::choice(&LogFormat::CHOICES))?, level })
 }
 
-/// Without the repetitions, in the order given.
+/// The names without duplicates, in the given order.
 fn unique(names: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     names.into_iter().filter(|name| seen.insert(name.clone())).collect()
 }
 
-/// What each setting alone does not show.
+/// Checks settings against each other.
 fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> {
     if let (Some(startpos), Some(endpos)) = (settings.startpos, settings.endpos)
         && endpos < startpos
     {
         let places = Box::new([layers.place(Key::Endpos), layers.place(Key::Startpos)]);
-        return Err(ConfigError::Contradiction { places, why: "the end lies before the start" });
+        return Err(ConfigError::Contradiction { places, why: "the end is before the start" });
     }
     if settings.temporary_slot && settings.failover {
         let places = Box::new([layers.place(Key::TemporarySlot), layers.place(Key::Failover)]);
-        return Err(ConfigError::Contradiction { places, why: "a slot that vanishes is not kept on standbys" });
+        return Err(ConfigError::Contradiction { places, why: "standbys do not copy a temporary slot" });
     }
     if settings.temporary_slot && settings.state.file.is_some() {
         let places = Box::new([layers.place(Key::TemporarySlot), layers.place(Key::StateFile)]);
-        let why = "a slot that vanishes has no position to come back to";
+        let why = "a temporary slot has no position to resume from";
         return Err(ConfigError::Contradiction { places, why });
     }
     if settings.engine == Engine::Polling {
         for (other, is_set, why) in [
-            (Key::Dump, settings.dump.is_some(), "a dump shows a stream's frames"),
-            (Key::Record, settings.record.is_some(), "a recording holds a stream's frames"),
-            (Key::TemporarySlot, settings.temporary_slot, "a pooler ends the session that the slot would end with"),
+            (Key::Dump, settings.dump.is_some(), "a dump needs streaming"),
+            (Key::Record, settings.record.is_some(), "a recording needs streaming"),
+            (Key::TemporarySlot, settings.temporary_slot, "polling needs a slot that outlives its session"),
         ] {
             if is_set {
                 let places = Box::new([layers.place(Key::Engine), layers.place(other)]);
@@ -312,10 +310,10 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
     }
     if settings.delivery == Delivery::ExactlyOnce && settings.dump.is_none() {
         for (other, is_set, why) in [
-            (Key::StateFile, settings.state.file.is_some(), "with it the position is kept in Kafka"),
-            (Key::Sink, settings.sink == Sink::Stdout, "only Kafka has transactions"),
-            (Key::TemporarySlot, settings.temporary_slot, "a slot that vanishes has no position to come back to"),
-            (Key::Startpos, settings.startpos.is_some(), "its position is the checkpoint's"),
+            (Key::StateFile, settings.state.file.is_some(), "exactly-once delivery stores the position in Kafka"),
+            (Key::Sink, settings.sink == Sink::Stdout, "stdout has no transactions"),
+            (Key::TemporarySlot, settings.temporary_slot, "a temporary slot has no position to resume from"),
+            (Key::Startpos, settings.startpos.is_some(), "exactly-once delivery starts at the checkpoint"),
             (Key::Record, settings.record.is_some(), "a recording confirms nothing"),
         ] {
             if is_set {
@@ -324,7 +322,7 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
             }
         }
     }
-    // In the file a value that has no effect now may have one under another flag.
+    // In the file, a value without effect is allowed: it may have one with another flag.
     let without_effect = [
         (Key::Stdout, settings.sink != Sink::Stdout, "--sink stdout"),
         (Key::DeadLetterTopic, settings.on_error != OnError::DeadLetter, "--on-error dead-letter"),

@@ -1,4 +1,4 @@
-//! Values that may be secret: kept out of every output, and read from where they are kept.
+//! Values that may be secret: read from a file or a variable, and never printed.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,16 +8,16 @@ use std::path::PathBuf;
 
 use super::error::SecretError;
 
-/// What stands in place of a secret.
+/// What is printed instead of a secret.
 pub const MASK: &str = "********";
 
-/// A file that a `file:` value names may hold this much.
+/// The maximum size of the file of a `file:` value.
 const SECRET_FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Looks up an environment variable; a closure, so that tests need not change the process's own.
+/// Looks up an environment variable. It is a closure, so that a test need not change the environment of the process.
 pub type Environment<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
-/// A text that may be secret: neither `Debug` nor any error shows it.
+/// A text that may be secret. Neither `Debug` nor an error shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -27,7 +27,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The text itself, for the library that needs it and for nothing that prints.
+    /// The text, for the library that needs it. Never print it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -40,7 +40,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a value is to be read from.
+/// Where to read a value from.
 enum Reference<'a> {
     File(&'a str),
     Environment(&'a str),
@@ -51,13 +51,13 @@ fn reference(value: &str) -> Option<Reference<'_>> {
     file.or_else(|| value.strip_prefix("env:").map(Reference::Environment))
 }
 
-/// Whether `value` only says where a value is kept, which is no secret.
+/// Whether `value` only names a file or a variable, which is not secret.
 #[must_use]
 pub fn is_reference(value: &str) -> bool {
     reference(value).is_some()
 }
 
-/// The value that `value` points to by `file:PATH` or `env:NAME`, without its last line end; else `value` itself.
+/// The content of the file or variable that `file:PATH` or `env:NAME` names, without its last line end; otherwise `value`.
 pub fn read(value: &str, environment: &Environment<'_>) -> Result<Secret, SecretError> {
     let mut text = match reference(value) {
         None => return Ok(Secret::new(value)),

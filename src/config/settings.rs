@@ -1,4 +1,4 @@
-//! What a command works with: every setting in its type, checked against the others.
+//! The settings of a command: each in its type, and checked against the others.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,52 +7,52 @@ use super::secret::Secret;
 use super::units::Budget;
 use crate::lsn::Lsn;
 
-/// What `stream` works with; `check` judges the same.
+/// The settings of `stream`; `check` checks the same settings.
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
-    /// A conninfo or a URI; without one libpq's own variables and files apply.
+    /// A conninfo or a URI; without it, libpq's variables and files apply.
     pub dsn: Option<Secret>,
     pub slot: String,
-    /// One at least, in the order given.
+    /// At least one, in the given order.
     pub publications: Vec<String>,
     pub create_slot: bool,
     pub temporary_slot: bool,
-    /// Whether standbys keep a copy of a slot that is created.
+    /// Whether to create the slot as a failover slot.
     pub failover: bool,
-    /// `host:port,...`; there is one for the sink Kafka unless this is a dump.
+    /// `host:port,...`; always set for the sink Kafka, except in a dump.
     pub brokers: Option<String>,
-    /// librdkafka's properties, a later one over an earlier one.
+    /// librdkafka's properties.
     pub kafka: Vec<(String, Secret)>,
     pub topic_prefix: Option<String>,
     pub sink: Sink,
     pub delivery: Delivery,
     pub engine: Engine,
     pub stdout: StdoutForm,
-    /// In place of the sink.
+    /// Replaces the sink.
     pub dump: Option<DumpFormat>,
     pub dump_keepalives: bool,
     pub record: Option<PathBuf>,
-    /// `None` is where the slot stands.
+    /// `None` is the slot's position.
     pub startpos: Option<Lsn>,
     pub endpos: Option<Lsn>,
     pub once: bool,
-    /// How long the first connection is tried; zero is once.
+    /// How long to try the first connection; zero means once.
     pub wait: Budget,
     pub truncate: Truncate,
     pub on_error: OnError,
-    /// There is one for dead letters.
+    /// Always set if `on_error` is `DeadLetter`.
     pub dead_letter_topic: Option<String>,
     pub status_interval: Duration,
-    /// `None` where it is off.
+    /// `None` if it is off.
     pub stall_timeout: Option<Duration>,
     pub shutdown_timeout: Budget,
-    /// `None` where it is off.
+    /// `None` if it is off.
     pub stats_interval: Option<Duration>,
-    /// Go on from the slot's position where the stored one disagrees.
+    /// Continue from the slot's position if the stored position differs.
     pub accept_gap: bool,
-    /// Send changes without a key where the key that their table had is not known any more.
+    /// Send changes without a key if the key of their table is no longer known.
     pub accept_keyless: bool,
-    /// End the process that holds the slot.
+    /// Terminate the process that holds the slot.
     pub takeover: bool,
     pub retry: Retry,
     pub state: State,
@@ -63,16 +63,16 @@ pub struct StreamSettings {
     pub log: LogSettings,
 }
 
-/// What the `slot` commands work with.
+/// The settings of the `slot` commands.
 #[derive(Clone, Debug)]
 pub struct SlotSettings {
     pub dsn: Option<Secret>,
     pub slot: String,
-    /// Those that have to be there before the slot is created; perhaps none.
+    /// They have to exist before the slot is created; may be empty.
     pub publications: Vec<String>,
-    /// How it is to be read.
+    /// How the slot is read.
     pub engine: Engine,
-    /// Whether standbys keep a copy of it.
+    /// Whether it is a failover slot.
     pub failover: bool,
     pub log: LogSettings,
 }
@@ -87,7 +87,7 @@ impl Sink {
     pub const CHOICES: [(&str, Self); 2] = [("kafka", Self::Kafka), ("stdout", Self::Stdout)];
 }
 
-/// What a consumer of Kafka may see of a repeat.
+/// Whether a consumer of Kafka can see repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     AtLeastOnce,
@@ -109,7 +109,7 @@ impl Engine {
     pub const CHOICES: [(&str, Self); 2] = [("streaming", Self::Streaming), ("polling", Self::Polling)];
 }
 
-/// What becomes of a record that Kafka refuses for good.
+/// What to do with a record that Kafka permanently rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
     Stop,
@@ -122,7 +122,7 @@ impl OnError {
         [("stop", Self::Stop), ("skip", Self::Skip), ("dead-letter", Self::DeadLetter)];
 }
 
-/// What a line of the sink stdout holds.
+/// What the sink stdout prints for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StdoutForm {
     Value,
@@ -142,7 +142,7 @@ impl DumpFormat {
     pub const CHOICES: [(&str, Self); 1] = [("json", Self::Json)];
 }
 
-/// What becomes of a TRUNCATE.
+/// What to do with a TRUNCATE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Truncate {
     Emit,
@@ -160,7 +160,7 @@ pub struct Retry {
     pub initial: Duration,
     /// The longest delay.
     pub max: Duration,
-    /// `None` where nothing is configured, so that each wait has its own default.
+    /// `None` if it is not set: each wait then has its own default.
     pub for_: Option<Budget>,
     pub broker_for: Budget,
 }
@@ -168,16 +168,16 @@ pub struct Retry {
 /// The table `[state]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
-    /// Where delivered positions are kept, beside the slot.
+    /// The file with the delivered position.
     pub file: Option<PathBuf>,
-    /// How often a position is written, at most.
+    /// The shortest time between two writes.
     pub interval: Duration,
 }
 
 /// The table `[transaction]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transaction {
-    /// How long a Kafka transaction stays open for more.
+    /// How long a Kafka transaction stays open for more PostgreSQL transactions.
     pub interval: Duration,
     /// Records after which no further PostgreSQL transaction joins.
     pub records_max: u32,
@@ -186,11 +186,11 @@ pub struct Transaction {
 /// The table `[poll]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Poll {
-    /// The time between two peeks, when nothing is left to read.
+    /// The time between two peeks if nothing is left to read.
     pub interval: Duration,
     /// Changes after which a peek ends, at the end of a transaction.
     pub changes_max: u32,
-    /// WAL that the slot may hold while nothing of it is of interest.
+    /// How much WAL an idle slot may hold.
     pub idle_bytes: u64,
 }
 
@@ -218,6 +218,6 @@ impl LogFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     pub format: LogFormat,
-    /// `RUST_LOG` goes before it.
+    /// `RUST_LOG` overrides it.
     pub level: log::LevelFilter,
 }

@@ -1,4 +1,4 @@
-//! The layers together: which value is in force, what is refused, and that no secret is shown.
+//! The layers together: which value is in effect, what is refused, and that no secret is shown.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,10 +8,10 @@ use super::*;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
 
-/// The file that a test's flags and variables lie over.
+/// The file under a test's flags and variables.
 const FILE: &str = "walcat.toml";
 
-/// What a stream cannot do without.
+/// What a stream requires.
 const REQUIRED: &str = "slot = 'file_slot'\npublication = 'file_pub'\nbrokers = 'file:1'\n";
 
 struct Case<'a> {
@@ -87,7 +87,7 @@ fn in_file(key: Key, text: &str) -> String {
 }
 
 #[test]
-fn a_flag_goes_before_a_variable_and_that_before_the_file_and_that_before_the_default() {
+fn flags_override_variables_which_override_the_file_which_overrides_the_defaults() {
     for row in &Key::ALL {
         let [first, second] = samples(row.key);
         let file = in_file(row.key, second);
@@ -99,7 +99,7 @@ fn a_flag_goes_before_a_variable_and_that_before_the_file_and_that_before_the_de
         let in_file = Case { file: &file, ..NOTHING };
         let shown = |case: &Case<'_>, wanted: &str| {
             let (table, name) = row.name.split_once('.').unwrap_or(("", row.name));
-            // A flag that has no effect alone is refused; that is another test's matter.
+            // Another test is about flags that are refused because they have no effect alone.
             let Ok(config) = case.config() else { return };
             let print = config.print();
             let section = print.split("\n[").find(|section| {
@@ -180,11 +180,11 @@ fn a_property_has_one_value_whichever_of_its_names_is_given() {
     );
     let twice = format!("{REQUIRED}[kafka]\n'compression.codec' = 'gzip'\n'compression.type' = 'lz4'\n");
     let error = Case { file: &twice, ..NOTHING }.config().err().map(|error| error.to_string()).unwrap_or_default();
-    assert!(error.contains("two names of one property"), "{error}");
+    assert!(error.contains("two names for one property"), "{error}");
 }
 
 #[test]
-fn what_is_required_and_given_nowhere_is_a_usage_error() {
+fn a_missing_required_setting_is_a_usage_error() {
     for (file, error) in [
         ("", "missing required settings: slot, publication, brokers"),
         ("on_error = 'dead-letter'", "missing required settings: slot, publication, brokers, dead_letter_topic"),
@@ -211,23 +211,23 @@ fn a_temporary_slot_needs_no_name() {
 }
 
 #[test]
-fn a_wrong_value_is_a_usage_error_unless_it_stands_in_the_file() {
+fn an_invalid_value_is_a_usage_error_unless_it_is_in_the_file() {
     for (key, text, why) in [
         (Key::Slot, "Orders", "invalid slot name \"Orders\": use 1 to 63 of a-z, 0-9 and _"),
         (Key::Publication, "", "invalid publication name: use 1 to 63 bytes"),
         (Key::TopicPrefix, "a b", "invalid topic prefix: use 1 to 200 of A-Z, a-z, 0-9, '.', '_' and '-'"),
-        (Key::Brokers, "", "it is empty"),
-        (Key::Brokers, "SASL_SSL://k:9092", "a broker is HOST:PORT, without a scheme such as SASL_SSL://"),
+        (Key::Brokers, "", "empty value"),
+        (Key::Brokers, "SASL_SSL://k:9092", "invalid broker: write HOST:PORT, without a scheme such as SASL_SSL://"),
         (Key::Sink, "kafak", "invalid value \"kafak\": use kafka or stdout"),
         (
             Key::Startpos,
             "0/xyz",
             "invalid LSN \"0/xyz\": write two hexadecimal numbers of up to 8 digits, as in 0/16B3748",
         ),
-        (Key::Endpos, "0/0", "0/0 is no position in the WAL"),
-        (Key::StatusInterval, "5", "the unit is missing: write \"200ms\", \"30s\" or \"5m\""),
-        (Key::StatusInterval, "10ms", "out of bounds: 50ms to 1h is allowed"),
-        (Key::StallTimeout, "forever", "out of bounds: \"forever\" is not allowed here, 1day is the most"),
+        (Key::Endpos, "0/0", "0/0 is not a valid position: write an LSN such as 0/16B3748"),
+        (Key::StatusInterval, "5", "missing unit: write \"200ms\", \"30s\" or \"5m\""),
+        (Key::StatusInterval, "10ms", "out of range: expected 50ms to 1h"),
+        (Key::StallTimeout, "forever", "out of range: \"forever\" is not allowed here, the maximum is 1day"),
     ] {
         let flags = [(key, text)];
         let error = Case { flags: &flags, file: REQUIRED, ..NOTHING }.error();
@@ -248,13 +248,13 @@ fn a_wrong_value_is_a_usage_error_unless_it_stands_in_the_file() {
         assert_eq!(error.exit_code(), ExitCode::Setup);
     }
     for (file, why) in [
-        ("[memory]\nmax = '1KiB'", "walcat.toml:2: memory.max: out of bounds: 1MiB to 64GiB is allowed"),
-        ("[topics]\npartitions = 0", "walcat.toml:2: topics.partitions: out of bounds: 1 to 100000 is allowed"),
+        ("[memory]\nmax = '1KiB'", "walcat.toml:2: memory.max: out of range: expected 1MiB to 64GiB"),
+        ("[topics]\npartitions = 0", "walcat.toml:2: topics.partitions: out of range: expected 1 to 100000"),
         (
             "[topics]\nreplication_factor = 0",
-            "walcat.toml:2: topics.replication_factor: out of bounds: 1 to 10000 is allowed",
+            "walcat.toml:2: topics.replication_factor: out of range: expected 1 to 10000",
         ),
-        ("verbose = 3", "walcat.toml:1: verbose: out of bounds: 0 to 2 is allowed"),
+        ("verbose = 3", "walcat.toml:1: verbose: out of range: expected 0 to 2"),
     ] {
         let error = Case { file, ..NOTHING }.error();
         assert_eq!((error.to_string().as_str(), error.exit_code()), (why, ExitCode::Setup));
@@ -262,8 +262,8 @@ fn a_wrong_value_is_a_usage_error_unless_it_stands_in_the_file() {
 }
 
 #[test]
-fn a_refused_property_is_a_usage_error_unless_it_stands_in_the_file() {
-    let refused = "refused: only acks=all keeps the promise that what is confirmed to PostgreSQL is in Kafka";
+fn a_refused_property_is_a_usage_error_unless_it_is_in_the_file() {
+    let refused = "refused: only acks=all guarantees that what is confirmed to PostgreSQL is in Kafka";
     let error = Case { properties: &["acks=1"], ..NOTHING }.error();
     assert_eq!(error.to_string(), format!("-X acks: {refused}"));
     assert_eq!(error.exit_code(), ExitCode::Usage);
@@ -275,7 +275,7 @@ fn a_refused_property_is_a_usage_error_unless_it_stands_in_the_file() {
 }
 
 #[test]
-fn settings_that_exclude_each_other_in_one_layer_are_refused() {
+fn settings_that_contradict_each_other_in_one_layer_are_refused() {
     for (first, second) in [
         ((Key::Quiet, "true"), (Key::Verbose, "1")),
         ((Key::CreateSlot, "true"), (Key::TemporarySlot, "true")),
@@ -297,7 +297,7 @@ fn settings_that_exclude_each_other_in_one_layer_are_refused() {
 }
 
 #[test]
-fn of_settings_that_exclude_each_other_the_higher_layer_wins() {
+fn between_settings_that_contradict_each_other_the_higher_layer_wins() {
     let file = format!("{REQUIRED}once = true\ncreate_slot = true\nsink = 'stdout'\nstdout = 'record'\nquiet = true\n");
     let flags = [(Key::Endpos, "0/10"), (Key::TemporarySlot, "true"), (Key::Dump, "json"), (Key::Verbose, "1")];
     let found = settings(&Case { file: &file, flags: &flags, ..NOTHING });
@@ -323,7 +323,7 @@ fn a_flag_without_effect_is_refused_and_a_key_without_effect_is_not() {
 }
 
 #[test]
-fn a_run_for_cron_does_not_wait_for_the_broker_for_ever() {
+fn a_run_for_cron_does_not_wait_for_the_broker_forever() {
     let minute = Budget::Within(Duration::from_secs(60));
     let once = [(Key::Once, "true")];
     assert_eq!(settings(&Case { flags: &once, file: REQUIRED, ..NOTHING }).retry.broker_for, minute);
@@ -332,13 +332,13 @@ fn a_run_for_cron_does_not_wait_for_the_broker_for_ever() {
 }
 
 #[test]
-fn zero_is_where_the_slot_stands() {
+fn zero_is_the_position_of_the_slot() {
     let found = settings(&Case { flags: &[(Key::Startpos, "0/0")], file: REQUIRED, ..NOTHING });
     assert_eq!(found.startpos, None);
 }
 
 #[test]
-fn secrets_are_read_from_where_they_are_kept() {
+fn secrets_are_read_from_files_and_variables() {
     let file = format!("dsn = 'env:DB'\n{REQUIRED}[kafka]\n'sasl.password' = 'env:PW'\n");
     let variables = [("DB", "host=db password=hunter2"), ("PW", "hunter3\n")];
     let found = settings(&Case { file: &file, variables: &variables, ..NOTHING });
@@ -361,7 +361,7 @@ fn a_slot_command_reads_no_secret_of_kafka() {
 }
 
 #[test]
-fn a_missing_file_is_a_matter_of_set_up() {
+fn a_missing_file_is_a_set_up_error() {
     let given = Given { config: Some("/nonexistent/walcat.toml".into()), ..Given::default() };
     let error = Config::load(&given, &|_| None).err().unwrap_or_else(|| panic!("accepted"));
     let wanted = "cannot read the configuration file /nonexistent/walcat.toml: No such file or directory (os error 2)";
@@ -455,4 +455,25 @@ fn the_example_has_every_key_with_its_default() {
         }
     }
     assert!(!found.kafka.is_empty() && !found.topic_properties.is_empty());
+}
+
+#[test]
+fn the_short_text_of_a_choice_names_every_choice() {
+    fn names<T>(choices: &[(&'static str, T)]) -> Vec<&'static str> {
+        choices.iter().map(|(name, _)| *name).collect()
+    }
+    for (key, choices) in [
+        (Key::Sink, names(&Sink::CHOICES)),
+        (Key::Delivery, names(&Delivery::CHOICES)),
+        (Key::Engine, names(&Engine::CHOICES)),
+        (Key::Stdout, names(&StdoutForm::CHOICES)),
+        (Key::Dump, names(&DumpFormat::CHOICES)),
+        (Key::Truncate, names(&Truncate::CHOICES)),
+        (Key::OnError, names(&OnError::CHOICES)),
+        (Key::LogFormat, names(&LogFormat::CHOICES)),
+    ] {
+        for choice in choices {
+            assert!(key.row().summary.contains(choice), "{key}: {choice}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Durations and sizes, as a user writes them: with their unit.
+//! Durations and sizes as a user writes them, with a unit.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use super::error::ValueError;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The longest duration that can be written; longer is `forever`.
+/// The longest duration; use `forever` for no limit.
 const DURATION_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 
-/// How long to go on trying.
+/// How long to keep trying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// Until this has passed; zero is not at all.
+    /// For this long; zero means one attempt.
     Within(Duration),
-    /// Without end.
+    /// Without a limit.
     Forever,
 }
 
 impl Budget {
-    /// The bound, and `None` where there is none.
+    /// The limit, or `None` if there is none.
     #[must_use]
     pub fn limit(self) -> Option<Duration> {
         match self {
@@ -60,7 +60,7 @@ pub fn parse_duration(text: &str, bounds: RangeInclusive<Duration>) -> Result<Du
     }
 }
 
-/// A duration of a second to a day, or `None` where `0s` turns off what it is for.
+/// A duration from a second to a day, or `None` for `0s`, which turns the setting off.
 pub fn parse_interval(text: &str) -> Result<Option<Duration>, ValueError> {
     match parse_budget(text)? {
         Budget::Within(Duration::ZERO) => Ok(None),
@@ -128,21 +128,21 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_number_is_told_that_its_unit_is_missing() {
+    fn a_bare_number_is_refused_because_its_unit_is_missing() {
         for text in ["5", "0", "1.5", "1000"] {
             let error = parse_budget(text).expect_err(text);
-            assert_eq!(error.to_string(), "the unit is missing: write \"200ms\", \"30s\" or \"5m\"");
+            assert_eq!(error.to_string(), "missing unit: write \"200ms\", \"30s\" or \"5m\"");
             assert!(matches!(
                 parse_size(text, 0..=u64::MAX),
                 Err(ValueError::UnitMissing { .. } | ValueError::NotASize)
             ));
         }
         let error = parse_size("64", 0..=u64::MAX).expect_err("no unit");
-        assert_eq!(error.to_string(), "the unit is missing: write \"512KiB\" or \"64MiB\"");
+        assert_eq!(error.to_string(), "missing unit: write \"512KiB\" or \"64MiB\"");
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn an_invalid_duration_is_refused() {
         for text in ["5 parsecs", "s", "-1s", "never", "5m!", "99999999999999999999s"] {
             assert_eq!(parse_budget(text), Err(ValueError::NotADuration), "{text:?}");
         }
@@ -157,10 +157,10 @@ mod tests {
         assert_eq!(parse_duration("1h", bounds.clone()), Ok(3_600 * SECOND));
         for text in ["49ms", "0s", "2h"] {
             let error = parse_duration(text, bounds.clone()).expect_err(text);
-            assert_eq!(error.to_string(), "out of bounds: 50ms to 1h is allowed");
+            assert_eq!(error.to_string(), "out of range: expected 50ms to 1h");
         }
         let error = parse_duration("forever", bounds).expect_err("no bound");
-        assert_eq!(error.to_string(), "out of bounds: \"forever\" is not allowed here, 1h is the most");
+        assert_eq!(error.to_string(), "out of range: \"forever\" is not allowed here, the maximum is 1h");
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
     fn a_size_keeps_its_bounds() {
         for text in ["1023KiB", "65GiB", "18446744073709551615GiB"] {
             let error = parse_size(text, 1 << 20..=64 << 30).expect_err(text);
-            assert_eq!(error.to_string(), "out of bounds: 1MiB to 64GiB is allowed", "{text:?}");
+            assert_eq!(error.to_string(), "out of range: expected 1MiB to 64GiB", "{text:?}");
         }
         assert_eq!(parse_size("1MiB", 1 << 20..=64 << 30), Ok(1 << 20));
         assert_eq!(render_size(0), "0B");

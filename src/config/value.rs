@@ -1,4 +1,4 @@
-//! The values that are neither durations nor sizes: names, positions, choices, numbers.
+//! Values other than durations and sizes: names, positions, choices, numbers.
 
 use std::ops::RangeInclusive;
 
@@ -8,7 +8,7 @@ use crate::lsn::Lsn;
 /// PostgreSQL's `NAMEDATALEN`, less the closing zero.
 const NAME_BYTES_MAX: usize = 63;
 
-/// What Kafka leaves of a topic's 249 characters for the schema and the table is short enough already.
+/// A topic name has at most 249 characters, and the schema and the table need the rest.
 const TOPIC_PREFIX_BYTES_MAX: usize = 200;
 
 /// A slot name as the server allows it (`ReplicationSlotValidateName`).
@@ -21,7 +21,7 @@ pub fn slot(text: &str) -> Result<String, ValueError> {
     }
 }
 
-/// A publication name: any identifier that the server does not cut.
+/// A publication name: any identifier that the server does not truncate.
 pub fn publication(text: &str) -> Result<String, ValueError> {
     if (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.contains('\0') {
         Ok(text.to_owned())
@@ -44,7 +44,7 @@ pub fn not_empty(text: &str) -> Result<String, ValueError> {
     if text.is_empty() { Err(ValueError::Empty) } else { Ok(text.to_owned()) }
 }
 
-/// One or more brokers, parted by commas, each HOST or HOST:PORT; an IPv6 address is in brackets.
+/// One or more brokers, separated by commas, each HOST or HOST:PORT; an IPv6 address is in brackets.
 pub fn brokers(text: &str) -> Result<String, ValueError> {
     let brokers: Vec<&str> = text.split(',').map(str::trim).filter(|broker| !broker.is_empty()).collect();
     if brokers.is_empty() {
@@ -71,13 +71,13 @@ pub fn lsn(text: &str) -> Result<Lsn, ValueError> {
     text.parse().map_err(|_| ValueError::NotAnLsn { given: Echo::new(text) })
 }
 
-/// An LSN that is a position.
+/// An LSN other than 0/0.
 pub fn valid_lsn(text: &str) -> Result<Lsn, ValueError> {
     let lsn = lsn(text)?;
     if lsn.is_valid() { Ok(lsn) } else { Err(ValueError::InvalidLsn) }
 }
 
-/// A parser of one of `choices`.
+/// A parser for one of `choices`.
 pub fn choice<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&str) -> Result<T, ValueError> {
     move |text| match choices.iter().find(|(name, _)| *name == text) {
         Some((_, value)) => Ok(*value),
@@ -92,7 +92,7 @@ pub fn choice<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&str) -
     }
 }
 
-/// `true` or `false`, and the other words that PostgreSQL has for them.
+/// `true` or `false`, or PostgreSQL's other words for them.
 pub fn boolean(text: &str) -> Result<bool, ValueError> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "on" | "yes" => Ok(true),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_an_lsn_but_no_position() {
+    fn zero_is_an_lsn_but_not_a_position() {
         assert_eq!(lsn("0/0"), Ok(Lsn::INVALID));
         assert_eq!(valid_lsn("0/0"), Err(ValueError::InvalidLsn));
         assert_eq!(valid_lsn("0/1"), Ok(Lsn(1)));

@@ -17,10 +17,10 @@ fn two_for_a_command_line_that_is_wrong() {
     let complete = ["stream", "--dsn", "host=/nowhere", "--slot", "s", "--publication", "p", "--brokers", NOBODY];
     for (arguments, texts) in [
         (&["--flubb"] as &[&str], &["unexpected argument '--flubb'"] as &[&str]),
-        (&["--endpos", "0/xyz"], &["--endpos: invalid LSN \"0/xyz\"", "hint: walcat stream --help"]),
+        (&["--endpos", "0/xyz"], &["--endpos: invalid LSN \"0/xyz\"", "hint: see walcat stream --help"]),
         (&["--startpos", "16B3748"], &["--startpos: invalid LSN \"16B3748\"", "hint: "]),
         (&["--startpos", "0/5", "--endpos", "0/4"], &["--endpos and --startpos contradict", "before the start"]),
-        (&["--wait", "5"], &["--wait: the unit is missing", "hint: "]),
+        (&["--wait", "5"], &["--wait: missing unit", "hint: "]),
         (&["--sink", "sock"], &["--sink: invalid value \"sock\": use kafka or stdout", "hint: "]),
         (&["-X", "acks=1"], &["-X acks", "hint: "]),
         (
@@ -40,7 +40,7 @@ fn two_for_a_command_line_that_is_wrong() {
         "WALCAT_BROKERS",
     ]);
     let scheme = Walcat::new(&none).with(&["--brokers", "SASL_SSL://b:9092"]).run().expect_code(2);
-    scheme.expect_log(&["--brokers: a broker is HOST:PORT", "hint: ", "security.protocol"]);
+    scheme.expect_log(&["--brokers: invalid broker: write HOST:PORT", "hint: ", "security.protocol"]);
     let nothing = Walcat::new(&["stream"]).run().expect_code(2);
     nothing.expect_log(&["missing required settings: slot, publication, brokers", "WALCAT_SLOT", "WALCAT_BROKERS"]);
     Walcat::new(&["flubb"]).run().expect_code(2);

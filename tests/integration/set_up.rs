@@ -9,13 +9,14 @@ const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 #[test]
 fn a_configuration_file_that_cannot_be_used_is_named_with_its_line() {
     let run = |path: &str| Walcat::new(&["stream", "--config", path]).run().expect_code(78);
-    run("/nowhere.toml").expect_log(&["configuration file /nowhere.toml", "hint: -c, --config or WALCAT_CONFIG"]);
+    run("/nowhere.toml")
+        .expect_log(&["configuration file /nowhere.toml", "hint: set the path with -c, --config or WALCAT_CONFIG"]);
     let malformed = file("malformed.toml", "slot = \"s\"\ndsn = host\n");
-    run(&malformed).expect_log(&[&format!("{malformed}:2: "), "hint: the file is TOML"]);
+    run(&malformed).expect_log(&[&format!("{malformed}:2: "), "hint: write the file in TOML"]);
     let unknown = file("unknown.toml", "slot = \"s\"\n\ntopic_prefx = \"a\"\n");
-    run(&unknown).expect_log(&[&format!("{unknown}:3: topic_prefx: no such key"), "nearest known key is topic_prefix"]);
+    run(&unknown).expect_log(&[&format!("{unknown}:3: topic_prefx: unknown key"), "did you mean topic_prefix?"]);
     let nested = file("nested.toml", "[retry]\nfro = \"1s\"\n");
-    run(&nested).expect_log(&[&format!("{nested}:2: "), "retry.fro", "nearest known key is retry.for"]);
+    run(&nested).expect_log(&[&format!("{nested}:2: "), "retry.fro", "did you mean retry.for?"]);
     let slot = file("slot.toml", "slot = \"A-b\"\n");
     run(&slot).expect_log(&[&format!("{slot}:1: slot: invalid slot name \"A-b\""), "hint: "]);
 }
