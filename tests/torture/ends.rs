@@ -66,8 +66,9 @@ impl End {
         }
     }
 
-    /// PostgreSQL or Kafka was away when the first contact was made, which is tried once, or PostgreSQL has been for as long
-    /// as `[retry] for`. Once a broker has answered, Kafka is waited for as long as it takes.
+    /// PostgreSQL or all of Kafka was away when the first contact was made, which is tried once, or PostgreSQL has been for as
+    /// long as `[retry] for`. One node of Kafka that answers is enough, and once one has, Kafka is waited for as long as it
+    /// takes.
     fn had_spent_its_budget(&self, windows: &[Window]) -> bool {
         let mut windows = windows.iter().filter(|window| window.meets(self.ended, self.ended, REST));
         windows.any(|window| {
@@ -76,8 +77,8 @@ impl End {
             let lasted = self.ended.saturating_duration_since(window.from.max(self.started));
             match window.what {
                 Trouble::Postgres => was_first_contact || lasted + SLACK >= RETRY_FOR,
-                Trouble::Kafka => was_first_contact,
-                Trouble::Permission => false,
+                Trouble::AllOfKafka => was_first_contact,
+                Trouble::Kafka | Trouble::Permission => false,
             }
         })
     }
@@ -150,8 +151,9 @@ mod tests {
         assert!(explains(&outage(30, Some(50)), 0, 51));
         assert!(!explains(&outage(10, Some(40)), 0, 60), "it was over long since");
         assert!(explains(&outage(50, Some(56)), 55, 56), "the first contact is tried once");
-        assert!(!explains(&[(Trouble::Kafka, 0, None)], 0, 60), "Kafka is waited for as long as it takes");
-        assert!(explains(&[(Trouble::Kafka, 0, None)], 58, 60), "the first contact with it is tried once");
+        assert!(!explains(&[(Trouble::AllOfKafka, 0, None)], 0, 60), "Kafka is waited for as long as it takes");
+        assert!(explains(&[(Trouble::AllOfKafka, 0, None)], 58, 60), "the first contact with it is tried once");
+        assert!(!explains(&[(Trouble::Kafka, 0, None)], 58, 60), "the other nodes answer");
         assert!(!explains(&[(Trouble::Permission, 0, None)], 58, 60));
     }
 
@@ -180,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_signal_that_nobody_sent_and_any_other_exit_are_never_explained() {
-        let all = [(Trouble::Postgres, 0, None), (Trouble::Kafka, 0, None), (Trouble::Permission, 0, None)];
+        let all = [(Trouble::Postgres, 0, None), (Trouble::AllOfKafka, 0, None), (Trouble::Permission, 0, None)];
         let scene = Scene::with(&all);
         let asked = Asked { to_end: true, by_force: true, had_company: true };
         for delivery in [AtLeastOnce, ExactlyOnce] {

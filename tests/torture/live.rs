@@ -162,7 +162,11 @@ impl Judge {
 
     fn look(&mut self, now: Instant) {
         let mut seen = lock(&self.seen);
-        let Some(well_since) = self.troubles.well_since(Trouble::Kafka) else { return };
+        let of_a_node = self.troubles.well_since(Trouble::Kafka);
+        let (Some(of_a_node), Some(of_all)) = (of_a_node, self.troubles.well_since(Trouble::AllOfKafka)) else {
+            return;
+        };
+        let well_since = of_a_node.max(of_all);
         let well_since = seen.repeated.map_or(well_since, |repeated| repeated.max(well_since)) + KAFKA_REST;
         if well_since < now {
             self.fold.look_at_parts(now, well_since, &mut seen.findings);

@@ -93,8 +93,8 @@ impl Fault {
             | Fault::CutBroker
             | Fault::StallBroker
             | Fault::SlowBroker
-            | Fault::CutKafka
             | Fault::RollingRestart => Some(Trouble::Kafka),
+            Fault::CutKafka => Some(Trouble::AllOfKafka),
             Fault::DenyAccess => Some(Trouble::Permission),
             Fault::KillWalcat
             | Fault::RestartWalcat

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 pub enum Trouble {
     /// PostgreSQL is away, or does not answer as it should.
     Postgres,
-    /// A node of Kafka is.
+    /// A node of Kafka is, or one after the other.
     Kafka,
+    /// All nodes of Kafka are.
+    AllOfKafka,
     /// A permission was taken away.
     Permission,
 }
