@@ -45,6 +45,13 @@ pub const BLOCKED_SESSION_MAX: Duration = Duration::from_secs(15);
 /// The same where the server says that the slot holds more WAL than max_wal_size.
 pub const BLOCKED_SESSION_MIN: Duration = Duration::from_secs(2);
 
+/// The largest message, in bytes, that libpq's input buffer may keep its size after. libpq never shrinks that buffer, so the
+/// session is renewed after a larger one.
+pub const MESSAGE_BUFFER_KEPT_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long no such message may have come before the session is renewed: while they keep coming the buffer is needed.
+pub const RENEWAL_REST: Duration = Duration::from_secs(5);
+
 /// How often an outage of Kafka is logged while it lasts.
 pub const OUTAGE_NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 

@@ -127,6 +127,15 @@ impl Feed {
         }
     }
 
+    /// Whether nothing was asked that this session has to see the end of.
+    pub(super) fn is_idle(&self) -> bool {
+        match self {
+            Feed::Streaming(_) => true,
+            Feed::Polling(peek) => !peek.is_asking() && !peek.waits_for_confirmation(),
+            Feed::Closed => false,
+        }
+    }
+
     /// The server's process of the session, while the connection works; 0 where there is none.
     pub(super) fn session_pid(&self) -> i32 {
         match self {

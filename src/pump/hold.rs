@@ -45,7 +45,7 @@ impl Pump {
     /// Gives the session up when it has been of no use for too long, and gets it back when it is.
     pub(super) fn heed_hold(&mut self, now: Instant) -> Result<(), Error> {
         if self.hold.is_released() {
-            return if self.wants_session(now) { self.reclaim(None) } else { Ok(()) };
+            return if self.wants_session(now) { self.reclaim(None, "there is room again") } else { Ok(()) };
         }
         let (is_blocked, outage_since) = (self.is_blocked(now), self.outage_since());
         self.hold = match self.hold {
@@ -129,6 +129,12 @@ impl Pump {
             reason = reason.as_str();
             "nothing can be delivered: giving up the session with PostgreSQL until there is room again; the slot and what \
              is in flight are kept");
+        self.give_up_session(now);
+    }
+
+    /// Ends the session; [`Pump::reclaim`] gets it back.
+    pub(super) fn give_up_session(&mut self, now: Instant) {
+        let confirmed = self.session.feedback().confirmed();
         let update = self.session.feedback().update(now);
         // It would say the same on the next connection.
         let _: Result<(), pg::Error> = self.feed.update(update);
@@ -138,8 +144,8 @@ impl Pump {
         self.hold = Hold::Released { confirmed };
     }
 
-    /// A session that goes on exactly where the last one was given up.
-    fn reclaim(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
+    /// A session that goes on exactly where the last one was given up. `why` begins the line that tells of it.
+    pub(super) fn reclaim(&mut self, deadline: Option<Instant>, why: &str) -> Result<(), Error> {
         let started = match self.connect_again(Duration::ZERO, HOLDER_LOOK, deadline) {
             Ok(started) => started,
             // The caller sees that there is none, and the loop heeds the signal.
@@ -163,7 +169,7 @@ impl Pump {
         self.session.pass_before(taken);
         if deadline.is_none() {
             info!(slot = self.report.slot(), lsn:% = taken, in_flight = self.session.ring().outstanding();
-                "there is room again: the stream goes on");
+                "{why}: the stream goes on");
         }
         Ok(())
     }
@@ -175,7 +181,7 @@ impl Pump {
         if matches!(self.stage, Stage::Stopping { .. }) && self.session.feedback().confirmed() == confirmed {
             return Ok(());
         }
-        self.reclaim(Some(Instant::now() + FINISH_TIMEOUT))?;
+        self.reclaim(Some(Instant::now() + FINISH_TIMEOUT), "the run ends")?;
         if self.hold.is_released() { Err(self.unacknowledged()) } else { Ok(()) }
     }
 }

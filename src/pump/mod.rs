@@ -14,6 +14,7 @@ pub mod output;
 mod reading;
 mod reconnect;
 pub mod recorder;
+mod renewal;
 pub mod report;
 pub mod slot;
 pub mod source;
@@ -39,6 +40,7 @@ use self::output::serve_output;
 pub use self::output::{Dump, Output};
 use self::reading::Read;
 use self::recorder::Recorder;
+use self::renewal::Huge;
 use self::report::Report;
 use self::source::Source;
 use self::start::{Known, Started};
@@ -88,6 +90,7 @@ pub struct Pump {
     signals: StopSignals,
     stage: Stage,
     hold: Hold,
+    huge: Huge,
     times: Times,
     report: Report,
     outage: OutageReport,
@@ -184,6 +187,7 @@ impl Pump {
             signals: parts.signals,
             stage: Stage::Reading,
             hold: Hold::InUse,
+            huge: Huge::default(),
             outage: OutageReport::new(parts.source.slot.clone(), parts.source.dsn.clone(), parts.started.server),
             report: Report::new(parts.source.slot.clone(), parts.times.stats_interval, now),
             times: parts.times,
@@ -268,6 +272,10 @@ impl Pump {
                 return Ok(());
             }
             self.heed_hold(now)?;
+            if self.heed_huge(read, now)? {
+                // libpq may hold the first messages of the new session already.
+                continue;
+            }
             // What the output has just made room for may wait inside libpq, where no readiness tells of it.
             match read {
                 Read::Drained => self.sleep(now)?,
@@ -422,7 +430,8 @@ impl Pump {
         let feed = if self.may_read(now) { self.feed.deadline() } else { None };
         let store = store.filter(|_| !self.watch.is_needed());
         let own = [self.report.deadline(), self.outage.deadline(), self.watch.deadline(), self.hold_deadline()];
-        let others = [feed, self.output.deadline(now), stopping, catalog, store].into_iter().chain(own);
+        let huge = self.huge.deadline(now);
+        let others = [feed, self.output.deadline(now), stopping, catalog, store, huge].into_iter().chain(own);
         others.flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
 

@@ -60,6 +60,7 @@ impl Pump {
     }
 
     fn frame(&mut self, frame: &[u8], now: Instant) -> Result<(), Error> {
+        self.huge.heed(frame.len(), now);
         self.report.frame(frame);
         let handled = self.handle(frame, now);
         // A frame that ends the run by a failure is the one that a recording is wanted for.
@@ -72,6 +73,7 @@ impl Pump {
     fn peeked(&mut self, peeked: &Peeked, now: Instant) -> Result<(), Error> {
         match peeked {
             Peeked::Row(row) => {
+                self.huge.heed(row.message()?.len(), now);
                 self.report.message(row.lsn()?, row.message()?);
                 let step = self.session.accept_message(row.lsn()?, row.message()?, now, unix_now_ns())?;
                 self.follow(step, now).map(drop)

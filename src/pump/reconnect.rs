@@ -10,6 +10,7 @@ use log::{info, warn};
 use super::error::{Error, Remedy};
 use super::hold::Hold;
 use super::output::{Output, serve_output};
+use super::renewal::Huge;
 use super::source::{SlotMode, Source, Takeover};
 use super::start::{self, Known, Started};
 use super::waiting::Waiter;
@@ -175,6 +176,7 @@ impl Pump {
         }
         self.connected_at = now;
         self.hold = Hold::InUse;
+        self.huge = Huge::default();
     }
 
     pub(super) fn go_on(&mut self, started: Started) -> Result<(), Error> {
