@@ -1,6 +1,7 @@
 //! A walcat that delivers at least once: the session and the store as the pump drives them, over a broker that settles
 //! records in any order, late, or not at all.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 struct Broker {
     /// Under way, or there and not reported yet.
     records: Vec<(Ticket, u64)>,
+    /// What was taken since a transaction that was read in part could come again whole.
+    taken: BTreeSet<u64>,
 }
 
 impl Target for Broker {
@@ -33,7 +36,8 @@ impl Target for Broker {
         true
     }
 
-    fn take(&mut self, id: u64, ticket: Ticket, _: bool, _: &World) {
+    fn take(&mut self, id: u64, ticket: Ticket, _: bool, world: &World) {
+        assert!(self.taken.insert(id), "seed {}: {id} is taken twice", world.seed);
         self.records.push((ticket, id));
     }
 
@@ -50,6 +54,8 @@ pub struct AtLeastOnce {
     identity: Identity,
     broker: Broker,
     flushed: Lsn,
+    /// There is no session because it was given up in order.
+    is_released: bool,
 }
 
 impl AtLeastOnce {
@@ -69,7 +75,14 @@ impl AtLeastOnce {
         session.pass_before(start);
         let sender = world.connect(number).map(|()| world.postgres.start_replication(start));
         let path = path.map(Path::to_owned);
-        Ok(AtLeastOnce { number, session, sender, store, path, identity, broker: Broker::default(), flushed: Lsn(0) })
+        let (broker, flushed, is_released) = (Broker::default(), Lsn(0), false);
+        Ok(AtLeastOnce { number, session, sender, store, path, identity, broker, flushed, is_released })
+    }
+
+    /// Gives the session up in order, inside a transaction or not.
+    fn release(&mut self, world: &mut World) {
+        self.update(world);
+        (self.sender, self.is_released, world.postgres.holder) = (None, true, None);
     }
 
     /// What is in flight stays in flight, and the stream goes on after what was read whole.
@@ -84,8 +97,18 @@ impl AtLeastOnce {
         let Start { lsn: start, is_cut, .. } = begin(Some(&known), &facts, &under_way, world)?;
         let last_timeline = self.identity.timeline;
         self.identity.go_on(facts.timeline, self.session.feedback().records_end());
-        self.session.reconnected(world.now).expect("a session");
-        self.session.pass_before(start);
+        let was_released = std::mem::take(&mut self.is_released);
+        // The first attempt may have failed: then it is a connection that was lost.
+        if was_released && !is_cut && facts.timeline == last_timeline && world.random.chance(80) {
+            world.resumed_inside += u32::from(self.session.is_inside_transaction());
+            let taken = self.session.resume_lsn();
+            self.session.resumed(world.now);
+            self.session.pass_before(taken);
+        } else {
+            self.broker.taken.clear();
+            self.session.reconnected(world.now).expect("a session");
+            self.session.pass_before(start);
+        }
         if is_cut {
             self.session.cut(start);
             self.flushed = Lsn::INVALID;
@@ -98,6 +121,21 @@ impl AtLeastOnce {
         assert!(start >= self.flushed, "seed {}: begins before what is confirmed", world.seed);
         self.sender = Some(world.postgres.start_replication(start));
         Ok(())
+    }
+
+    /// Any record may be the next that Kafka has, and its report may come at once or later.
+    fn deliver(&mut self, world: &mut World) {
+        if self.broker.records.is_empty() {
+            return;
+        }
+        let place = world.random.index(self.broker.records.len());
+        let (ticket, id) = self.broker.records[place];
+        world.promise.deliver(id);
+        if world.random.chance(80) {
+            self.broker.records.swap_remove(place);
+            self.session.settle(ticket).expect("a session");
+            self.session.advance();
+        }
     }
 
     fn update(&mut self, world: &mut World) {
@@ -128,20 +166,21 @@ impl Walcat for AtLeastOnce {
         if self.sender.is_some() && world.postgres.holder != Some(self.number) {
             self.sender = None;
         }
-        let Some(sender) = &mut self.sender else { return self.reconnect(world) };
+        if self.sender.is_some() && world.fault(200) {
+            self.release(world);
+        }
+        let Some(sender) = &mut self.sender else {
+            if self.is_released && world.random.chance(50) {
+                self.deliver(world);
+                return Ok(());
+            }
+            return self.reconnect(world);
+        };
         if world.random.chance(60) {
             read(&mut self.session, sender, &mut self.broker, world);
         }
-        if !self.broker.records.is_empty() && world.random.chance(50) {
-            // Any record may be the next.
-            let place = world.random.index(self.broker.records.len());
-            let (ticket, id) = self.broker.records[place];
-            world.promise.deliver(id);
-            if world.random.chance(80) {
-                self.broker.records.swap_remove(place);
-                self.session.settle(ticket).expect("a session");
-                self.session.advance();
-            }
+        if world.random.chance(50) {
+            self.deliver(world);
         }
         self.update(world);
         Ok(())

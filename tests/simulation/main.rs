@@ -34,10 +34,11 @@ fn run(simulate: impl Fn(u64) -> Tally, is_shown: impl Fn(Tally) -> bool) {
     let mut sum = Tally::default();
     for seed in 1..=seeds {
         // What is printed last is the seed of a failure.
-        let Tally { crashes, refused, fenced } = simulate(seed);
+        let Tally { crashes, refused, fenced, resumed_inside } = simulate(seed);
         sum.crashes += crashes;
         sum.refused += refused;
         sum.fenced += fenced;
+        sum.resumed_inside += resumed_inside;
     }
     println!("seeds 1 to {seeds}: {sum:?}");
     assert!(is_shown(sum), "too little has happened: {sum:?}");
@@ -47,7 +48,7 @@ fn run(simulate: impl Fn(u64) -> Tally, is_shown: impl Fn(Tally) -> bool) {
 fn nothing_is_confirmed_that_was_not_delivered_through_any_number_of_crashes() {
     let faults = Faults { moves_slot: false, zombies: false, fails_over: true };
     let simulate = |seed| simulate(seed, faults, |number, world| AtLeastOnce::start(number, None, world));
-    run(simulate, |sum| sum.crashes > 100 && sum.refused > 10);
+    run(simulate, |sum| sum.crashes > 100 && sum.refused > 10 && sum.resumed_inside > 100);
 }
 
 #[test]
@@ -59,7 +60,7 @@ fn nothing_is_confirmed_that_is_not_in_the_state_file() {
         let path = directory.path().join("state.json");
         simulate(seed, faults, |number, world| AtLeastOnce::start(number, Some(&path), world))
     };
-    run(simulate, |sum| sum.crashes > 100 && sum.refused > 100);
+    run(simulate, |sum| sum.crashes > 100 && sum.refused > 100 && sum.resumed_inside > 100);
 }
 
 #[test]

@@ -70,7 +70,9 @@ impl Postgres {
                 let count = if kind == 3 { 0 } else { random.between(1, 6) };
                 // A transaction that began before the one that was committed last.
                 let first = from.saturating_sub(if random.chance(30) { 50 } else { 0 }).max(FIRST);
-                let rows = (0..count).map(|row| Row { lsn: first + row * 10, id: self.id() }).collect();
+                // The rows of one COPY share an LSN.
+                let distance = if self.next_unit % 5 == 0 { 0 } else { 10 };
+                let rows = (0..count).map(|row| Row { lsn: first + row * distance, id: self.id() }).collect();
                 let commit = (first + count * 10).max(from);
                 Unit::Transaction { rows, commit, end: commit + 20 }
             }

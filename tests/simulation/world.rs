@@ -30,6 +30,8 @@ pub struct World {
     /// The operator has read why walcat stopped, and lets it go on.
     pub accept_gap: bool,
     pub has_healed: bool,
+    /// How many sessions went on inside a transaction.
+    pub resumed_inside: u32,
 }
 
 /// Why a process ends by itself.
@@ -70,6 +72,7 @@ impl World {
             promise: Promise::new(seed),
             accept_gap: false,
             has_healed: false,
+            resumed_inside: 0,
         }
     }
 
@@ -181,6 +184,7 @@ pub struct Tally {
     pub crashes: u32,
     pub refused: u32,
     pub fenced: u32,
+    pub resumed_inside: u32,
 }
 
 /// Runs a seed: `start` makes the process of a number.
@@ -236,6 +240,7 @@ pub fn simulate<W: Walcat>(
     }
     world.settle();
     world.promise.check_end(&world.postgres);
+    tally.resumed_inside = world.resumed_inside;
     tally
 }
 
