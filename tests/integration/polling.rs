@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::crashes::{TABLES, Writers, check, random, seed, transactions};
 use crate::exactly_once::check_exactly_once;
-use crate::servers::{Kafka, Postgres, World, eventually, file};
+use crate::servers::{Kafka, Postgres, World, eventually, file, grows_to};
 use crate::walcat::Walcat;
 
 fn polling(world: &World) -> Walcat {
@@ -196,15 +196,15 @@ fn a_pooler_in_transaction_mode_may_lie_between() {
         world.sql(&transactions(1));
     }
     let writers = Writers::start(&world);
-    eventually("the writers have written", 60, || world.sql("SELECT count(*) > 500 FROM journal") == "t");
+    let number = |sql: &str| world.sql(sql).parse::<i64>().expect(sql);
+    grows_to("the writers write", 501, 60, || number("SELECT count(*) FROM journal"));
     writers.stop();
     assert!(!running.has_ended(), "{}", running.log());
-    let end = world.wal_lsn();
+    let end = number("SELECT pg_current_wal_lsn() - '0/0'");
     // Polling moves the slot to commits alone.
     world.sql(&transactions(1));
-    eventually("all is confirmed", 60, || {
-        world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
-    });
+    let confirmed = || number(&format!("SELECT '{}'::pg_lsn - '0/0'", world.confirmed()));
+    grows_to("all is confirmed", end, 60, confirmed);
     running.terminate().expect_code(0);
     check(&world);
 }

@@ -326,6 +326,22 @@ pub fn eventually(what: &str, seconds: u64, mut condition: impl FnMut() -> bool)
     }
 }
 
+/// Waits until a number has grown to its goal or beyond, however slow the machine is, and returns it; fails when it stands
+/// still for so long.
+pub fn grows_to(what: &str, goal: i64, still_seconds: u64, mut number: impl FnMut() -> i64) -> i64 {
+    let (mut last, mut grew_at) = (i64::MIN, std::time::Instant::now());
+    while last < goal {
+        let now = number();
+        if now > last {
+            (last, grew_at) = (now, std::time::Instant::now());
+        }
+        let still_for = grew_at.elapsed();
+        assert!(still_for.as_secs() < still_seconds, "{what}: it stands still at {last} of {goal} for {still_for:?}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    last
+}
+
 /// A file of a test's own, in a directory that only tests write to.
 pub fn file(name: &str, text: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);

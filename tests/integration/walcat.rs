@@ -137,8 +137,9 @@ impl Running {
         Finished { code: status.code(), stdout: String::from_utf8(stdout).expect("UTF-8"), log: self.log() }
     }
 
-    /// SIGTERM, then its end.
-    pub fn terminate(self) -> Finished {
+    /// SIGTERM, then its end, which has a time of its own: on a slow machine the test may have used up the run's.
+    pub fn terminate(mut self) -> Finished {
+        self.deadline = self.deadline.max(Instant::now() + DEADLINE);
         self.signal(libc::SIGTERM);
         self.wait()
     }
@@ -193,4 +194,13 @@ impl Finished {
         let (_, rest) = self.log.rsplit_once(&marker).unwrap_or_else(|| panic!("no {name} in:\n{}", self.log));
         rest.split_whitespace().next().and_then(|number| number.parse().ok()).expect(name)
     }
+}
+
+/// The longest tests could fail so on a slow machine, with everything delivered.
+#[test]
+fn a_run_that_has_used_up_its_time_is_given_time_to_end() {
+    let world = crate::servers::World::new("CREATE TABLE t (id int PRIMARY KEY)");
+    let running = world.stream_to_kafka().deadline(0).spawn();
+    world.confirm_change("INSERT INTO t VALUES (1)", 60);
+    running.terminate().expect_code(0);
 }
