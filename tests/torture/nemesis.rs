@@ -47,11 +47,12 @@ pub enum Fault {
     RollingRestart,
     LoseTopic,
     DenyAccess,
+    DenyCommit,
     StarveMain,
 }
 
 impl Fault {
-    const ALL: [(Fault, &'static str); 24] = [
+    const ALL: [(Fault, &'static str); 25] = [
         (Fault::KillWalcat, "kill-walcat"),
         (Fault::RestartWalcat, "restart-walcat"),
         (Fault::FreezeWalcat, "freeze-walcat"),
@@ -75,6 +76,7 @@ impl Fault {
         (Fault::RollingRestart, "rolling-restart"),
         (Fault::LoseTopic, "lose-topic"),
         (Fault::DenyAccess, "deny-access"),
+        (Fault::DenyCommit, "deny-commit"),
         (Fault::StarveMain, "starve-main"),
     ];
 
@@ -95,7 +97,7 @@ impl Fault {
             | Fault::SlowBroker
             | Fault::RollingRestart => Some(Trouble::Kafka),
             Fault::CutKafka => Some(Trouble::AllOfKafka),
-            Fault::DenyAccess => Some(Trouble::Permission),
+            Fault::DenyAccess | Fault::DenyCommit => Some(Trouble::Permission),
             Fault::KillWalcat
             | Fault::RestartWalcat
             | Fault::FreezeWalcat
@@ -129,7 +131,7 @@ impl Fault {
         }
         let has_coordinator = options.delivery == Delivery::ExactlyOnce;
         let can_be = |fault| match fault {
-            Fault::KillCoordinator => has_coordinator,
+            Fault::KillCoordinator | Fault::DenyCommit => has_coordinator,
             Fault::Failover => options.postgres >= 17,
             _ => true,
         };
@@ -145,7 +147,6 @@ pub struct Nemesis<'a> {
     pub seed: Seed,
     writers: &'a Writers,
     troubles: &'a Troubles,
-    delivery: Delivery,
     next_node: usize,
     /// The first row of `fleeting` that was written after its topic was deleted for the last time.
     pub fleeting_from: i64,
@@ -161,14 +162,12 @@ impl<'a> Nemesis<'a> {
         mut seed: Seed,
     ) -> Self {
         let next_node = 1 + usize::try_from(seed.below(NODES as u64)).unwrap_or(0);
-        let delivery = Delivery::AtLeastOnce;
-        Nemesis { cluster, walcat, report, seed, writers, troubles, delivery, next_node, fleeting_from: 0 }
+        Nemesis { cluster, walcat, report, seed, writers, troubles, next_node, fleeting_from: 0 }
     }
 
     /// Injects faults for a while, and until each has had its turn.
     pub fn run(&mut self, options: &Options) -> Result<()> {
         let chosen = Fault::chosen(options)?;
-        self.delivery = options.delivery;
         if chosen.iter().any(|(fault, _)| *fault == Fault::Failover) {
             self.cluster.start_standby()?;
             self.report.step("a standby follows");
@@ -282,6 +281,7 @@ impl<'a> Nemesis<'a> {
             }
             Fault::LoseTopic => self.lose_topic(name)?,
             Fault::DenyAccess => self.deny_access(name)?,
+            Fault::DenyCommit => self.deny_commit(name)?,
             Fault::StarveMain => self.starve_main(name)?,
         }
         Ok(())
@@ -345,18 +345,23 @@ impl<'a> Nemesis<'a> {
 
     /// Something that walcat needs is forbidden for a while.
     fn deny_access(&mut self, name: &str) -> Result<()> {
-        let all: [(&str, &[&str]); 3] = [
-            ("Write", &["--topic", "torture.public.account"]),
-            ("Write", &["--topic", "*"]),
-            ("Write", &["--transactional-id", "*"]),
-        ];
-        let kinds = if self.delivery == Delivery::ExactlyOnce { 3 } else { 2 };
-        let (operation, resource) = all[usize::try_from(self.seed.below(kinds)).unwrap_or(0)];
+        let topic = if self.seed.percent(50) { "torture.public.account" } else { "*" };
+        let (operation, resource) = ("Write", ["--topic", topic]);
         let time = self.seed.duration(1_000, 5_000);
         self.report.fault(&format!("{name}: {operation} {} for {time:?}", resource.join(" ")));
-        self.cluster.forbid(true, operation, resource)?;
+        self.cluster.forbid(true, operation, &resource)?;
         self.last(time);
-        self.cluster.forbid(false, operation, resource)
+        self.cluster.forbid(false, operation, &resource)
+    }
+
+    /// The transactional id is forbidden for a while: a commit that is asked for then fails for good.
+    fn deny_commit(&mut self, name: &str) -> Result<()> {
+        let time = self.seed.duration(1_000, 5_000);
+        self.report.fault(&format!("{name} for {time:?}"));
+        let resource = ["--transactional-id", "*"];
+        self.cluster.forbid(true, "Write", &resource)?;
+        self.last(time);
+        self.cluster.forbid(false, "Write", &resource)
     }
 
     /// librdkafka's main thread runs for moments only.
