@@ -28,6 +28,7 @@ pub mod ring;
 pub mod session;
 pub mod signal;
 pub mod sink;
+pub mod source;
 pub mod state_file;
 pub mod stats;
 pub mod wire;

@@ -14,13 +14,14 @@ use crate::error::Error;
 use crate::pg::publications::{self, PublishedTable};
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::{self, Connection, Wait, slots};
+use crate::pump;
 use crate::pump::store::Store;
-use crate::pump::{self, start};
 use crate::record::topic::Route;
 use crate::sink::kafka::TopicTemplate;
 use crate::sink::kafka::client::admin::{AdminError, NewTopic};
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::exactly_once::checkpoint;
+use crate::source::open;
 
 /// The newest server that walcat is tested with.
 const NEWEST_MAJOR: i32 = 18;
@@ -181,7 +182,7 @@ fn postgres(
 /// Goes the way of a stream as far as it changes nothing.
 fn rehearse(settings: &StreamSettings, store: Option<Store>, commands: &mut Commands) -> Result<(), pump::Error> {
     let mut store = store.unwrap_or(Store::Slot);
-    start::rehearse(&stream::source(settings), &mut || store.read(), &mut commands.waiter())
+    open::rehearse(&stream::source(settings), &mut || store.read(), &mut commands.waiter())
 }
 
 /// Whether the publications are older than what the slot holds.

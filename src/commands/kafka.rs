@@ -11,8 +11,6 @@ use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::publications::PublishedTable;
 use crate::positions::{FullKeys, Stored};
-use crate::pump::start::Started;
-use crate::pump::waiting::Waiter;
 use crate::record::topic::sanitize;
 use crate::sink;
 use crate::sink::kafka::client::admin::AdminError;
@@ -20,6 +18,8 @@ use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::client::producer;
 use crate::sink::kafka::refusals::dead_letters::OnError;
 use crate::sink::kafka::{self, TopicTemplate};
+use crate::source::open::Started;
+use crate::source::waiting::Waiter;
 
 /// librdkafka's property, and what walcat sets where the user does not.
 const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";

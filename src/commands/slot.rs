@@ -15,10 +15,10 @@ use crate::pg::slots::{self, ReplicationLag, Slot};
 use crate::pg::{self, Connection, Kind};
 use crate::poller::Poller;
 use crate::pump;
-use crate::pump::slot::missing_slot;
-use crate::pump::waiting::Waiter;
-use crate::pump::{slot, start};
 use crate::signal::StopSignals;
+use crate::source::slot::missing_slot;
+use crate::source::waiting::Waiter;
+use crate::source::{open, slot};
 use crate::wire::replication::command::SlotOptions;
 
 /// A connection for commands that are done in a moment, and the means to wait on it.
@@ -66,9 +66,9 @@ pub fn create(settings: &SlotSettings) -> Result<(), Error> {
     let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
     let mut commands = Commands::new()?;
     let mut connection = commands.connect(dsn, settings.engine)?;
-    start::check_version(connection.server_version())?;
+    open::check_version(connection.server_version())?;
     let mut waiter = commands.waiter();
-    start::check_publications(&settings.publications, &settings.slot, &mut connection, &mut waiter)?;
+    open::check_publications(&settings.publications, &settings.slot, &mut connection, &mut waiter)?;
     let options = SlotOptions { temporary: false, failover: settings.failover };
     let lsn = slot::create_slot(dsn, &settings.slot, options, &mut connection, &mut waiter)?;
     print(&format!("slot {} created, starting at {lsn}\n", settings.slot))

@@ -14,10 +14,7 @@ use crate::limits::RING_ENTRIES_MAX;
 use crate::pg::peek;
 use crate::poller::Poller;
 use crate::pump::recorder::{Recorder, Target};
-use crate::pump::source::{Engine, SlotMode, Source, Takeover};
-use crate::pump::start::{self, Started};
 use crate::pump::store::Store;
-use crate::pump::waiting::Waiter;
 use crate::pump::{self, Dump, Dumping, Output, Parts, Pump, Times};
 use crate::record::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::recording::Header;
@@ -26,6 +23,9 @@ use crate::signal::StopSignals;
 use crate::sink::kafka::client::link::Addresses;
 use crate::sink::stdout::{self, Lines, StdoutSink};
 use crate::sink::{self, KafkaSink, Sink};
+use crate::source::open::{self, Started};
+use crate::source::options::{Engine, SlotMode, Source, Takeover};
+use crate::source::waiting::Waiter;
 use crate::state_file::StateFile;
 
 /// How long an active slot is waited for where nothing is configured.
@@ -56,7 +56,7 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         // A broker's name that is mistyped is no reason to make a slot, or to hold one.
         drop(kafka::reach(settings, &mut waiter)?);
     }
-    let started = start::start(&source, &mut || store.read(), &mut waiter)?;
+    let started = open::start(&source, &mut || store.read(), &mut waiter)?;
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
     let recorder = recording.map(|target| Recorder::begin(target, &header(settings, &started))).transpose()?;

@@ -14,12 +14,12 @@ use log::{info, warn};
 
 use super::error::Error;
 use super::reconnect::HOLDER_LOOK;
-use super::start;
 use super::{Pump, Stage};
 use crate::limits::{BLOCKED_SESSION_MAX, BLOCKED_SESSION_MIN, FINISH_TIMEOUT};
 use crate::lsn::Lsn;
 use crate::pg;
 use crate::poller::Wakeup;
+use crate::source::open;
 
 /// Whether the session is of use.
 #[derive(Clone, Copy, Debug)]
@@ -153,13 +153,13 @@ impl Pump {
             Err(error) => return Err(error),
         };
         let taken = self.session.resume_lsn();
-        let known = start::Known {
+        let known = open::Known {
             stored: self.identity.at(taken, self.session.records_end()),
             store: "what was read before the session was given up".to_owned(),
         };
         let is_same = started.system.identifier == self.identity.system_identifier
             && started.system.timeline == self.identity.timeline;
-        if !is_same || start::check_stored(Some(&known), &started.facts, false)?.is_cut {
+        if !is_same || open::check_stored(Some(&known), &started.facts, false)?.is_cut {
             // Nothing says that this server decodes as the other did.
             return self.go_on(started);
         }

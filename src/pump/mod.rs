@@ -6,7 +6,6 @@
 mod asking;
 pub mod dumping;
 pub mod error;
-pub mod feed;
 mod gone;
 mod hold;
 mod outage;
@@ -16,12 +15,8 @@ mod reconnect;
 pub mod recorder;
 mod renewal;
 pub mod report;
-pub mod slot;
-pub mod source;
-pub mod start;
 pub mod store;
 pub mod storing;
-pub mod waiting;
 mod watch;
 
 use std::time::{Duration, Instant};
@@ -32,7 +27,6 @@ use mio::Interest;
 use self::asking::Asking;
 pub use self::dumping::{Dumped, Dumping};
 pub use self::error::Error;
-pub use self::feed::{Feed, Received};
 use self::gone::Gone;
 use self::hold::Hold;
 use self::outage::OutageReport;
@@ -42,11 +36,8 @@ use self::reading::Read;
 use self::recorder::Recorder;
 use self::renewal::Huge;
 use self::report::Report;
-use self::source::Source;
-use self::start::{Known, Started};
 use self::store::{Identity, Store};
 use self::storing::Vouched;
-use self::waiting::Waiter;
 use self::watch::Watch;
 use crate::backoff::{Backoff, Policy};
 use crate::limits::{COPY_END_TIMEOUT, FINISH_TIMEOUT};
@@ -57,6 +48,11 @@ use crate::poller::{Poller, Wakeup};
 use crate::positions::{self, Facts};
 use crate::session::Session;
 use crate::signal::StopSignals;
+use crate::source;
+use crate::source::open::{self, Known, Started};
+use crate::source::options::Source;
+use crate::source::waiting::Waiter;
+pub use crate::source::{Feed, Received};
 
 /// Times that the loop keeps.
 #[derive(Clone, Copy, Debug)]
@@ -239,7 +235,7 @@ impl Pump {
         let Some(name) = self.new_slot.take() else { return };
         self.feed.close(true);
         let mut waiter = Waiter::new(&mut self.poller, &mut self.signals).until(Instant::now() + FINISH_TIMEOUT);
-        match slot::drop_new(&self.source, &name, &mut waiter) {
+        match source::slot::drop_new(&self.source, &name, &mut waiter) {
             Ok(()) => info!(slot = name.as_str(); "the slot that was created is dropped again"),
             Err(error) => warn!(slot = name.as_str(), error:% = error;
                 "the slot that was created cannot be dropped again, and holds WAL: drop it"),
@@ -303,9 +299,9 @@ impl Pump {
         self.was_overtaken = false;
         let start = match missing {
             Err(missing) if known.is_none() => {
-                start::accept(Err(missing), Lsn::INVALID, &self.facts, self.source.accept_gap)?
+                open::accept(Err(missing), Lsn::INVALID, &self.facts, self.source.accept_gap)?
             }
-            _ => start::check_stored(known.as_ref(), &self.facts, self.source.accept_gap)?,
+            _ => open::check_stored(known.as_ref(), &self.facts, self.source.accept_gap)?,
         };
         // Accepted once, by somebody who has read it.
         self.source.accept_gap = false;

@@ -11,12 +11,12 @@ use super::error::{Error, Remedy};
 use super::hold::Hold;
 use super::output::{Output, serve_output};
 use super::renewal::Huge;
-use super::source::{SlotMode, Source, Takeover};
-use super::start::{self, Known, Started};
-use super::waiting::Waiter;
 use super::watch::Watch;
 use super::{Pump, Stage};
 use crate::pg;
+use crate::source::open::{self, Known, Started};
+use crate::source::options::{SlotMode, Source, Takeover};
+use crate::source::waiting::Waiter;
 
 /// With exactly-once delivery: how long a slot that another process holds is waited for before it is looked who that is,
 /// and how long before it is looked again.
@@ -147,7 +147,7 @@ impl Pump {
         let started = waiter
             .sleep(delay)
             .map_err(Error::from)
-            .and_then(|()| start::start(&source, &mut || Ok(known.clone()), &mut waiter));
+            .and_then(|()| open::start(&source, &mut || Ok(known.clone()), &mut waiter));
         match failure {
             Some(failure) => Err(failure),
             None => started,

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::error::Error;
-use super::start::Known;
 use super::storing::Vouched;
 use crate::feedback::Feedback;
 use crate::lsn::Lsn;
 use crate::positions::{FullKeys, Reached, Stored};
+use crate::source::open::Known;
 use crate::state_file::StateFile;
 
 /// Where delivered positions are kept.

@@ -9,10 +9,10 @@ use walcat::change::Ticket;
 use walcat::feedback::Confirming;
 use walcat::lsn::Lsn;
 use walcat::positions::{Facts, Start};
-use walcat::pump::start::Known;
 use walcat::pump::store::{Identity, Store};
 use walcat::pump::storing::Vouched;
 use walcat::session::{Sealed, Session};
+use walcat::source::open::Known;
 use walcat::state_file::StateFile;
 
 use crate::postgres::Walsender;

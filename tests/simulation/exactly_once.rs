@@ -9,7 +9,6 @@ use walcat::change::Ticket;
 use walcat::feedback::Confirming;
 use walcat::lsn::Lsn;
 use walcat::positions::{Facts, Stored};
-use walcat::pump::start::Known;
 use walcat::session::{Sealed, Session};
 use walcat::sink::kafka::Error;
 use walcat::sink::kafka::client::transaction_calls::{CallError, failure};
@@ -18,6 +17,7 @@ use walcat::sink::kafka::exactly_once::checkpoint::{
 };
 use walcat::sink::kafka::exactly_once::history::History;
 use walcat::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
+use walcat::source::open::Known;
 
 use crate::kafka::{Record, TRANSACTION_TIMEOUT};
 use crate::postgres::{SLOT, SYSTEM, Walsender};

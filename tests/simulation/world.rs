@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use walcat::lsn::Lsn;
 use walcat::positions::{Disagreement, Facts, Start};
 use walcat::pump;
-use walcat::pump::start::{Known, check_stored};
 use walcat::sink::kafka::exactly_once::checkpoint::Instance;
 use walcat::sink::kafka::exactly_once::history::History;
+use walcat::source::open::{Known, check_stored};
 
 use crate::kafka::Kafka;
 use crate::postgres::{FIRST, Postgres};

@@ -7,11 +7,6 @@ use std::time::Instant;
 
 use log::{info, warn};
 
-use super::error::Error;
-use super::feed::Feed;
-use super::slot;
-use super::source::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
-use super::waiting::Waiter;
 use crate::lsn::Lsn;
 use crate::pg::peek::Peek;
 use crate::pg::publications::{self, PublishedTable};
@@ -20,6 +15,11 @@ use crate::pg::slots;
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection, Server};
 use crate::positions::{self, Disagreement, Facts, Reached, Start, Stored, Switch};
+use crate::pump::Error;
+use crate::source::Feed;
+use crate::source::options::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
+use crate::source::slot;
+use crate::source::waiting::Waiter;
 use crate::wire::replication::command::{self, StartReplication};
 
 /// A position that was delivered, and what messages call the place where it is kept.

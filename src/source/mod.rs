@@ -1,9 +1,13 @@
 //! Where changes come from, as the loop sees it: the replication stream, or the polling of a slot.
 
+pub mod open;
+pub mod options;
+pub mod slot;
+pub mod waiting;
+
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use super::waiting::Waiter;
 use crate::clock::PgTimestamp;
 use crate::feedback::{Stalled, Update};
 use crate::lsn::Lsn;
@@ -11,6 +15,7 @@ use crate::pg;
 use crate::pg::ffi::CopyData;
 use crate::pg::peek::{Peek, Peeked};
 use crate::pg::stream::Stream;
+use crate::source::waiting::Waiter;
 use crate::wire::replication::StatusUpdate;
 
 /// Where changes come from.
@@ -35,7 +40,7 @@ pub enum Received {
 
 impl Feed {
     /// What there is to read now, if anything.
-    pub(super) fn receive(&mut self, now: Instant) -> Result<Option<Received>, pg::Error> {
+    pub(crate) fn receive(&mut self, now: Instant) -> Result<Option<Received>, pg::Error> {
         Ok(match self {
             Feed::Streaming(stream) => stream.receive()?.map(Received::Frame),
             Feed::Polling(peek) => peek.receive(now)?.map(Received::Peeked),
@@ -44,7 +49,7 @@ impl Feed {
     }
 
     /// Whether bytes have arrived since this was asked last. A peek keeps its own clock.
-    pub(super) fn take_sign_of_life(&mut self) -> bool {
+    pub(crate) fn take_sign_of_life(&mut self) -> bool {
         match self {
             Feed::Streaming(stream) => stream.take_sign_of_life(),
             Feed::Polling(_) | Feed::Closed => false,
@@ -52,7 +57,7 @@ impl Feed {
     }
 
     /// Reports the positions.
-    pub(super) fn update(&mut self, update: Update) -> Result<(), pg::Error> {
+    pub(crate) fn update(&mut self, update: Update) -> Result<(), pg::Error> {
         match self {
             Feed::Streaming(stream) => stream.send(&status_update(update)),
             Feed::Polling(peek) => {
@@ -64,14 +69,14 @@ impl Feed {
     }
 
     /// What may be confirmed: a peek goes on with it at once, where a stream waits for the next status update.
-    pub(super) fn confirm(&mut self, lsn: Lsn) {
+    pub(crate) fn confirm(&mut self, lsn: Lsn) {
         if let Feed::Polling(peek) = self {
             peek.confirm(lsn);
         }
     }
 
     /// Sends what is left to send.
-    pub(super) fn flush(&mut self) -> Result<(), pg::Error> {
+    pub(crate) fn flush(&mut self) -> Result<(), pg::Error> {
         match self {
             Feed::Streaming(stream) => stream.flush(),
             Feed::Polling(_) | Feed::Closed => Ok(()),
@@ -79,7 +84,7 @@ impl Feed {
     }
 
     /// The socket to wait for, and whether something is left to send; none while nothing can come.
-    pub(super) fn socket(&self) -> Result<Option<(RawFd, bool)>, pg::Error> {
+    pub(crate) fn socket(&self) -> Result<Option<(RawFd, bool)>, pg::Error> {
         match self {
             Feed::Streaming(stream) => stream.socket().map(Some),
             Feed::Polling(peek) => Ok(peek.socket()),
@@ -88,7 +93,7 @@ impl Feed {
     }
 
     /// When it has to be read again at the latest.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         match self {
             Feed::Streaming(_) | Feed::Closed => None,
             Feed::Polling(peek) => peek.deadline(),
@@ -96,14 +101,14 @@ impl Feed {
     }
 
     /// While nothing is read, silence is ours.
-    pub(super) fn not_reading(&mut self, now: Instant) {
+    pub(crate) fn not_reading(&mut self, now: Instant) {
         if let Feed::Polling(peek) = self {
             peek.not_reading(now);
         }
     }
 
     /// Fails when a peek's server has been silent for too long; a stream's is asked for signs of life.
-    pub(super) fn check_stall(&self, now: Instant) -> Result<(), Stalled> {
+    pub(crate) fn check_stall(&self, now: Instant) -> Result<(), Stalled> {
         match self {
             Feed::Polling(peek) => peek.silent_for(now).map_or(Ok(()), |silent_for| Err(Stalled { silent_for })),
             Feed::Streaming(_) | Feed::Closed => Ok(()),
@@ -111,7 +116,7 @@ impl Feed {
     }
 
     /// Whether nothing more comes before what was read is confirmed.
-    pub(super) fn waits_for_confirmation(&self) -> bool {
+    pub(crate) fn waits_for_confirmation(&self) -> bool {
         match self {
             Feed::Streaming(_) | Feed::Closed => false,
             Feed::Polling(peek) => peek.waits_for_confirmation(),
@@ -119,7 +124,7 @@ impl Feed {
     }
 
     /// Whether the server holds something for this session: the slot, or a peek's snapshot.
-    pub(super) fn is_attached(&self) -> bool {
+    pub(crate) fn is_attached(&self) -> bool {
         match self {
             Feed::Streaming(_) => true,
             Feed::Polling(peek) => peek.is_asking(),
@@ -137,7 +142,7 @@ impl Feed {
     }
 
     /// The server's process of the session, while the connection works; 0 where there is none.
-    pub(super) fn session_pid(&self) -> i32 {
+    pub(crate) fn session_pid(&self) -> i32 {
         match self {
             Feed::Streaming(stream) => stream.session_pid(),
             Feed::Polling(peek) => peek.session_pid(),
@@ -146,7 +151,7 @@ impl Feed {
     }
 
     /// Ends the session, so that another one gets the slot. To cancel what the server does takes a connection that works.
-    pub(super) fn close(&mut self, is_working: bool) {
+    pub(crate) fn close(&mut self, is_working: bool) {
         if let (Feed::Polling(peek), true) = (&mut *self, is_working) {
             peek.cancel();
         }
@@ -154,7 +159,7 @@ impl Feed {
     }
 
     /// Ends it in order, so that the last report is known to be processed.
-    pub(super) fn finish(&mut self, waiter: &mut Waiter<'_>) -> Result<(), pg::Error> {
+    pub(crate) fn finish(&mut self, waiter: &mut Waiter<'_>) -> Result<(), pg::Error> {
         let wait = &mut |socket, direction| waiter.wait(socket, direction);
         match self {
             Feed::Streaming(stream) => stream.finish(wait),

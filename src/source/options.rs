@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::error::Error;
 use crate::lsn::Lsn;
 use crate::pg::Kind;
 use crate::pg::peek;
+use crate::pump::Error;
 
 /// The time between two attempts to connect or to get the slot.
-pub(super) const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What to read, and how to get at it.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ pub enum Engine {
 impl Engine {
     /// A peek that takes longer than the server may be silent looks like a dead connection: it gets twice the time, again
     /// and again until something is read.
-    pub(super) fn be_patient(&mut self, error: &Error, has_read: bool) {
+    pub(crate) fn be_patient(&mut self, error: &Error, has_read: bool) {
         let Engine::Polling(settings) = self else { return };
         if has_read {
             settings.patience_factor = 1;

@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::error::Error;
-use super::source::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
-use super::waiting::Waiter;
 use crate::checks::{TWO_PHASE, two_phase_cure};
 use crate::lsn::Lsn;
 use crate::pg::server;
 use crate::pg::slots::{self, Slot};
 use crate::pg::{self, Connection, Kind, Server};
+use crate::pump::Error;
+use crate::source::options::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
+use crate::source::waiting::Waiter;
 use crate::wire::replication::command::{FAILOVER_SINCE, SlotOptions};
 
 /// Creating a slot says what it waits for after this time, and again each time it has passed.
 const SLOT_NOTICE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The slot that is to be read.
-pub(super) enum Choice {
+pub(crate) enum Choice {
     /// It can be begun with, as far as is known.
     Free { name: String, confirmed: Lsn },
     /// Another process reads it, so that a peek would fail.
@@ -34,7 +34,7 @@ impl From<(String, Lsn)> for Choice {
 }
 
 /// The slot to read and its confirmed position; made or copied where that was asked for.
-pub(super) fn choose(
+pub(crate) fn choose(
     source: &Source,
     database: &str,
     connection: &mut Connection,
@@ -60,7 +60,7 @@ pub(super) fn choose(
 }
 
 /// What [`choose`] would do, without doing it: the confirmed position of the slot; none where one would be made.
-pub(super) fn rehearse(
+pub(crate) fn rehearse(
     source: &Source,
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
@@ -124,7 +124,7 @@ pub fn check_database(slot: &Slot, database: &str) -> Result<(), Error> {
 }
 
 /// The slot, where it exists, is one that can be read. Says whether it exists.
-pub(super) fn check_existing(
+pub(crate) fn check_existing(
     source: &Source,
     database: &str,
     connection: &mut Connection,
@@ -155,14 +155,14 @@ fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
 
 /// A slot that another process holds, as far as it was dealt with.
 #[derive(Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     told: bool,
     taken_over: bool,
 }
 
 impl Held {
     /// Ends the holder where that was asked for, or waits a little.
-    pub(super) fn wait(
+    pub(crate) fn wait(
         &mut self,
         source: &Source,
         began: Instant,
@@ -262,7 +262,7 @@ fn blocking_transactions(
 }
 
 /// Drops a slot that this run has made and cannot use: it would hold WAL for nobody.
-pub(super) fn drop_new(source: &Source, name: &str, waiter: &mut Waiter<'_>) -> Result<(), pg::Error> {
+pub(crate) fn drop_new(source: &Source, name: &str, waiter: &mut Waiter<'_>) -> Result<(), pg::Error> {
     const SLOT_IS_ACTIVE: &str = "55006";
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let mut connection = Connection::connect(source.dsn.as_deref(), source.engine.kind(), wait)?;
