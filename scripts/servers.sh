@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# What the scripts share about the servers they start. Sourced, never run; sets `root`, `servers` and `me`.
+# Shared by the scripts that start servers. It is sourced, never run, and sets `root`, `servers` and `me`.
 #
-# Everything lives in target/servers (WALCAT_SERVERS_DIR moves it, so that several work trees can share one):
+# Everything is in target/servers (set WALCAT_SERVERS_DIR to share another directory between work trees):
 #   kafka-libs/        Apache Kafka's jars                    kafka/NAME/   one cluster
 #   postgres/          PostgreSQL 14, 16, 17, 18 from npm     pg/NAME/      one PostgreSQL
-#   template/          data directories fresh from initdb     lock          held while one of the above is made
+#   template/          new data directories from initdb       lock          held while one of these is created
 
 me=$(basename "$0")
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir -p "${WALCAT_SERVERS_DIR:-$root/target/servers}"
 servers=$(cd "${WALCAT_SERVERS_DIR:-$root/target/servers}" && pwd)
 
-# A PGSERVICE or PGSSLMODE of the user's own would lead our clients astray.
+# The user's PGSERVICE or PGSSLMODE would affect our clients.
 # shellcheck disable=SC2086 # a list of names
 unset ${!PG@}
 
@@ -59,7 +59,7 @@ runs() {
         grep --quiet --fixed-strings -e "$2"
 }
 
-# wait_gone PID SECONDS: false when it is still there after that.
+# wait_gone PID SECONDS: false if the process is still running after that.
 wait_gone() {
     local tries=$(($2 * 20))
     while [ -d "/proc/$1" ]; do
@@ -71,7 +71,7 @@ wait_gone() {
     done
 }
 
-# make_certificates DIR: a throw-away CA (ca.crt) and a server certificate for localhost (server.crt, server.key).
+# make_certificates DIR: a temporary CA (ca.crt) and a server certificate for localhost (server.crt, server.key).
 make_certificates() (
     mkdir -p "$1"
     cd "$1" || exit
@@ -89,8 +89,8 @@ make_certificates() (
 
 # --- PostgreSQL
 
-# PostgreSQL refuses to run as root: root's servers belong to `postgres`, or to `nobody`. That user must be able to
-# reach them, and a tree under /root is out of its reach; then they live in /var/tmp, and target/servers/elsewhere says where.
+# PostgreSQL does not run as root, so root's servers run as `postgres` or `nobody`. If that user cannot access this tree (for
+# example under /root), the servers are in /var/tmp, and target/servers/elsewhere contains the path.
 pg_user=
 pg_servers=$servers
 if [ "$(id -u)" -eq 0 ]; then
@@ -117,22 +117,22 @@ pg_bindir() {
     case $1 in
     15) echo /usr/lib/postgresql/15/bin ;;
     14 | 16 | 17 | 18) echo "$pg_servers/postgres/node_modules/postgres-$1/native/bin" ;;
-    *) usage_error "no PostgreSQL $1 here: 14, 15, 16, 17 or 18" ;;
+    *) usage_error "invalid PostgreSQL version $1: use 14, 15, 16, 17 or 18" ;;
     esac
 }
-# Debian's clients serve every version: npm's packages have none.
+# Debian's clients work with every version; npm's packages have none.
 # shellcheck disable=SC2034 # for those who source this
 pg_client=/usr/lib/postgresql/15/bin
 
 # --- Apache Kafka
 
-# kafka_tool CLASS ARGUMENT...: a quick JVM, for the tools that live for a second.
+# kafka_tool CLASS ARGUMENT...: a JVM that starts fast, for tools that run for a second.
 kafka_tool() {
     java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$servers/kafka-libs/*" \
         -Dlog4j2.configurationFile="$root/tests/servers/log4j2-tools.yaml" "$@"
 }
 
-# --- for those who start servers
+# --- for scripts that start servers
 
 # take_lines COMMAND...: sets a variable for each KEY=VALUE line that the command prints, such as pg-up and kafka-up do.
 take_lines() {
@@ -141,7 +141,7 @@ take_lines() {
     while IFS= read -r line; do printf -v "${line%%=*}" '%s' "${line#*=}"; done <<<"$lines"
 }
 
-# end PID SIGNAL SECONDS: our own child; its exit status, or 137 when it had to be killed.
+# end PID SIGNAL SECONDS: ends our own child; its exit status, or 137 if it had to be killed.
 end() {
     local status=0
     kill -"$2" "$1" 2>/dev/null || true
