@@ -71,8 +71,8 @@ impl fmt::Display for LastTable {
 pub enum Remedy {
     /// A new connection to PostgreSQL.
     Connection,
-    /// To begin again at the checkpoint, with a new producer.
-    Transaction,
+    /// To begin again at what is delivered, with a new producer.
+    Producer,
     /// Nothing.
     None,
 }
@@ -116,7 +116,9 @@ impl Error {
             Error::Postgres(error) if error.retry() == Retry::Backoff => Remedy::Connection,
             Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => Remedy::Connection,
             Error::Session(session::Error::Differs { .. }) => Remedy::Connection,
-            Error::Sink(sink::Error::Kafka(sink::kafka::Error::Aborted { .. })) => Remedy::Transaction,
+            Error::Sink(sink::Error::Kafka(
+                sink::kafka::Error::Aborted { .. } | sink::kafka::Error::TopicGone { .. },
+            )) => Remedy::Producer,
             _ => Remedy::None,
         }
     }

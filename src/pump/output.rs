@@ -49,7 +49,7 @@ impl Output {
         }
     }
 
-    /// A Kafka transaction has failed: fails too when none has been committed for too long.
+    /// What was taken is given up: fails too when nothing has been delivered for too long.
     pub(super) fn has_failed(&mut self, reason: &str, now: Instant) -> Result<(), sink::Error> {
         match self {
             Output::Records(Sink::Kafka(kafka)) => Ok(kafka.has_failed(reason, now)?),
@@ -73,10 +73,18 @@ impl Output {
         }
     }
 
-    /// Begins anew where only the end of a transaction delivers; says whether that is so.
+    /// Whether the stream is to begin again at what is delivered, on whatever connection.
+    pub(super) fn begins_again(&self) -> bool {
+        match self {
+            Output::Records(Sink::Kafka(kafka)) => kafka.begins_again(),
+            _ => false,
+        }
+    }
+
+    /// Begins anew where what was taken is given up; says whether that is so.
     pub(super) fn renew(&mut self, now: Instant) -> Result<bool, sink::Error> {
         match self {
-            Output::Records(Sink::Kafka(kafka)) if kafka.is_transactional() => kafka.renew(now).map(|()| true),
+            Output::Records(Sink::Kafka(kafka)) if kafka.begins_again() => kafka.renew(now).map(|()| true),
             _ => Ok(false),
         }
     }

@@ -1,7 +1,7 @@
 //! A connection to PostgreSQL that is lost is made again, within the budget of `[retry]`. What is in flight stays in
 //! flight meanwhile, and the new stream goes on after the last transaction that was read whole. With exactly-once delivery
 //! the open Kafka transaction is given up and the stream begins again at the checkpoint; so it does when Kafka has given
-//! up a transaction.
+//! up a transaction. In either delivery it begins again at what is delivered when a topic is gone.
 
 use std::time::{Duration, Instant};
 
@@ -52,16 +52,16 @@ impl Pump {
         self.session.feedback().be_patient(matches!(error, Error::Stalled(_)), has_read);
         self.received_at_loss = received.max(self.received_at_loss);
         // Our own session would hold the slot.
-        self.feed.close(error.remedy() == Remedy::Transaction);
+        self.feed.close(error.remedy() == Remedy::Producer);
         self.output.close()?;
-        if error.remedy() == Remedy::Transaction {
+        if error.remedy() == Remedy::Producer {
             self.output.has_failed(&error.to_string(), Instant::now())?;
         }
         let (mut error, began) = (error, Instant::now());
         let mut holder_look = HOLDER_LOOK;
         loop {
             let backoff = match error.remedy() {
-                Remedy::Transaction => &mut self.restarts,
+                Remedy::Producer => &mut self.restarts,
                 Remedy::Connection => &mut self.backoff,
                 Remedy::None => return Err(error),
             };
@@ -113,9 +113,13 @@ impl Pump {
         holder_look: Duration,
         deadline: Option<Instant>,
     ) -> Result<Started, Error> {
+        let at = match self.output.begins_again() {
+            true => self.session.feedback().delivered(),
+            false => self.session.resume_lsn(),
+        };
         // With exactly-once delivery the checkpoint is read once the slot is there.
         let known = self.output.transactions().is_none().then(|| Known {
-            stored: self.identity.at(self.session.resume_lsn(), self.session.records_end()),
+            stored: self.identity.at(at, self.session.records_end()),
             store: "what was read before the connection was lost".to_owned(),
         });
         let source = Source {
@@ -186,10 +190,13 @@ impl Pump {
         if self.output.renew(now)? {
             self.session.restarted(now);
             self.stage = Stage::Reading;
+        } else {
+            self.session.reconnected(now)?;
+        }
+        if self.output.transactions().is_some() {
             // What is known of another server may not be true of this one: the checkpoint tells, and till then the slot.
             self.session.cut(start);
         } else {
-            self.session.reconnected(now)?;
             self.session.pass_before(start);
             if is_cut {
                 self.session.cut(start);

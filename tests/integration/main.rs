@@ -25,6 +25,7 @@ mod failover;
 mod half_open;
 mod hold;
 mod idle;
+mod lost_topics;
 mod memory;
 mod once_and_endpos;
 mod operations;

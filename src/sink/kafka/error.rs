@@ -30,6 +30,9 @@ pub enum Error {
     /// The Kafka transaction is given up: the stream is to begin again from the checkpoint.
     #[error("the Kafka transaction failed: {reason}")]
     Aborted { reason: String },
+    /// A topic that the producer has known is not there any more: what it took for it is to be read again.
+    #[error("the topic {topic} is gone: {code}")]
+    TopicGone { topic: String, code: Code },
     /// More records of one Kafka transaction are refused than can be passed.
     #[error("too many records are refused in one Kafka transaction; the last: {reason}")]
     Passed { reason: String },
@@ -91,7 +94,9 @@ impl Error {
             | Error::Unreached { .. }
             | Error::Aborted { .. }
             | Error::Fenced { .. } => ExitCode::Unavailable,
-            Error::CreateTopic { code, .. } | Error::Refused { code, .. } => exit_code_of(*code),
+            Error::CreateTopic { code, .. } | Error::Refused { code, .. } | Error::TopicGone { code, .. } => {
+                exit_code_of(*code)
+            }
         }
     }
 
@@ -109,7 +114,8 @@ impl Error {
                 "a topic with cleanup.policy=compact takes no record without a key: give the table a primary key or \
                  REPLICA IDENTITY USING INDEX, or set the topic's cleanup.policy to delete; then start walcat again"
             }
-            Error::Refused { code: Code::UnknownTopic | Code::UnknownTopicOrPartition, .. } => {
+            Error::TopicGone { .. } => "start walcat again: nothing is lost but what was in the topic",
+            Error::Refused { code, .. } if is_missing_topic(*code) => {
                 "create the topic, or let walcat do it: [topics] create = true, or auto.create.topics.enable on the broker"
             }
             Error::Refused { code: Code::TopicAuthorizationFailed, .. } => {
@@ -157,10 +163,16 @@ impl Error {
     }
 }
 
+/// Whether a record was refused because there is no such topic, or no such partition of it.
+#[must_use]
+pub fn is_missing_topic(code: Code) -> bool {
+    matches!(code, Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
+}
+
 /// The exit code of a refusal that will not go away by itself.
 fn exit_code_of(code: Code) -> ExitCode {
     match code {
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => ExitCode::Setup,
+        code if is_missing_topic(code) => ExitCode::Setup,
         Code::InvalidTopic | Code::InvalidReplicationFactor | Code::InvalidPartitions | Code::InvalidConfig => {
             ExitCode::Setup
         }
@@ -183,6 +195,7 @@ mod tests {
             (Code::InvalidRecord, ExitCode::Data),
             (Code::UnknownTopicOrPartition, ExitCode::Setup),
             (Code::UnknownTopic, ExitCode::Setup),
+            (Code::UnknownPartition, ExitCode::Setup),
             (Code::TopicAuthorizationFailed, ExitCode::Permission),
             (Code::Fatal, ExitCode::Unavailable),
         ] {

@@ -31,7 +31,7 @@ pub use self::error::Error;
 use self::exactly_once::Transactions;
 use self::exactly_once::fence::find_successor;
 use self::flight::{Flight, Numbering, Ordinal};
-use self::refusals::Failing;
+use self::refusals::Delivering;
 use self::refusals::dead_letters::{DeadLetters, OnError, Refused};
 use self::topics::{BROKERS_START_LIMIT, Held, Release, Waiting};
 use super::{Settled, Taken};
@@ -83,8 +83,7 @@ pub struct KafkaSink {
     /// Tickets settled without a delivery: truncations that were skipped, and records that were refused.
     skipped: VecDeque<Ticket>,
     dead_letters: DeadLetters,
-    /// The open Kafka transaction has failed.
-    failing: Option<Failing>,
+    delivering: Delivering,
     flight: Flight,
     numbering: Numbering,
 }
@@ -109,14 +108,20 @@ impl KafkaSink {
             availability,
             skipped: VecDeque::new(),
             dead_letters: DeadLetters::default(),
-            failing: None,
+            delivering: Delivering::Yes,
             flight: Flight::default(),
             numbering: Numbering::default(),
         })
     }
 
-    /// Begins anew, after a transaction that failed: nothing of what was taken will be delivered. With a new producer, unless
-    /// this one has not delivered anything yet.
+    /// Whether the stream is to begin again at what is delivered, on whatever connection: what was taken since is given up.
+    #[must_use]
+    pub fn begins_again(&self) -> bool {
+        self.is_transactional() || matches!(self.delivering, Delivering::GivenUp)
+    }
+
+    /// Begins anew, after a failure: nothing of what was taken will be delivered. With a new producer, unless this one has
+    /// not delivered anything yet.
     ///
     /// # Errors
     /// Those of [`KafkaSink::new`].
@@ -124,7 +129,7 @@ impl KafkaSink {
         self.close()?;
         self.availability.begin_again(now);
         self.skipped.clear();
-        self.failing = None;
+        self.delivering = Delivering::Yes;
         self.numbering = Numbering::default();
         if self.transactions.as_mut().is_none_or(Transactions::renew) {
             self.link = Link::new(self.link.copy_addresses(), transactional(&self.settings).as_ref())?;
@@ -135,10 +140,10 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// A Kafka transaction has failed, and is to be begun again.
+    /// What was taken is given up, and is to be read again.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] when none has been committed for longer than `broker_for`.
+    /// [`Error::Unreachable`] when nothing has been delivered for longer than `broker_for`.
     pub fn has_failed(&mut self, reason: &str, now: Instant) -> Result<(), Error> {
         let since = self.availability.failed(now);
         self.check_outage(since, reason, now)
@@ -230,7 +235,7 @@ impl KafkaSink {
     #[must_use]
     pub fn has_room(&self, now: Instant) -> bool {
         self.waiting.is_empty()
-            && self.failing.is_none()
+            && matches!(self.delivering, Delivering::Yes)
             && self.flight.bytes() < self.settings.memory_bytes_max
             && self.flight.records() < RECORDS_IN_FLIGHT_MAX as usize
             && self.transactions.as_ref().is_none_or(|transactions| transactions.has_room(now))
@@ -292,10 +297,10 @@ impl KafkaSink {
         }
         self.encoder.release();
         for found in known {
-            self.pass(ticket, &found)?;
+            self.pass(ticket, &found, now)?;
         }
         for new in refused {
-            self.pass_new(ticket, new)?;
+            self.pass_new(ticket, new, now)?;
         }
         if let Some(transactions) = &mut self.transactions {
             transactions.take(ticket, taken.records, change.position.transaction.is_some());
@@ -326,7 +331,9 @@ impl KafkaSink {
         if self.transactions.as_ref().is_some_and(|transactions| transactions.rests()) {
             self.availability.rest(now);
         }
-        self.release(now)?;
+        if matches!(self.delivering, Delivering::Yes) {
+            self.release(now)?;
+        }
         if let (OnError::DeadLetter { topic }, Some(template)) = (&self.settings.on_error, &self.settings.create_topics)
         {
             self.waiting.ensure(self.link.admin(), topic, template, now)?;
@@ -334,7 +341,7 @@ impl KafkaSink {
         // A report that has not been looked at may be the reason for what would fail now.
         if self.link.inbox().reports.is_empty() {
             self.conclude_failing(now)?;
-            if self.failing.is_none() {
+            if matches!(self.delivering, Delivering::Yes) {
                 self.advance_transactions(now)?;
             }
         }
@@ -368,7 +375,10 @@ impl KafkaSink {
             }
             self.availability.delivered(now);
             match (&mut self.transactions, record) {
-                (None, Some((ticket, _))) => return Some(Settled::Delivered(ticket)),
+                (None, Some((ticket, _))) => {
+                    self.availability.committed();
+                    return Some(Settled::Delivered(ticket));
+                }
                 (Some(transactions), None) => transactions.delivered_own(report.offset),
                 (None, None) | (Some(_), Some(_)) => {}
             }
@@ -432,7 +442,7 @@ impl KafkaSink {
         };
         let probe = self.waiting.deadline(self.availability.wants_probe());
         let patience = self.availability.deadline(self.is_under_way());
-        let failing = self.failing.as_ref().map(Failing::deadline);
+        let failing = self.delivering.deadline();
         [broker_for, probe, patience, failing, transactions].into_iter().flatten().min()
     }
 
@@ -478,7 +488,7 @@ impl KafkaSink {
                         let Held { lsn, ordinal, ticket, topic, key, value, .. } = held;
                         let (code, value_bytes) = (Code::MessageSizeTooLarge, value.map_or(0, |value| value.len()));
                         let failure = Failure { code, topic, key, value_bytes };
-                        self.pass_new(ticket, Refused { lsn, ordinal, failure })?;
+                        self.pass_new(ticket, Refused { lsn, ordinal, failure }, now)?;
                         continue;
                     }
                     held
@@ -504,7 +514,7 @@ impl KafkaSink {
                     self.flight.give_back(number);
                     let value_bytes = value.map_or(0, <[u8]>::len);
                     let failure = Failure { code, topic: held.topic, key: held.key, value_bytes };
-                    self.pass_new(ticket, Refused { lsn, ordinal, failure })?;
+                    self.pass_new(ticket, Refused { lsn, ordinal, failure }, now)?;
                 }
             }
         }

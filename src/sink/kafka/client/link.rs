@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 
 use crate::change::RelationIndex;
 use crate::limits::RECORD_OVERHEAD_BYTES;
@@ -167,6 +167,11 @@ impl Link {
         while self.main_queue.length() > 0 {
             self.producer.poll(Duration::ZERO);
         }
+    }
+
+    /// Gives up what was queued and not sent yet: it is reported as purged.
+    pub(in crate::sink::kafka) fn purge(&self) {
+        self.producer.purge(PurgeConfig::default().queue().non_blocking());
     }
 
     /// Opens the topic of a relation, unless it is open.

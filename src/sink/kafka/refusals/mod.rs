@@ -13,6 +13,7 @@ use crate::sink::kafka::client::context::{Failure, UNPROVEN};
 use crate::sink::kafka::client::ffi;
 use crate::sink::kafka::client::link::record_size;
 use crate::sink::kafka::client::transaction_calls::is_fenced;
+use crate::sink::kafka::error::is_missing_topic;
 use crate::sink::kafka::exactly_once::fence::find_successor;
 use crate::sink::kafka::flight::Ordinal;
 use crate::sink::kafka::refusals::dead_letters::{OnError, Refused, is_passable, short_key};
@@ -21,20 +22,42 @@ use crate::sink::kafka::{Error, KafkaSink};
 /// How long the other reports of a Kafka transaction that fails are waited for.
 const COLLECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// A Kafka transaction that will be given up. One refused record fails all the others, most of which are reported as purged,
-/// and some before it: what is wrong shows when all have been heard.
-pub(in crate::sink::kafka) struct Failing {
-    since: Instant,
+/// How long what is under way is waited for before a producer is given up without Kafka transactions: longer than librdkafka
+/// waits for an answer (`socket.timeout.ms`). A request that a broker still has would be written after its repeats.
+const DRAIN_LIMIT: Duration = Duration::from_secs(90);
+
+/// Whether what is taken is delivered.
+#[derive(Debug)]
+pub(super) enum Delivering {
+    /// It is, as far as it is known.
+    Yes,
+    /// It will be given up.
+    Failing(Failing),
+    /// It is given up. With Kafka transactions their ledger knows that.
+    GivenUp,
+}
+
+/// What was taken will be given up. One refused record of a Kafka transaction fails all the others, most of which are
+/// reported as purged, and some before it: what is wrong shows when all have been heard.
+#[derive(Debug)]
+pub(super) struct Failing {
+    /// When the other reports are waited for no longer.
+    deadline: Instant,
     /// What is wrong with which record.
     refusals: Vec<Refused>,
+    /// A record whose topic is not there; one of which a broker says so, if there is one.
+    missing: Option<Refused>,
     /// What was reported first, of those that are not wrong themselves.
     first: Option<Refused>,
 }
 
-impl Failing {
+impl Delivering {
     /// When it is given up at the latest.
-    pub fn deadline(&self) -> Instant {
-        self.since + COLLECT_LIMIT
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Delivering::Failing(failing) => Some(failing.deadline),
+            Delivering::Yes | Delivering::GivenUp => None,
+        }
     }
 }
 
@@ -52,35 +75,70 @@ impl KafkaSink {
     ) -> Result<(), Error> {
         let refused = Refused { lsn, ordinal, failure };
         if self.transactions.is_none() {
-            return self.pass_new(ticket, refused);
+            return self.pass_new(ticket, refused, now);
         }
-        let failing = self.failing.get_or_insert_with(|| Failing { since: now, refusals: Vec::new(), first: None });
-        if refused.failure.is_permanent() || is_passable(refused.failure.code) {
+        self.collect(refused, now);
+        Ok(())
+    }
+
+    /// Keeps a refusal until all reports are there; nothing more is taken.
+    fn collect(&mut self, refused: Refused, now: Instant) {
+        let is_missing = is_missing_topic(refused.failure.code) && !self.is_checkpoint(&refused.failure);
+        let failing = match &mut self.delivering {
+            Delivering::GivenUp => return,
+            Delivering::Failing(failing) => failing,
+            Delivering::Yes => {
+                let is_transactional = self.transactions.is_some();
+                if !is_transactional {
+                    // It will be read again, and need not be sent now.
+                    self.link.purge();
+                }
+                let deadline = now + if is_transactional { COLLECT_LIMIT } else { DRAIN_LIMIT };
+                self.delivering =
+                    Delivering::Failing(Failing { deadline, refusals: Vec::new(), missing: None, first: None });
+                let Delivering::Failing(failing) = &mut self.delivering else { return };
+                failing
+            }
+        };
+        if is_missing {
+            let is_last_word = refused.failure.code == Code::UnknownTopicOrPartition;
+            failing.missing.take_if(|_| is_last_word);
+            failing.missing.get_or_insert(refused);
+        } else if refused.failure.is_permanent() || is_passable(refused.failure.code) {
             failing.refusals.push(refused);
         } else {
             failing.first.get_or_insert(refused);
         }
-        Ok(())
     }
 
-    /// Gives up the Kafka transaction that fails, once its reports are there.
+    /// Gives up what was taken once its reports are there, where it fails.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a record that may not be passed; else [`Error::Aborted`], to be repeated without the others.
-    pub(in crate::sink::kafka) fn conclude_failing(&mut self, now: Instant) -> Result<(), Error> {
+    /// [`Error::Refused`] for a record that may not be passed; else [`Error::TopicGone`], or [`Error::Aborted`], to be
+    /// repeated without the others.
+    pub(super) fn conclude_failing(&mut self, now: Instant) -> Result<(), Error> {
         let is_heard = self.flight.is_empty();
-        let Some(Failing { refusals, first, .. }) =
-            self.failing.take_if(|failing| is_heard || now >= failing.deadline())
-        else {
+        let Delivering::Failing(failing) = &mut self.delivering else { return Ok(()) };
+        if !is_heard && now < failing.deadline {
             return Ok(());
-        };
+        }
+        let (refusals, missing, first) =
+            (std::mem::take(&mut failing.refusals), failing.missing.take(), failing.first.take());
+        self.delivering = if self.is_transactional() { Delivering::Yes } else { Delivering::GivenUp };
+        if let Some(refused) = refusals.iter().find(|refused| !self.may_pass(&refused.failure)) {
+            return Err(self.refusal(refused.clone()));
+        }
+        if let Some(missing) = missing {
+            let Failure { code, topic, .. } = &missing.failure;
+            return Err(match self.is_gone(&missing.failure) {
+                true => Error::TopicGone { topic: topic.clone(), code: *code },
+                false => self.refusal(missing),
+            });
+        }
         let Some(last) = refusals.last() else {
             return first.map_or(Ok(()), |refused| Err(self.refusal(refused)));
         };
         let reason = format!("a record for topic {} is refused: {}", last.failure.topic, last.failure.code);
-        if let Some(refused) = refusals.iter().find(|refused| !self.may_pass(&refused.failure)) {
-            return Err(self.refusal(refused.clone()));
-        }
         for refused in refusals {
             self.tell(&refused);
             if !self.dead_letters.remember(refused) {
@@ -89,6 +147,18 @@ impl KafkaSink {
         }
         // Kafka gives up the whole transaction: it is repeated without these.
         Err(Error::Aborted { reason })
+    }
+
+    /// Whether a record's topic is missing, and was there before or can be made: then the record is read again. librdkafka
+    /// has looked for a topic in vain for as long as it may where the broker's code is reported; a code of its own says
+    /// that it had known the topic.
+    fn is_gone(&self, failure: &Failure) -> bool {
+        let may_come = self.settings.create_topics.is_some() || failure.code != Code::UnknownTopicOrPartition;
+        is_missing_topic(failure.code) && may_come && !self.is_checkpoint(failure)
+    }
+
+    fn is_checkpoint(&self, failure: &Failure) -> bool {
+        self.transactions.as_ref().is_some_and(|transactions| transactions.settings().topic() == failure.topic)
     }
 
     /// How many refused records were passed.
@@ -104,9 +174,7 @@ impl KafkaSink {
         let is_alone = key_bytes + failure.value_bytes >= self.settings.batch_bytes;
         let is_its_own = failure.code != Code::MessageSizeTooLarge || is_alone;
         // Without its checkpoint no transaction is complete: it would be repeated without end.
-        let is_checkpoint =
-            self.transactions.as_ref().is_some_and(|transactions| transactions.settings().topic() == failure.topic);
-        let is_a_changes = !is_letter && !is_checkpoint;
+        let is_a_changes = !is_letter && !self.is_checkpoint(failure);
         self.settings.on_error != OnError::Stop && is_passable(failure.code) && is_its_own && is_a_changes
     }
 
@@ -121,11 +189,15 @@ impl KafkaSink {
     ///
     /// # Errors
     /// [`Error::Refused`] where it does not.
-    pub(in crate::sink::kafka) fn pass_new(&mut self, ticket: Ticket, refused: Refused) -> Result<(), Error> {
+    pub(super) fn pass_new(&mut self, ticket: Ticket, refused: Refused, now: Instant) -> Result<(), Error> {
+        if !matches!(self.delivering, Delivering::Yes) || self.is_gone(&refused.failure) {
+            self.collect(refused, now);
+            return Ok(());
+        }
         if !self.may_pass(&refused.failure) {
             return Err(self.refusal(refused));
         }
-        self.pass(ticket, &refused)?;
+        self.pass(ticket, &refused, now)?;
         self.tell(&refused);
         if self.transactions.is_some() && !self.dead_letters.remember(refused) {
             return Err(Error::Passed { reason: "see the log".to_owned() });
@@ -134,7 +206,7 @@ impl KafkaSink {
     }
 
     /// Leaves a record out: its ticket settles at once, or with the dead letter.
-    pub(in crate::sink::kafka) fn pass(&mut self, ticket: Ticket, refused: &Refused) -> Result<(), Error> {
+    pub(super) fn pass(&mut self, ticket: Ticket, refused: &Refused, now: Instant) -> Result<(), Error> {
         let Refused { lsn, ordinal, failure } = refused;
         let OnError::DeadLetter { topic } = &self.settings.on_error else {
             // In a transaction it settles with the others.
@@ -149,7 +221,7 @@ impl KafkaSink {
         if let Err(code) = letters.produce(key, Some(&value), None, number) {
             self.flight.give_back(number);
             let failure = Failure { code, topic: topic.clone(), key: None, value_bytes: value.len() };
-            return Err(self.refusal(Refused { lsn: *lsn, ordinal: *ordinal, failure }));
+            return self.pass_new(ticket, Refused { lsn: *lsn, ordinal: *ordinal, failure }, now);
         }
         self.flight.add(record_size(key, Some(&value)));
         Ok(())
@@ -170,7 +242,7 @@ impl KafkaSink {
         {
             let cause = cause.as_ref().map_or(failure.code, |cause| cause.code);
             let is_denied = self.waiting.is_denied(&failure.topic);
-            let is_missing = matches!(cause, Code::UnknownTopic | Code::UnknownTopicOrPartition);
+            let is_missing = is_missing_topic(cause);
             if cause == Code::TopicAuthorizationFailed || is_missing && is_denied {
                 return transactions.explain_checkpoint(cause, is_denied);
             }
