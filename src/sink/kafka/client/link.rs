@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 
 use crate::change::RelationIndex;
@@ -16,13 +16,10 @@ use crate::sink::kafka::client::context::{Context, Inbox};
 use crate::sink::kafka::client::ffi::{Native, Queue, Topic, Wake};
 use crate::sink::kafka::client::producer::{self, Transactional};
 use crate::sink::kafka::client::transaction_calls::CallError;
-use crate::sink::kafka::client::transaction_thread::{Call, TransactionThread};
+use crate::sink::kafka::client::transaction_thread::{Call, Done, TransactionThread};
 use crate::sink::kafka::error::Error;
 use crate::sink::kafka::flight::{FLIGHT_MAX, OWN};
 use crate::sink::kafka::topics::ADMIN_TIMEOUT;
-
-/// How long questions about the topics may take; keepalives are not answered meanwhile.
-const TOPICS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long librdkafka's main thread is waited for when it is asked why a transaction has failed.
 const REASON_LIMIT: Duration = Duration::from_secs(2);
@@ -107,12 +104,12 @@ impl Link {
     }
 
     /// The transactional call's result, once, when it is there.
-    pub(in crate::sink::kafka) fn call_result(&mut self) -> Option<Result<(), CallError>> {
+    pub(in crate::sink::kafka) fn call_result(&mut self) -> Option<Result<Done, CallError>> {
         self.thread().result()
     }
 
     /// The same, waited for until the deadline; librdkafka is served meanwhile, as an abort needs it.
-    pub(in crate::sink::kafka) fn wait_for_call(&mut self, deadline: Instant) -> Option<Result<(), CallError>> {
+    pub(in crate::sink::kafka) fn wait_for_call(&mut self, deadline: Instant) -> Option<Result<Done, CallError>> {
         loop {
             self.serve();
             let look_at = (Instant::now() + SERVE_INTERVAL).min(deadline);
@@ -238,30 +235,6 @@ impl Link {
         }
     }
 
-    /// Whether any of the topics is there and was ever written to; also where it takes too long to find out.
-    ///
-    /// # Errors
-    /// [`Error::Aborted`] when the cluster does not say which topics there are.
-    pub(in crate::sink::kafka) fn has_records(&self, topics: &[String]) -> Result<bool, Error> {
-        if topics.is_empty() {
-            return Ok(false);
-        }
-        let deadline = Instant::now() + TOPICS_LIMIT;
-        let client = self.producer.client();
-        let failed = |error: KafkaError| Error::Aborted { reason: format!("the list of topics: {error}") };
-        let metadata = client.fetch_metadata(None, TOPICS_LIMIT).map_err(failed)?;
-        for topic in metadata.topics().iter().filter(|topic| topics.iter().any(|name| name == topic.name())) {
-            for partition in topic.partitions() {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let end = client.fetch_watermarks(topic.name(), partition.id(), left);
-                if left.is_zero() || end.is_ok_and(|(_, end)| end > 0) {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
     /// Queues a record of walcat's own for the checkpoint topic; returns its size.
     ///
     /// # Errors
@@ -281,4 +254,40 @@ fn open(client: Native, name: &str) -> Result<Topic, Error> {
 #[must_use]
 pub fn record_size(key: Option<&[u8]>, value: Option<&[u8]>) -> usize {
     key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + RECORD_OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::BaseRecord;
+
+    use super::*;
+
+    const ROUND_TRIP: Duration = Duration::from_millis(500);
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_loop_goes_on_while_slow_brokers_are_asked_what_was_written_to_the_topics() {
+        let cluster = MockCluster::new(1).unwrap();
+        let addresses = Addresses { brokers: cluster.bootstrap_servers(), properties: Vec::new() };
+        let topics = ["t", "u"].map(str::to_owned);
+        topics.iter().for_each(|topic| cluster.create_topic(topic, 1, 1).unwrap());
+        let transactional = Transactional { id: "i".to_owned(), timeout: LIMIT };
+        let ask = || {
+            let mut link = Link::new(addresses.clone(), Some(&transactional)).unwrap();
+            let asked_at = Instant::now();
+            link.call(Call::Init { topics: topics.to_vec() });
+            assert!(asked_at.elapsed() < ROUND_TRIP, "the loop has waited for {:?}", asked_at.elapsed());
+            assert_eq!(link.call_result(), None);
+            link.wait_for_call(asked_at + LIMIT).expect("in time").unwrap()
+        };
+        cluster.broker_round_trip_time(1, ROUND_TRIP).unwrap();
+        assert_eq!(ask(), Done::Begun { is_any_written: false });
+
+        let plain = Link::new(addresses.clone(), None).unwrap();
+        let record = BaseRecord::<(), str, usize>::with_opaque_to("u", 7).payload("x");
+        plain.producer.send(record).map_err(|(error, _)| error).unwrap();
+        plain.producer.flush(LIMIT).unwrap();
+        assert_eq!(ask(), Done::Begun { is_any_written: true });
+    }
 }

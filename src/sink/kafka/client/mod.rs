@@ -7,5 +7,6 @@ pub mod inquiry;
 pub mod link;
 pub mod producer;
 pub(in crate::sink::kafka) mod request_size;
+mod topic_ends;
 pub mod transaction_calls;
 pub mod transaction_thread;

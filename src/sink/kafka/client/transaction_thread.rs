@@ -30,13 +30,18 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 
 use crate::sink::kafka::client::context::Context;
 use crate::sink::kafka::client::ffi::{Native, Wake};
+use crate::sink::kafka::client::topic_ends::is_any_written;
 use crate::sink::kafka::client::transaction_calls::{self, CallError};
 
 /// What librdkafka is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// To take the transactional id, however long that takes, and to begin a transaction.
-    Init,
+    /// To take the transactional id, however long that takes, and to begin a transaction. Then, whether any of these topics
+    /// was ever written to.
+    Init {
+        /// Their names.
+        topics: Vec<String>,
+    },
     /// To commit the transaction within this time, and to begin the next one: it costs nothing until a record is in it.
     Commit(Duration),
     /// To give the transaction up within this time.
@@ -45,10 +50,22 @@ pub enum Call {
     Reason,
 }
 
+/// What a call that succeeded says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The transactional id is ours.
+    Begun {
+        /// Whether any of the topics was ever written to.
+        is_any_written: bool,
+    },
+    /// The transaction is over.
+    Ended,
+}
+
 /// The thread, as the loop sees it.
 pub struct TransactionThread {
     calls: Sender<Call>,
-    results: Receiver<Result<(), CallError>>,
+    results: Receiver<Result<Done, CallError>>,
     is_calling: bool,
 }
 
@@ -81,7 +98,7 @@ impl TransactionThread {
     }
 
     /// The call's result, once, when it is there.
-    pub fn result(&mut self) -> Option<Result<(), CallError>> {
+    pub fn result(&mut self) -> Option<Result<Done, CallError>> {
         match self.results.try_recv() {
             Ok(result) => {
                 self.is_calling = false;
@@ -93,7 +110,7 @@ impl TransactionThread {
     }
 
     /// The call's result, waited for until the deadline.
-    pub fn wait(&mut self, deadline: Instant) -> Option<Result<(), CallError>> {
+    pub fn wait(&mut self, deadline: Instant) -> Option<Result<Done, CallError>> {
         match self.results.recv_deadline(deadline) {
             Ok(result) => {
                 self.is_calling = false;
@@ -108,18 +125,22 @@ impl TransactionThread {
 fn work(
     producer: &BaseProducer<Context>,
     calls: &Receiver<Call>,
-    results: &Sender<Result<(), CallError>>,
+    results: &Sender<Result<Done, CallError>>,
     wake: &Wake,
 ) {
     let client = Native::new(producer.client().native_ptr()).expect("a producer has a client");
     for call in calls {
         let result = match call {
-            Call::Init => transaction_calls::init(client).and_then(|()| transaction_calls::begin(client)),
+            Call::Init { topics } => transaction_calls::init(client)
+                .and_then(|()| transaction_calls::begin(client))
+                .and_then(|()| is_any_written(producer.client(), &topics))
+                .map(|is_any_written| Done::Begun { is_any_written }),
             Call::Commit(limit) => {
-                transaction_calls::commit(client, limit).and_then(|()| transaction_calls::begin(client))
+                let committed = transaction_calls::commit(client, limit);
+                committed.and_then(|()| transaction_calls::begin(client)).map(|()| Done::Ended)
             }
-            Call::Abort(limit) => transaction_calls::abort(client, limit),
-            Call::Reason => transaction_calls::begin(client),
+            Call::Abort(limit) => transaction_calls::abort(client, limit).map(|()| Done::Ended),
+            Call::Reason => transaction_calls::begin(client).map(|()| Done::Ended),
         };
         if results.send(result).is_err() {
             return;

@@ -26,7 +26,7 @@ use crate::lsn::Lsn;
 use crate::positions::Stored;
 use crate::sink::kafka::client::link::Link;
 use crate::sink::kafka::client::transaction_calls::{CallError, failure, is_fenced};
-use crate::sink::kafka::client::transaction_thread::Call;
+use crate::sink::kafka::client::transaction_thread::{Call, Done};
 use crate::sink::kafka::error::Error;
 use crate::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
 use crate::sink::kafka::flight::Flight;
@@ -80,6 +80,8 @@ pub struct Transactions {
     ledger: Ledger,
     /// Of the checkpoint topic, while it is read.
     reader: Option<Box<Reader>>,
+    /// Whether something was written to the topics of the tables before the id was taken.
+    is_any_written: bool,
 }
 
 impl Transactions {
@@ -89,7 +91,7 @@ impl Transactions {
         let Settings { interval, records_max, timeout, .. } = settings;
         let bounds = Bounds { interval, records_max, timeout };
         let ledger = Ledger::new(bounds, settings.identity.clone(), Instance::this());
-        Transactions { settings, ledger, reader: None }
+        Transactions { settings, ledger, reader: None, is_any_written: false }
     }
 
     /// Begins anew; says whether that takes a new producer.
@@ -158,13 +160,15 @@ impl Transactions {
                 if waiting.ensure_checkpoints(link.admin(), &topic, now)? {
                     // Not before: to open it asks the broker, which may make it in a way of its own.
                     link.open_checkpoints(&topic)?;
-                    link.call(Call::Init);
+                    // A topic that is made anew after this process had stored a position is one that was lost.
+                    let is_asked = !self.ledger.known().is_valid();
+                    let topics = if is_asked { self.settings.read_topics.clone() } else { Vec::new() };
+                    link.call(Call::Init { topics });
                     self.ledger.asked();
                 }
             }
             Task::Announce => {
-                // A topic that is made anew after this process had stored a position is one that was lost.
-                let is_read = self.ledger.known().is_valid() || link.has_records(&self.settings.read_topics)?;
+                let is_read = self.ledger.known().is_valid() || self.is_any_written;
                 let unread_slot_at = (!is_read).then_some(self.settings.slot_at);
                 let start = checkpoint::Start { instance: self.ledger.instance().clone(), unread_slot_at };
                 let start = checkpoint::render_start(start);
@@ -177,7 +181,11 @@ impl Transactions {
                 self.ledger.asked();
             }
             Task::Await => {
-                let answer = link.call_result().map(|result| self.ledger.answered(result, now));
+                let result = link.call_result();
+                if let Some(Ok(Done::Begun { is_any_written })) = result {
+                    self.is_any_written = is_any_written;
+                }
+                let answer = result.map(|result| self.ledger.answered(result.map(drop), now));
                 if let Some(stored) = answer.transpose().map_err(|error| self.explain(error))?.flatten() {
                     let slot = self.settings.identity.slot.as_str();
                     debug!(slot, stored:% = stored; "transaction committed");

@@ -1,0 +1,40 @@
+//! Whether topics were ever written to: a slot that was read before has left records there.
+//!
+//! These questions wait for the brokers, so they are asked where the transactional calls are made, and never by the loop.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::client::Client;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::sink::kafka::client::context::Context;
+use crate::sink::kafka::client::transaction_calls::CallError;
+
+/// How long all these questions may take together.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Whether any of the topics is there and was ever written to; also where it takes too long to find out.
+///
+/// # Errors
+/// When the cluster does not say which topics there are.
+pub(super) fn is_any_written(client: &Client<Context>, topics: &[String]) -> Result<bool, CallError> {
+    if topics.is_empty() {
+        return Ok(false);
+    }
+    let deadline = Instant::now() + LIMIT;
+    let failed = |error: KafkaError| CallError {
+        code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
+        reason: "the list of topics".to_owned(),
+    };
+    let metadata = client.fetch_metadata(None, LIMIT).map_err(failed)?;
+    for topic in metadata.topics().iter().filter(|topic| topics.iter().any(|name| name == topic.name())) {
+        for partition in topic.partitions() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let end = client.fetch_watermarks(topic.name(), partition.id(), left);
+            if left.is_zero() || end.is_ok_and(|(_, end)| end > 0) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
