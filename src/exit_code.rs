@@ -1,34 +1,34 @@
-//! The exit codes, one table: what a supervisor, a cron job and a script may rely on.
+//! The exit codes, in one table. Supervisors, cron jobs and scripts may rely on them.
 //!
-//! The numbers from 64 on are those of `sysexits.h` where it has one that fits. The man page prints [`ExitCode::TABLE`].
+//! The numbers from 64 are those of `sysexits.h`, if it has one that fits. The manual page prints [`ExitCode::TABLE`].
 
-/// How the process ends.
+/// The result of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
-    /// All that was asked is delivered and confirmed; also a closed pipe, `--help` and a dump.
+    /// Everything requested is delivered and confirmed; also a closed pipe, `--help` and a dump.
     Done = 0,
-    /// The command line.
+    /// The command line is invalid.
     Usage = 2,
-    /// Data that Kafka refuses for good, that is not valid in its encoding, or a recording that is cut.
+    /// Kafka permanently rejects a record, a value is invalid in its encoding, or a recording is truncated.
     Data = 65,
-    /// An input file that is missing or cannot be read.
+    /// An input file does not exist or cannot be read.
     NoInput = 66,
-    /// The server or the broker cannot be reached, or the slot is held, past the budget that applies.
+    /// The server or the broker is unreachable, or the slot is held, for longer than the settings allow.
     Unavailable = 69,
-    /// A defect of walcat, or of a library in it that aborts.
+    /// A defect in walcat or in one of its libraries.
     Defect = 70,
     /// The operating system refused a file or a descriptor.
     Os = 71,
-    /// Stopped with something read and not acknowledged; nothing is lost, start it again.
+    /// A signal stopped walcat before everything it had read was acknowledged; nothing is lost.
     TryAgain = 75,
-    /// The server sent what the protocol does not allow.
+    /// The server sent something that the protocol does not allow.
     Protocol = 76,
     /// Authentication failed or a privilege is missing.
     Permission = 77,
-    /// The set-up: configuration file, conninfo, database, publication, slot, server settings.
+    /// The set-up is wrong: configuration file, conninfo, database, publication, slot, server settings.
     Setup = 78,
-    /// Another instance has taken over; do not start again.
+    /// Another instance has taken over; do not restart.
     Fenced = 79,
 }
 
@@ -84,7 +84,7 @@ impl ExitCode {
         ),
     ];
 
-    /// The number that the process ends with.
+    /// The exit code of the process.
     #[must_use]
     pub fn code(self) -> u8 {
         self as u8
