@@ -18,7 +18,13 @@ const KEPT_KB_MAX: u64 = 24 * 1024;
 
 /// How many records a topic of one partition holds; 0 while it does not answer.
 fn count(consumer: &BaseConsumer, topic: &str) -> i64 {
-    consumer.fetch_watermarks(topic, 0, Duration::from_secs(5)).map_or(0, |(low, high)| high - low)
+    match consumer.fetch_watermarks(topic, 0, Duration::from_secs(5)) {
+        Ok((low, high)) => high - low,
+        Err(error) => {
+            println!("{topic}: {error}");
+            0
+        }
+    }
 }
 
 #[test]
