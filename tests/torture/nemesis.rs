@@ -114,7 +114,7 @@ impl Fault {
     /// In at-least-once a refusal lets librdkafka write a batch again that was under way to a broker that is cut off.
     fn is_usual(self, delivery: Delivery) -> bool {
         match self {
-            Fault::Failover | Fault::LoseTopic | Fault::StarveMain => false,
+            Fault::LoseTopic => false,
             Fault::DenyAccess => delivery == Delivery::ExactlyOnce,
             _ => true,
         }
