@@ -45,6 +45,14 @@ pub struct Position {
     pub processed_unix_ns: i64,
 }
 
+impl Position {
+    /// The LSN that names the unit of confirmation: of the commit record, or of the message that belongs to none.
+    #[must_use]
+    pub fn unit_lsn(&self) -> Lsn {
+        self.transaction.map_or(self.lsn, |transaction| transaction.commit_lsn)
+    }
+}
+
 /// One change.
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'a> {

@@ -104,14 +104,14 @@ impl Ring {
         Ok(())
     }
 
-    /// Settles one record of the entry.
+    /// Settles records of the entry.
     ///
     /// # Errors
-    /// When no entry in flight has this ticket, or all its records are settled.
-    pub fn settle(&mut self, ticket: Ticket) -> Result<(), UnknownTicket> {
+    /// When no entry in flight has this ticket, or fewer of its records are under way.
+    pub fn settle(&mut self, ticket: Ticket, records: u32) -> Result<(), UnknownTicket> {
         let entry = self.entry(ticket)?;
-        entry.outstanding = entry.outstanding.checked_sub(1).ok_or(UnknownTicket(ticket))?;
-        self.outstanding -= 1;
+        entry.outstanding = entry.outstanding.checked_sub(records).ok_or(UnknownTicket(ticket))?;
+        self.outstanding -= u64::from(records);
         Ok(())
     }
 
@@ -221,11 +221,11 @@ mod tests {
         let mut ring = Ring::with_capacity(4);
         let first = sealed(&mut ring, 2, 10);
         let second = sealed(&mut ring, 1, 20);
-        ring.settle(second).unwrap();
+        ring.settle(second, 1).unwrap();
         assert_eq!(ring.advance(), None);
-        ring.settle(first).unwrap();
+        ring.settle(first, 1).unwrap();
         assert_eq!(ring.advance(), None);
-        ring.settle(first).unwrap();
+        ring.settle(first, 1).unwrap();
         assert_eq!(ring.advance(), confirm(20, 20));
         assert!(ring.is_empty());
     }
@@ -235,7 +235,7 @@ mod tests {
         let mut ring = Ring::with_capacity(4);
         let ticket = ring.open(Lsn(9)).unwrap();
         ring.add(ticket, 1).unwrap();
-        ring.settle(ticket).unwrap();
+        ring.settle(ticket, 1).unwrap();
         assert_eq!(ring.advance(), None);
         ring.seal(ticket, Lsn(10)).unwrap();
         assert_eq!(ring.advance(), confirm(10, 10));
@@ -247,7 +247,7 @@ mod tests {
         let first = sealed(&mut ring, 1, 10);
         sealed(&mut ring, 1, 20);
         assert_eq!(ring.open(Lsn(30)), None);
-        ring.settle(first).unwrap();
+        ring.settle(first, 1).unwrap();
         assert_eq!(ring.advance(), confirm(10, 10));
         assert!(ring.open(Lsn(30)).is_some());
     }
@@ -262,7 +262,7 @@ mod tests {
         // A lower position changes nothing.
         ring.extend_newest(Lsn(20));
         assert_eq!(ring.advance(), None);
-        ring.settle(ticket).unwrap();
+        ring.settle(ticket, 1).unwrap();
         assert_eq!(ring.advance(), confirm(30, 10));
     }
 
@@ -298,7 +298,7 @@ mod tests {
         ring.clear();
         assert!(ring.is_empty());
         assert_eq!(ring.outstanding(), 0);
-        assert_eq!(ring.settle(ticket), Err(UnknownTicket(ticket)));
+        assert_eq!(ring.settle(ticket, 1), Err(UnknownTicket(ticket)));
         assert_ne!(ring.open(Lsn(9)), Some(ticket));
     }
 
@@ -306,10 +306,10 @@ mod tests {
     fn a_record_settled_twice_is_a_defect() {
         let mut ring = Ring::with_capacity(2);
         let ticket = sealed(&mut ring, 1, 10);
-        ring.settle(ticket).unwrap();
-        assert_eq!(ring.settle(ticket), Err(UnknownTicket(ticket)));
+        ring.settle(ticket, 1).unwrap();
+        assert_eq!(ring.settle(ticket, 1), Err(UnknownTicket(ticket)));
         ring.advance();
-        assert_eq!(ring.settle(ticket), Err(UnknownTicket(ticket)));
+        assert_eq!(ring.settle(ticket, 1), Err(UnknownTicket(ticket)));
         assert_eq!(ring.seal(Ticket(7), Lsn(1)), Err(UnknownTicket(Ticket(7))));
     }
 }

@@ -1,5 +1,5 @@
 use clap::error::ErrorKind;
-use clap::{Arg, CommandFactory};
+use clap::Arg;
 
 use super::*;
 use crate::config::{Config, Key, Kind};

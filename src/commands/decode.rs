@@ -10,11 +10,11 @@ use log::warn;
 use crate::error::Error;
 use crate::feedback::{Confirming, Timing};
 use crate::limits::{RING_ENTRIES_MAX, STDOUT_BUFFER_BYTES};
-use crate::pump::{Dumped, Dumping};
+use crate::pump::{self, Dumped, Dumping};
 use crate::record::{self, Encoder, UNAVAILABLE_VALUE};
 use crate::recording::{self, Entry, Header, Reader};
 use crate::relations::Relation;
-use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
+use crate::session::{EnvelopeClock, Goal, Item, Options, Session, Truncations};
 
 /// Prints every whole frame; a recording that is cut ends with exit code 65 after the last of them.
 ///
@@ -55,7 +55,8 @@ fn replay(
     while let Some(entry) = reader.entry().map_err(damaged)? {
         match entry {
             Entry::CopyData(frame) => {
-                match dumping.frame(&mut session, frame, Instant::now(), &mut lines.buffer)? {
+                let item = Item::of_frame(frame, session.feedback().received()).map_err(pump::Error::from)?;
+                match dumping.item(&mut session, &item, Instant::now(), &mut lines.buffer)? {
                     Dumped::Relation(relation) => announced = Some(relation),
                     Dumped::Nothing | Dumped::Beyond => {}
                 }

@@ -1,4 +1,4 @@
-//! Frames to lines, for `--dump json` and `decode`: the session runs as in a stream, so that positions and numbers are
+//! Items to lines, for `--dump json` and `decode`: the session runs as in a stream, so that positions and numbers are
 //! the same, but nothing is confirmed and no sink is touched.
 
 use std::time::Instant;
@@ -9,12 +9,11 @@ use crate::dump::Line;
 use crate::lsn::Lsn;
 use crate::record::{Encoder, Prepared};
 use crate::relations::{Relation, Relations};
-use crate::session::{Session, Step};
+use crate::session::{Item, Session, Step};
 use crate::sink;
-use crate::wire::pgoutput::{self, Context, Message};
-use crate::wire::replication::{self, Frame};
+use crate::wire::pgoutput::Message;
 
-/// What a frame asks of the caller.
+/// What an item asks of the caller.
 #[derive(Debug)]
 pub enum Dumped {
     /// Nothing.
@@ -43,36 +42,35 @@ impl Dumping {
         Dumping { encoder, topics: Vec::new(), prepared: Vec::new(), keepalives, xid: None }
     }
 
-    /// Takes one frame and appends its line.
+    /// Takes one item and appends its line.
     ///
     /// # Errors
     /// [`Error::Session`], and a row that has no record.
-    pub fn frame(
+    pub fn item(
         &mut self,
         session: &mut Session,
-        frame: &[u8],
+        item: &Item<'_>,
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<Dumped, Error> {
-        let step = session.accept(frame, now, 0)?;
+        let step = session.accept(item, now, 0)?;
         if matches!(step, Step::Beyond) {
             return Ok(Dumped::Beyond);
         }
-        // The session has decoded both already: a dump can afford to do it twice.
-        let Ok(frame) = replication::decode(frame) else { return Ok(Dumped::Nothing) };
-        let (lsn, message) = match frame {
-            Frame::Keepalive { wal_end, reply_requested, .. } => {
+        match item {
+            Item::Keepalive { wal_end, reply_requested } => {
                 if self.keepalives {
-                    Line::keepalive(out, wal_end, reply_requested);
+                    Line::keepalive(out, *wal_end, *reply_requested);
                 }
-                return Ok(Dumped::Nothing);
+                Ok(Dumped::Nothing)
             }
-            Frame::XLogData { start, message, .. } => (start, message),
-        };
-        let Ok(message) = pgoutput::decode(message, Context::default()) else { return Ok(Dumped::Nothing) };
-        let dumped = self.line(session, lsn, &message, step, out)?;
-        session.advance();
-        Ok(dumped)
+            Item::Message { lsn, message } => {
+                let dumped = self.line(session, *lsn, message, step, out)?;
+                session.advance();
+                Ok(dumped)
+            }
+            Item::ReadUpTo(_) => Ok(Dumped::Nothing),
+        }
     }
 
     /// What was found out about relations since this was called last.
@@ -116,7 +114,7 @@ impl Dumping {
         let mut line = Line::begin(out, kind, tag, lsn, self.xid.filter(|_| !is_outside));
         let mut dumped = Dumped::Nothing;
         match step {
-            Step::Change(change, ticket) => {
+            Step::Change { change, ticket, .. } => {
                 if let Some(index) = change.relation {
                     self.prepare(session.relations(), index)?;
                 }

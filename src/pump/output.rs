@@ -165,12 +165,11 @@ pub(super) fn serve_output(output: &mut Output, session: &mut Session, now: Inst
     let mut settled = false;
     while let Some(report) = sink.settled(now) {
         match report {
-            Settled::Delivered(ticket) => session.settle(ticket)?,
+            Settled::Delivered(ticket, records) => session.settle(ticket, records)?,
             Settled::Refused(ticket, ordinal, failure) => {
                 session.advance();
                 let lsn = session.ring().position(ticket).unwrap_or(Lsn::INVALID);
-                let Sink::Kafka(kafka) = sink else { continue };
-                kafka.refuse(ticket, (ordinal, failure), lsn, now).map_err(sink::Error::from)?;
+                sink.refuse(ticket, (ordinal, failure), lsn, now)?;
             }
         }
         settled = true;

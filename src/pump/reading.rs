@@ -8,11 +8,10 @@ use super::{Dump, Dumped, Error, Output, Pump, Received, Report, Stage};
 use crate::change::RelationIndex;
 use crate::clock::unix_now_ns;
 use crate::limits::MESSAGES_PER_TURN_MAX;
-use crate::lsn::Lsn;
 use crate::pg::catalog::Question;
 use crate::pg::peek::Peeked;
 use crate::relations::{Relation, Relations};
-use crate::session::{Sealed, Step};
+use crate::session::{Item, Step};
 use crate::sink::Sink;
 
 /// Why reading paused.
@@ -75,34 +74,31 @@ impl Pump {
             Peeked::Row(row) => {
                 self.huge.heed(row.message()?.len(), now);
                 self.report.message(row.lsn()?, row.message()?);
-                let step = self.session.accept_message(row.lsn()?, row.message()?, now, unix_now_ns())?;
-                self.follow(step, now).map(drop)
+                self.accept(&Item::of_message(row.lsn()?, row.message()?)?, now).map(drop)
             }
-            Peeked::ReadUpTo(lsn) => {
-                self.session.read_up_to(*lsn);
-                Ok(())
-            }
+            Peeked::ReadUpTo(lsn) => self.accept(&Item::ReadUpTo(*lsn), now).map(drop),
         }
     }
 
     /// Handles one frame. Says whether it belongs to the job, or lies beyond its end.
     fn handle(&mut self, frame: &[u8], now: Instant) -> Result<bool, Error> {
-        if let Output::Dump(dump) = &mut self.output {
-            let Dump { dumping, lines } = &mut **dump;
-            let dumped = dumping.frame(&mut self.session, frame, now, lines.buffer())?;
-            for (index, prepared) in dumping.take_prepared() {
-                self.report.prepared(self.session.relations().relation(index), &prepared);
-            }
-            return Ok(match dumped {
-                Dumped::Nothing => true,
-                Dumped::Relation(relation) => {
-                    self.ask_catalog(relation, now)?;
-                    true
-                }
-                Dumped::Beyond => false,
-            });
+        let item = Item::of_frame(frame, self.session.feedback().received())?;
+        let Output::Dump(dump) = &mut self.output else { return self.accept(&item, now) };
+        let Dump { dumping, lines } = &mut **dump;
+        let dumped = dumping.item(&mut self.session, &item, now, lines.buffer())?;
+        for (index, prepared) in dumping.take_prepared() {
+            self.report.prepared(self.session.relations().relation(index), &prepared);
         }
-        let step = self.session.accept(frame, now, unix_now_ns())?;
+        match dumped {
+            Dumped::Nothing => {}
+            Dumped::Relation(relation) => self.ask_catalog(relation, now)?,
+            Dumped::Beyond => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn accept(&mut self, item: &Item<'_>, now: Instant) -> Result<bool, Error> {
+        let step = self.session.accept(item, now, unix_now_ns())?;
         self.follow(step, now)
     }
 
@@ -112,15 +108,14 @@ impl Pump {
         match step {
             Step::Nothing => {}
             Step::Relation(message) => self.ask_catalog(Relation::from(&message), now)?,
-            Step::Change(change, ticket) => {
+            Step::Change { change, ticket, sealed } => {
                 if let Some(index) = change.relation {
                     prepare(sink, self.session.relations(), index, &self.report)?;
                 }
                 let taken = sink.take(&change, ticket, now)?;
                 self.session.emitted(&change, ticket, taken.records, taken.values)?;
-                if change.position.transaction.is_none() {
-                    let lsn = self.session.ring().position(ticket).unwrap_or(Lsn::INVALID);
-                    sink.seal(Sealed { commit_lsn: lsn, end_lsn: lsn, xid: 0 });
+                if let Some(sealed) = sealed {
+                    sink.seal(sealed);
                 }
             }
             Step::Sealed(sealed) => {

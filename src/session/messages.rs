@@ -139,7 +139,7 @@ impl Session {
         let index = self.known(lsn, relation)?;
         let (position, ticket) = self.position(lsn, index, processed_unix_ns)?;
         self.counters.changes += 1;
-        Ok(Step::Change(Change { relation: Some(index), operation, position }, ticket))
+        Ok(Step::Change { change: Change { relation: Some(index), operation, position }, ticket, sealed: None })
     }
 
     /// The change that a Truncate is for one of its relations.
@@ -194,7 +194,7 @@ impl Session {
                 data_collection_order: open.message_order,
                 processed_unix_ns: self.envelope_clock(open.transaction.commit_time, processed_unix_ns),
             };
-            return Ok(Step::Change(Change { relation: None, operation, position }, ticket));
+            return Ok(Step::Change { change: Change { relation: None, operation, position }, ticket, sealed: None });
         }
         if self.goal.is_beyond(lsn) {
             self.phase = Phase::Done;
@@ -211,7 +211,8 @@ impl Session {
             data_collection_order: 1,
             processed_unix_ns: self.envelope_clock(self.last_commit_time, processed_unix_ns),
         };
-        Ok(Step::Change(Change { relation: None, operation, position }, ticket))
+        let sealed = Some(Sealed { commit_lsn: lsn, end_lsn: lsn, xid: 0 });
+        Ok(Step::Change { change: Change { relation: None, operation, position }, ticket, sealed })
     }
 
     /// The sink has taken the change as this many records, of which `values` have a value.

@@ -6,6 +6,7 @@
 
 mod error;
 mod goal;
+mod item;
 mod messages;
 mod resumption;
 mod step;
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 pub use self::error::Error;
 pub use self::goal::Goal;
+pub use self::item::Item;
 use self::resumption::Extent;
 pub use self::step::{EnvelopeClock, Sealed, Step, Truncations};
 
@@ -25,8 +27,6 @@ use crate::feedback::{Confirming, Feedback, Timing};
 use crate::lsn::Lsn;
 use crate::relations::{AnnouncedType, Relations};
 use crate::ring::Ring;
-use crate::wire::pgoutput::{self, Context};
-use crate::wire::replication::{self, Frame};
 
 /// The prefix of non-transactional messages that only move a slot on, and become no record.
 pub const IDLE_PREFIX: &str = "walcat.idle";
@@ -218,14 +218,13 @@ impl Session {
         self.feedback.reconnected(now);
     }
 
-    /// Takes one frame. Call it only while [`Session::has_room`].
+    /// Takes one item. Call it only while [`Session::has_room`].
     ///
     /// # Errors
-    /// [`Error::Frame`], [`Error::Message`], [`Error::Order`]: the stream cannot go on; nothing of it is confirmed.
-    pub fn accept<'a>(&mut self, frame: &'a [u8], now: Instant, processed_unix_ns: i64) -> Result<Step<'a>, Error> {
-        let after = self.feedback.received();
-        match replication::decode(frame).map_err(|source| Error::Frame { after, source })? {
-            Frame::Keepalive { wal_end, reply_requested, .. } => {
+    /// [`Error::Order`]: the stream cannot go on; nothing of the item is confirmed.
+    pub fn accept<'a>(&mut self, item: &Item<'a>, now: Instant, processed_unix_ns: i64) -> Result<Step<'a>, Error> {
+        match *item {
+            Item::Keepalive { wal_end, reply_requested } => {
                 self.feedback.heard(wal_end, now);
                 if reply_requested {
                     self.feedback.reply_requested();
@@ -237,40 +236,26 @@ impl Session {
                 }
                 Ok(Step::Nothing)
             }
-            Frame::XLogData { start, message, .. } => self.accept_message(start, message, now, processed_unix_ns),
+            Item::Message { lsn, message } => {
+                self.feedback.heard(lsn, now);
+                self.message(lsn, message, processed_unix_ns)
+            }
+            // The position may lie inside a record, so it is not confirmed.
+            Item::ReadUpTo(lsn) => {
+                if matches!(self.phase, Phase::Between) {
+                    self.reach(lsn);
+                }
+                Ok(Step::Nothing)
+            }
         }
     }
 
-    /// Takes one message of the output plugin with its position. Call it only while [`Session::has_room`].
+    /// `records` of an entry are delivered. Call [`Session::advance`] after a batch of reports.
     ///
     /// # Errors
-    /// [`Error::Message`], [`Error::Order`].
-    pub fn accept_message<'a>(
-        &mut self,
-        lsn: Lsn,
-        message: &'a [u8],
-        now: Instant,
-        processed_unix_ns: i64,
-    ) -> Result<Step<'a>, Error> {
-        self.feedback.heard(lsn, now);
-        let message = pgoutput::decode(message, Context::default()).map_err(|source| Error::Message { lsn, source })?;
-        self.message(lsn, message, processed_unix_ns)
-    }
-
-    /// All that was committed before `lsn` has been read; the position itself may lie inside a record, so it is not
-    /// confirmed.
-    pub fn read_up_to(&mut self, lsn: Lsn) {
-        if matches!(self.phase, Phase::Between) {
-            self.reach(lsn);
-        }
-    }
-
-    /// A record is delivered. Call [`Session::advance`] after a batch of them.
-    ///
-    /// # Errors
-    /// [`Error::Ticket`] when the ticket is not in flight.
-    pub fn settle(&mut self, ticket: Ticket) -> Result<(), Error> {
-        Ok(self.ring.settle(ticket)?)
+    /// [`Error::Ticket`] when the ticket is not in flight, or has fewer records under way.
+    pub fn settle(&mut self, ticket: Ticket, records: u32) -> Result<(), Error> {
+        Ok(self.ring.settle(ticket, records)?)
     }
 
     /// Confirms what has become confirmable.

@@ -30,7 +30,14 @@ pub enum Step<'a> {
     /// Learn a relation before anything else is read.
     Relation(RelationMessage<'a>),
     /// Hand the change to the sink under the ticket, then call [`Session::emitted`](super::Session::emitted).
-    Change(Change<'a>, Ticket),
+    Change {
+        /// The change.
+        change: Change<'a>,
+        /// Names its entry.
+        ticket: Ticket,
+        /// Where the change is a unit of confirmation of its own: seal it once the sink has taken it.
+        sealed: Option<Sealed>,
+    },
     /// The same for each of the relations, by [`Session::truncation`](super::Session::truncation).
     Truncate(Lsn, Oids<'a>),
     /// A transaction that has records ends here.

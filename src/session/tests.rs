@@ -52,17 +52,22 @@ fn session(goal: Goal) -> Session {
         oid: RELATION,
         namespace: "public".into(),
         name: "t".into(),
-        replica_identity: pgoutput::ReplicaIdentity::Default,
+        replica_identity: crate::wire::pgoutput::ReplicaIdentity::Default,
         columns: vec![column],
     };
     session.relations().learn(relation, CatalogAnswer { relation: RELATION, table: None, types: Vec::new() });
     session
 }
 
+fn accept<'a>(session: &mut Session, frame: &'a [u8]) -> Result<Step<'a>, Error> {
+    let item = Item::of_frame(frame, session.feedback().received())?;
+    session.accept(&item, Instant::now(), 0)
+}
+
 /// Feeds a frame; returns the position and ticket of its change, after taking it as one record.
 fn feed(session: &mut Session, frame: &[u8]) -> Result<Option<(Position, Ticket)>, Error> {
-    match session.accept(frame, Instant::now(), 0)? {
-        Step::Change(change, ticket) => {
+    match accept(session, frame)? {
+        Step::Change { change, ticket, .. } => {
             session.emitted(&change, ticket, 1, 1)?;
             Ok(Some((change.position, ticket)))
         }
@@ -83,10 +88,10 @@ fn a_transaction_is_confirmed_by_its_end_once_all_its_records_are_settled() {
     assert_eq!((first.total_order, second.total_order, ticket), (1, 2, same));
     assert_eq!((first.data_collection_order, second.data_collection_order), (1, 2));
     feed(&mut session, &commit(50, 60)).unwrap();
-    session.settle(ticket).unwrap();
+    session.settle(ticket, 1).unwrap();
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(10));
-    session.settle(ticket).unwrap();
+    session.settle(ticket, 1).unwrap();
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(60));
     feed(&mut session, &begin(70)).unwrap();
@@ -105,7 +110,7 @@ fn a_keepalive_confirms_only_what_is_not_in_flight() {
     feed(&mut session, &commit(50, 60)).unwrap();
     feed(&mut session, &keepalive(110, 0)).unwrap();
     assert_eq!(session.feedback().confirmed(), Lsn(20), "a record is under way");
-    session.settle(ticket).unwrap();
+    session.settle(ticket, 1).unwrap();
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(110), "the keepalive's position waited for the record");
 }
@@ -120,7 +125,7 @@ fn no_position_passes_a_message_that_is_under_way() {
     feed(&mut session, &keepalive(90, 1)).unwrap();
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(10));
-    session.settle(ticket).unwrap();
+    session.settle(ticket, 1).unwrap();
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(90));
 }
@@ -155,8 +160,8 @@ fn a_new_connection_goes_on_after_what_was_read_whole() {
     let error = feed(&mut session, &insert(65)).unwrap_err();
     assert!(error.to_string().contains("which it has not announced"), "{error}");
 
-    session.settle(whole).unwrap();
-    session.settle(cut).unwrap();
+    session.settle(whole, 1).unwrap();
+    session.settle(cut, 1).unwrap();
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(60), "a transaction that was cut confirms nothing");
     let relation = session.relations().relation(crate::change::RelationIndex(0)).clone();
@@ -165,7 +170,7 @@ fn a_new_connection_goes_on_after_what_was_read_whole() {
     let (position, again) = change(&mut session, &insert(65));
     assert_eq!((position.total_order, position.data_collection_order), (1, 1));
     feed(&mut session, &commit(70, 80)).unwrap();
-    session.settle(again).unwrap();
+    session.settle(again, 1).unwrap();
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(80));
 }
@@ -183,7 +188,7 @@ fn on_a_server_that_parts_from_the_last_one_an_idle_position_in_flight_is_cut() 
     session.cut(Lsn(80));
     session.cut_goal(Lsn(100));
     assert_eq!((session.resume_lsn(), session.records_end()), (Lsn(80), Lsn(60)));
-    session.settle(ticket).unwrap();
+    session.settle(ticket, 1).unwrap();
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(80), "150 is a position of the other server");
     feed(&mut session, &keepalive(100, 0)).unwrap();
@@ -218,8 +223,8 @@ fn nothing_is_taken_beyond_the_goal() {
     feed(&mut session, &begin(50)).unwrap();
     feed(&mut session, &commit(50, 60)).unwrap();
     assert!(session.is_done());
-    assert!(matches!(session.accept(&begin(60), Instant::now(), 0), Ok(Step::Beyond)));
-    assert!(matches!(session.accept(&message(70), Instant::now(), 0), Ok(Step::Beyond)));
+    assert!(matches!(accept(&mut session, &begin(60)), Ok(Step::Beyond)));
+    assert!(matches!(accept(&mut session, &message(70)), Ok(Step::Beyond)));
 }
 
 #[test]
@@ -277,7 +282,7 @@ fn a_session_that_was_given_up_goes_on_after_the_last_change_that_was_taken() {
     change(&mut session, &insert(40));
     feed(&mut session, &commit(50, 60)).unwrap();
     for _ in 0..4 {
-        session.settle(ticket).unwrap();
+        session.settle(ticket, 1).unwrap();
     }
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(60));
@@ -296,7 +301,7 @@ fn a_transaction_that_comes_again_with_other_changes_is_read_anew() {
         let (_, ticket) = change(&mut session, &insert(30));
         change(&mut session, &insert(30));
         let again = |session: &mut Session, frames: &[Vec<u8>]| {
-            frames.iter().try_for_each(|frame| session.accept(frame, Instant::now(), 0).map(drop))
+            frames.iter().try_for_each(|frame| accept(session, frame).map(drop))
         };
         session.resumed(Instant::now());
         let result = again(&mut session, &frames);
@@ -309,8 +314,8 @@ fn a_transaction_that_comes_again_with_other_changes_is_read_anew() {
         assert!(matches!(result, Err(Error::Differs { commit_lsn: Lsn(50) })), "{result:?}");
         session.reconnected(Instant::now()).unwrap();
         assert!(!session.is_inside_transaction());
-        session.settle(ticket).unwrap();
-        session.settle(ticket).unwrap();
+        session.settle(ticket, 1).unwrap();
+        session.settle(ticket, 1).unwrap();
         session.advance();
         assert_eq!(session.feedback().confirmed(), Lsn(10), "the records that were taken confirm nothing");
     }

@@ -11,10 +11,13 @@ use std::time::Instant;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, RelationIndex, Ticket};
 use crate::exit_code::ExitCode;
+use crate::lsn::Lsn;
 use crate::record::{EncodeError, Encoder, PrepareError, Prepared};
 use crate::relations::Relation;
 use crate::session::Sealed;
 pub use kafka::KafkaSink;
+use kafka::client::context::Failure;
+use kafka::flight::Ordinal;
 pub use stdout::StdoutSink;
 
 /// What a change became.
@@ -29,10 +32,10 @@ pub struct Taken {
 /// A record that needs no more attention.
 #[derive(Debug)]
 pub enum Settled {
-    /// It is where it belongs.
-    Delivered(Ticket),
+    /// So many records of the entry are where they belong.
+    Delivered(Ticket, u32),
     /// It is refused for good: which record of its entry, and why.
-    Refused(Ticket, kafka::flight::Ordinal, kafka::client::context::Failure),
+    Refused(Ticket, Ordinal, Failure),
 }
 
 /// A failure that ends the stream.
@@ -164,7 +167,21 @@ impl Sink {
     pub fn settled(&mut self, now: Instant) -> Option<Settled> {
         match self {
             Sink::Kafka(sink) => sink.settled(now),
-            Sink::Stdout(sink) => sink.settled().map(Settled::Delivered),
+            Sink::Stdout(sink) => sink.settled().map(|(ticket, records)| Settled::Delivered(ticket, records)),
+        }
+    }
+
+    /// Deals with a record that was reported as refused: the policy decides. `lsn` names its entry.
+    ///
+    /// # Errors
+    /// [`Error::Kafka`] when the policy is to stop.
+    ///
+    /// # Panics
+    /// For standard output, which refuses nothing.
+    pub fn refuse(&mut self, ticket: Ticket, refused: (Ordinal, Failure), lsn: Lsn, now: Instant) -> Result<(), Error> {
+        match self {
+            Sink::Kafka(sink) => Ok(sink.refuse(ticket, refused, lsn, now)?),
+            Sink::Stdout(_) => unreachable!("standard output reported a refused record"),
         }
     }
 

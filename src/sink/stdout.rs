@@ -278,19 +278,14 @@ impl StdoutSink {
         Ok(())
     }
 
-    /// The next record whose line is written.
-    pub fn settled(&mut self) -> Option<Ticket> {
-        loop {
-            let (end, ticket, count) = self.waiting.front_mut()?;
-            if *end > self.written {
-                return None;
-            }
-            if *count > 0 {
-                *count -= 1;
-                return Some(*ticket);
-            }
-            self.waiting.pop_front();
+    /// The next change whose lines are written, with how many they are.
+    pub fn settled(&mut self) -> Option<(Ticket, u32)> {
+        let (end, ticket, count) = *self.waiting.front()?;
+        if end > self.written {
+            return None;
         }
+        self.waiting.pop_front();
+        Some((ticket, count))
     }
 
     /// Whether everything is written.

@@ -133,7 +133,7 @@ impl AtLeastOnce {
         world.promise.deliver(id);
         if world.random.chance(80) {
             self.broker.records.swap_remove(place);
-            self.session.settle(ticket).expect("a session");
+            self.session.settle(ticket, 1).expect("a session");
             self.session.advance();
         }
     }

@@ -227,8 +227,8 @@ impl ExactlyOnce {
                 producer.flight.push_back(Record::Own { key: CHECKPOINT_KEY, value: render_checkpoint(checkpoint) });
             }
         }
-        while let Some(ticket) = ledger.settled() {
-            self.session.settle(ticket).expect("a session");
+        while let Some((ticket, records)) = ledger.settled() {
+            self.session.settle(ticket, records).expect("a session");
         }
         self.session.advance();
         Ok(())

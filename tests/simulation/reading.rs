@@ -7,7 +7,7 @@ use walcat::change::{Change, Operation, Ticket};
 use walcat::feedback::{Confirming, Timing};
 use walcat::lsn::Lsn;
 use walcat::relations::Relation;
-use walcat::session::{EnvelopeClock, Goal, Options, Sealed, Session, Step, Truncations};
+use walcat::session::{EnvelopeClock, Goal, Item, Options, Sealed, Session, Step, Truncations};
 use walcat::wire::pgoutput::Cell;
 
 use crate::postgres::Walsender;
@@ -41,14 +41,15 @@ pub fn read(session: &mut Session, sender: &mut Walsender, target: &mut impl Tar
         return;
     }
     let Some(frame) = sender.send(&world.postgres, &mut world.random) else { return };
-    match session.accept(&frame, world.now, 0).unwrap_or_else(|error| panic!("seed {}: {error}", world.seed)) {
-        Step::Change(change, ticket) => {
+    let item = Item::of_frame(&frame, session.feedback().received());
+    let step = item.and_then(|item| session.accept(&item, world.now, 0));
+    match step.unwrap_or_else(|error| panic!("seed {}: {error}", world.seed)) {
+        Step::Change { change, ticket, sealed } => {
             let is_transactional = change.position.transaction.is_some();
             target.take(id(&change), ticket, is_transactional, world);
             session.emitted(&change, ticket, 1, 1).expect("a session");
-            if !is_transactional {
-                let lsn = session.ring().position(ticket).expect("a message in flight");
-                target.seal(Sealed { commit_lsn: lsn, end_lsn: lsn, xid: 0 });
+            if let Some(sealed) = sealed {
+                target.seal(sealed);
             }
         }
         Step::Relation(message) => {

@@ -257,7 +257,7 @@ impl KafkaSink {
         let mut taken = Taken { records: 0, values: records.values() };
         // Nothing is allocated for them while nothing is refused.
         let (mut known, mut refused) = (Vec::new(), Vec::new());
-        let lsn = change.position.transaction.map_or(change.position.lsn, |transaction| transaction.commit_lsn);
+        let lsn = change.position.unit_lsn();
         let number = self.numbering.next(ticket);
         for record in records.iter() {
             let ordinal = Ordinal { change: number, record: taken.records };
@@ -354,13 +354,13 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// The next record that is settled, if any.
+    /// The next records that are settled, if any.
     pub fn settled(&mut self, now: Instant) -> Option<Settled> {
         if let Some(ticket) = self.skipped.pop_front() {
-            return Some(Settled::Delivered(ticket));
+            return Some(Settled::Delivered(ticket, 1));
         }
-        if let Some(ticket) = self.transactions.as_mut().and_then(|transactions| transactions.settled()) {
-            return Some(Settled::Delivered(ticket));
+        if let Some((ticket, records)) = self.transactions.as_mut().and_then(|transactions| transactions.settled()) {
+            return Some(Settled::Delivered(ticket, records));
         }
         loop {
             let report = self.link.inbox().reports.try_recv().ok()?;
@@ -377,7 +377,7 @@ impl KafkaSink {
             match (&mut self.transactions, record) {
                 (None, Some((ticket, _))) => {
                     self.availability.committed();
-                    return Some(Settled::Delivered(ticket));
+                    return Some(Settled::Delivered(ticket, 1));
                 }
                 (Some(transactions), None) => transactions.delivered_own(report.offset),
                 (None, None) | (Some(_), Some(_)) => {}

@@ -344,15 +344,9 @@ impl Ledger {
         self.hurry = true;
     }
 
-    /// The next record that a committed transaction held.
-    pub fn settled(&mut self) -> Option<Ticket> {
-        let (ticket, left) = self.committed.front_mut()?;
-        let ticket = *ticket;
-        *left = left.saturating_sub(1);
-        if *left == 0 {
-            self.committed.pop_front();
-        }
-        Some(ticket)
+    /// The next entry of a committed transaction, with how many of its records it held.
+    pub fn settled(&mut self) -> Option<(Ticket, u32)> {
+        self.committed.pop_front()
     }
 
     /// A record of ours lies at this offset of the checkpoint topic.
@@ -674,7 +668,10 @@ mod tests {
         assert_eq!((ledger.settled(), ledger.stored()), (None, Lsn(100)));
         assert_eq!(commit(&mut ledger, later), Some(Lsn(300)));
         assert_eq!(ledger.stored(), Lsn(300));
-        assert_eq!((ledger.settled(), ledger.settled(), ledger.settled()), (Some(Ticket(0)), Some(Ticket(1)), None));
+        assert_eq!(
+            (ledger.settled(), ledger.settled(), ledger.settled()),
+            (Some((Ticket(0), 1)), Some((Ticket(1), 1)), None)
+        );
     }
 
     #[test]
