@@ -1,5 +1,5 @@
-use clap::error::ErrorKind;
 use clap::Arg;
+use clap::error::ErrorKind;
 
 use super::*;
 use crate::config::{Config, Key, Kind};
