@@ -117,7 +117,9 @@ impl Error {
             Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => Remedy::Connection,
             Error::Session(session::Error::Differs { .. }) => Remedy::Connection,
             Error::Sink(sink::Error::Kafka(
-                sink::kafka::Error::Aborted { .. } | sink::kafka::Error::TopicGone { .. },
+                sink::kafka::Error::Aborted { .. }
+                | sink::kafka::Error::TopicGone { .. }
+                | sink::kafka::Error::BatchRefused { .. },
             )) => Remedy::Producer,
             _ => Remedy::None,
         }

@@ -176,6 +176,9 @@ pub(super) fn serve_output(output: &mut Output, session: &mut Session, now: Inst
     }
     if settled {
         session.advance();
+        if let Sink::Kafka(kafka) = sink {
+            kafka.has_delivered(session.feedback().delivered());
+        }
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! `on_error`: what becomes of a record that Kafka refuses for good.
 
+use std::collections::HashSet;
+
 use serde_json::json;
 
 use crate::kafka;
@@ -79,6 +81,40 @@ fn a_record_without_key_for_a_compacted_topic_may_become_a_dead_letter() {
     world.stream_to_kafka().with(&arguments).run().expect_code(0);
     let found = kafka::read(&world.kafka.brokers, &letters);
     assert_eq!((found.len(), &found[0].key), (1, &None));
+}
+
+/// A broker refuses a batch for one record of it; the others come again without that one.
+#[test]
+fn good_records_of_a_batch_with_a_refused_one_are_delivered_in_order() {
+    for (delivery, policy) in [("at-least-once", "skip"), ("at-least-once", "dead-letter"), ("exactly-once", "skip")] {
+        let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
+        world.kafka.create_topic(&world.topic("t"), &["--config", "cleanup.policy=compact"]);
+        let letters = format!("{}.dead", world.prefix);
+        world.kafka.create_topic(&letters, &[]);
+        // Without the primary key the rows 3 and 4 have no key, which a compacted topic refuses.
+        world.sql("INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)");
+        world.sql("ALTER TABLE t DROP CONSTRAINT t_pkey; INSERT INTO t VALUES (3)");
+        world.sql("INSERT INTO t VALUES (4)");
+        world.sql("ALTER TABLE t ADD PRIMARY KEY (id); INSERT INTO t VALUES (5); INSERT INTO t VALUES (6)");
+        let topic = ["--dead-letter-topic", &letters];
+        let finished = world
+            .stream_to_kafka()
+            // All of them in one batch.
+            .with(&["--once", "-X", "linger.ms=2000", "--delivery", delivery, "--on-error", policy])
+            .with(if policy == "skip" { &[] } else { &topic })
+            .run()
+            .expect_code(0);
+        finished.expect_log(&["records_refused=2"]);
+        let found = ids(&kafka::read_committed(&world.kafka.brokers, &world.topic("t")));
+        assert_eq!(found, [1, 2, 5, 6], "{delivery}, {policy}");
+        assert!(world.drain_to_stdout().is_empty(), "the slot has passed them");
+        if policy == "dead-letter" {
+            let letters = kafka::read(&world.kafka.brokers, &letters);
+            let lsns: HashSet<_> =
+                letters.iter().map(|letter| letter.value.as_ref().map(|v| v["lsn"].to_string())).collect();
+            assert_eq!(lsns.len(), 2, "{letters:?}");
+        }
+    }
 }
 
 /// They agree in all but what they hold: it is the broker that finds one too large, by what it compresses to.

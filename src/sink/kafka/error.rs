@@ -33,6 +33,9 @@ pub enum Error {
     /// A topic that the producer has known is not there any more: what it took for it is to be read again.
     #[error("the topic {topic} is gone: {code}")]
     TopicGone { topic: String, code: Code },
+    /// Records were refused for another one of their batch, which is known now: they are to be read again without it.
+    #[error("records for topic {topic} were refused together with another one: {code}")]
+    BatchRefused { topic: String, code: Code },
     /// More records of one Kafka transaction are refused than can be passed.
     #[error("too many records are refused in one Kafka transaction; the last: {reason}")]
     Passed { reason: String },
@@ -94,9 +97,10 @@ impl Error {
             | Error::Unreached { .. }
             | Error::Aborted { .. }
             | Error::Fenced { .. } => ExitCode::Unavailable,
-            Error::CreateTopic { code, .. } | Error::Refused { code, .. } | Error::TopicGone { code, .. } => {
-                exit_code_of(*code)
-            }
+            Error::CreateTopic { code, .. }
+            | Error::Refused { code, .. }
+            | Error::TopicGone { code, .. }
+            | Error::BatchRefused { code, .. } => exit_code_of(*code),
         }
     }
 
@@ -124,7 +128,9 @@ impl Error {
             }
             Error::Refused { .. } => "mend the cause, then start walcat again: the slot still holds the change",
             Error::Authentication { .. } => "check security.protocol, sasl.* and ssl.* in [kafka] or -X",
-            Error::Fatal { .. } | Error::Aborted { .. } | Error::Fenced { .. } => "start walcat again: nothing is lost",
+            Error::Fatal { .. } | Error::Aborted { .. } | Error::Fenced { .. } | Error::BatchRefused { .. } => {
+                "start walcat again: nothing is lost"
+            }
             Error::Unproven { .. } => {
                 "start walcat again: the slot still holds the change; leave max.in.flight.requests.per.connection at 1"
             }

@@ -38,6 +38,7 @@ use super::{Settled, Taken};
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, RelationIndex, Ticket};
 use crate::limits::{RECORD_OVERHEAD_BYTES, RECORDS_IN_FLIGHT_MAX};
+use crate::lsn::Lsn;
 use crate::record::{Encoder, Prepared};
 use crate::relations::Relation;
 use crate::session::Sealed;
@@ -129,6 +130,7 @@ impl KafkaSink {
         self.close()?;
         self.availability.begin_again(now);
         self.skipped.clear();
+        self.dead_letters.begin();
         self.delivering = Delivering::Yes;
         self.numbering = Numbering::default();
         if self.transactions.as_mut().is_none_or(Transactions::renew) {
@@ -228,6 +230,14 @@ impl KafkaSink {
         if let Some(topic) = topic {
             self.dead_letters.forget_topic(&topic);
             self.waiting.forget(&topic);
+        }
+    }
+
+    /// All up to this position is delivered and will not be read again.
+    pub fn has_delivered(&mut self, lsn: Lsn) {
+        // With transactions the stored position says that.
+        if self.transactions.is_none() {
+            self.dead_letters.forget_before(lsn);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::sink::kafka::flight::Ordinal;
 /// A key longer than this is left out of a dead letter, so that the letter is not refused in its turn.
 const KEY_BYTES_MAX: usize = 64 * 1024;
 
-/// Refused records of one Kafka transaction that are remembered at most, to be passed when it is repeated.
+/// Refused records that are remembered at most, to be passed when their transaction is repeated.
 const REMEMBERED_MAX: usize = 1_000;
 
 /// What becomes of a record that Kafka refuses for good.
@@ -47,6 +47,8 @@ pub struct DeadLetters {
     tables: HashMap<String, (String, String)>,
     remembered: Vec<Refused>,
     count: u64,
+    /// The count when what was taken was last begun anew.
+    count_at_beginning: u64,
 }
 
 impl DeadLetters {
@@ -80,7 +82,19 @@ impl DeadLetters {
         self.count += 1;
     }
 
-    /// Remembers a record whose transaction is to be repeated without it. Says whether there was room.
+    /// What was taken is begun anew.
+    pub fn begin(&mut self) {
+        self.count_at_beginning = self.count;
+    }
+
+    /// Whether what was taken may be begun anew, because it will differ: one more record is left out of it. Where that cannot
+    /// be remembered it would be refused again without end.
+    #[must_use]
+    pub fn will_differ(&self) -> bool {
+        self.count > self.count_at_beginning && self.remembered.len() < REMEMBERED_MAX
+    }
+
+    /// Remembers a record whose transaction may be repeated without it. Says whether there was room.
     pub fn remember(&mut self, refused: Refused) -> bool {
         let has_room = self.remembered.len() < REMEMBERED_MAX;
         if has_room {

@@ -136,8 +136,9 @@ impl KafkaSink {
             });
         }
         let Some(last) = refusals.last() else {
-            return first.map_or(Ok(()), |refused| Err(self.refusal(refused)));
+            return first.map_or(Ok(()), |refused| Err(self.explain(refused)));
         };
+        let Failure { code, topic, .. } = last.failure.clone();
         let reason = format!("a record for topic {} is refused: {}", last.failure.topic, last.failure.code);
         for refused in refusals {
             self.tell(&refused);
@@ -145,8 +146,16 @@ impl KafkaSink {
                 return Err(Error::Passed { reason });
             }
         }
-        // Kafka gives up the whole transaction: it is repeated without these.
-        Err(Error::Aborted { reason })
+        // Kafka gives up the whole transaction, or the whole batch: it is repeated without these.
+        Err(if self.is_transactional() { Error::Aborted { reason } } else { Error::BatchRefused { topic, code } })
+    }
+
+    /// What it means that nothing is wrong with any record but with this one, which was reported first.
+    fn explain(&mut self, first: Refused) -> Error {
+        match is_of_refused_batch(&first.failure) && self.transactions.is_none() && self.dead_letters.will_differ() {
+            true => Error::BatchRefused { topic: first.failure.topic, code: first.failure.code },
+            false => self.refusal(first),
+        }
     }
 
     /// Whether a record's topic is missing, and was there before or can be made: then the record is read again. librdkafka
@@ -190,7 +199,8 @@ impl KafkaSink {
     /// # Errors
     /// [`Error::Refused`] where it does not.
     pub(super) fn pass_new(&mut self, ticket: Ticket, refused: Refused, now: Instant) -> Result<(), Error> {
-        if !matches!(self.delivering, Delivering::Yes) || self.is_gone(&refused.failure) {
+        let is_repeated = self.is_gone(&refused.failure) || is_of_refused_batch(&refused.failure);
+        if !matches!(self.delivering, Delivering::Yes) || is_repeated {
             self.collect(refused, now);
             return Ok(());
         }
@@ -199,7 +209,9 @@ impl KafkaSink {
         }
         self.pass(ticket, &refused, now)?;
         self.tell(&refused);
-        if self.transactions.is_some() && !self.dead_letters.remember(refused) {
+        let is_remembered = self.dead_letters.remember(refused);
+        // Without transactions it is most likely not repeated.
+        if self.transactions.is_some() && !is_remembered {
             return Err(Error::Passed { reason: "see the log".to_owned() });
         }
         Ok(())
@@ -271,4 +283,9 @@ impl KafkaSink {
             },
         }
     }
+}
+
+/// Whether nothing is wrong with the record itself: a broker refuses a batch for one of its records, and names that one.
+fn is_of_refused_batch(failure: &Failure) -> bool {
+    failure.code == Code::InvalidDifferentRecord
 }
