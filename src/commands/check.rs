@@ -13,7 +13,7 @@ use crate::config::{self, StreamSettings};
 use crate::error::Error;
 use crate::pg::publications::{self, PublishedTable};
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
-use crate::pg::{self, Connection, Wait, slots};
+use crate::pg::{self, Connection, Wait, slots, sqlstate};
 use crate::pump;
 use crate::pump::store::Store;
 use crate::record::topic::Route;
@@ -207,7 +207,7 @@ fn ages(
     } else {
         match publications::try_decoding(connection, slot, existing, wait) {
             Ok(()) => Age::Older,
-            Err(error) if error.sqlstate() == Some("42704") => Age::Younger,
+            Err(error) if error.sqlstate() == Some(sqlstate::UNDEFINED_OBJECT) => Age::Younger,
             Err(error @ pg::Error::Command { .. }) => Age::Unknown { reason: error.to_string() },
             Err(error) => return Err(error.into()),
         }

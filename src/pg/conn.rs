@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::connecting::{Connecting, Direction, Kind, Server};
 use super::error::{Error, one_line};
 use super::ffi::{Handle, Outcome, QueryResult};
+use super::sqlstate;
 use crate::limits::COMMAND_TIMEOUT;
 use crate::lsn::Lsn;
 
@@ -221,7 +222,8 @@ pub(super) fn command_error(name: &'static str, result: &QueryResult) -> Error {
     if fields.sqlstate.is_empty() || fields.sqlstate.starts_with("57P") {
         return Error::Lost { message: one_line(&fields.message) };
     }
-    let unprintable = fields.context.as_deref().filter(|_| is_of_change(&fields.sqlstate)).and_then(change_lsn);
+    let unprintable =
+        fields.context.as_deref().filter(|_| sqlstate::is_of_change(&fields.sqlstate)).and_then(change_lsn);
     let message = match fields.detail {
         Some(detail) => format!("{}: {detail}", fields.message),
         None => fields.message,
@@ -231,12 +233,6 @@ pub(super) fn command_error(name: &'static str, result: &QueryResult) -> Error {
         Some(lsn) => Error::Unprintable { sqlstate, message, lsn },
         None => Error::Command { command: name, sqlstate, message },
     }
-}
-
-/// Whether the code is one that a value beyond the server's own limits has (internal_error, program_limit_exceeded), among
-/// others.
-fn is_of_change(sqlstate: &str) -> bool {
-    matches!(sqlstate, "XX000" | "54000")
 }
 
 /// The LSN of the change that the output plugin was called for, from the context that the server gives: `slot "s", output

@@ -1,5 +1,6 @@
 //! What can go wrong between walcat and PostgreSQL, sorted by who has to act.
 
+use super::sqlstate;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
 
@@ -38,13 +39,37 @@ pub enum Error {
 /// What messages call the command that ends another session.
 pub(super) const TERMINATE: &str = "pg_terminate_backend";
 
-/// What may be done about a failure.
+/// Who has to act on a failure. It decides both whether walcat tries again and the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// The same may work a little later.
-    Backoff,
-    /// It will not work before somebody has changed something.
-    Never,
+pub enum Class {
+    /// It may pass: the same may work a little later.
+    Passing,
+    /// Authentication failed, or a privilege is missing.
+    Permission,
+    /// The set-up of walcat or of the server.
+    Setup,
+    /// A value that the server cannot send.
+    Data,
+    /// The server answered what the protocol does not allow.
+    Protocol,
+    /// The user asked walcat to stop.
+    Stopped,
+    /// The operating system.
+    Os,
+}
+
+impl Class {
+    fn exit_code(self) -> ExitCode {
+        match self {
+            Class::Passing => ExitCode::Unavailable,
+            Class::Permission => ExitCode::Permission,
+            Class::Setup => ExitCode::Setup,
+            Class::Data => ExitCode::Data,
+            Class::Protocol => ExitCode::Protocol,
+            Class::Stopped => ExitCode::TryAgain,
+            Class::Os => ExitCode::Os,
+        }
+    }
 }
 
 impl Error {
@@ -58,29 +83,32 @@ impl Error {
         }
     }
 
-    /// Whether trying again makes sense.
+    /// Who has to act.
     #[must_use]
-    pub fn retry(&self) -> Retry {
-        match self.exit_code() {
-            ExitCode::Unavailable => Retry::Backoff,
-            _ => Retry::Never,
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Conninfo { .. } => Class::Setup,
+            Error::Connect { needs_password: true, .. } => Class::Permission,
+            Error::Connect { sqlstate, .. } => sqlstate.as_deref().map_or(Class::Passing, sqlstate::class_of),
+            Error::Lost { .. } | Error::SlotMoved { .. } => Class::Passing,
+            Error::Command { sqlstate, .. } => sqlstate::class_of(sqlstate),
+            Error::Unprintable { .. } => Class::Data,
+            Error::Answer { .. } => Class::Protocol,
+            Error::Interrupted => Class::Stopped,
+            Error::Wait(_) => Class::Os,
         }
+    }
+
+    /// Whether the same may work a little later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.class() == Class::Passing
     }
 
     /// The exit code that this failure ends with.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Error::Conninfo { .. } => ExitCode::Setup,
-            Error::Connect { needs_password: true, .. } => ExitCode::Permission,
-            Error::Connect { sqlstate, .. } => sqlstate.as_deref().map_or(ExitCode::Unavailable, exit_code_of_sqlstate),
-            Error::Lost { .. } | Error::SlotMoved { .. } => ExitCode::Unavailable,
-            Error::Command { sqlstate, .. } => exit_code_of_sqlstate(sqlstate),
-            Error::Unprintable { .. } => ExitCode::Data,
-            Error::Answer { .. } => ExitCode::Protocol,
-            Error::Interrupted => ExitCode::TryAgain,
-            Error::Wait(_) => ExitCode::Os,
-        }
+        self.class().exit_code()
     }
 
     /// The operator's next step.
@@ -94,22 +122,30 @@ impl Error {
             (Error::Connect { needs_password: true, .. }, _) => {
                 "put the password into ~/.pgpass (or PGPASSFILE), or give the dsn as file:PATH or env:NAME"
             }
-            (_, Some("28P01" | "28000")) => {
+            (_, Some(sqlstate::INVALID_PASSWORD | sqlstate::INVALID_AUTHORIZATION_SPECIFICATION)) => {
                 "check user, password and pg_hba.conf; a replication connection needs a line for the database itself"
             }
-            (_, Some("3D000")) => "name an existing database with dbname= in the dsn",
-            (Error::Command { command: TERMINATE, .. }, Some("42501")) => {
+            (_, Some(sqlstate::INVALID_CATALOG_NAME)) => "name an existing database with dbname= in the dsn",
+            (Error::Command { command: TERMINATE, .. }, Some(sqlstate::INSUFFICIENT_PRIVILEGE)) => {
                 "to end another role's session a role needs pg_signal_backend, and that of a superuser only a superuser ends: \
                  GRANT pg_signal_backend TO the role of walcat, or end the session by hand"
             }
-            (_, Some("42501")) => "run ALTER ROLE ... REPLICATION for the role of walcat; SELECT is not required",
-            (_, Some("53300")) => "raise max_wal_senders or max_connections, or stop other replication clients",
-            (_, Some("53400")) => "raise max_replication_slots, or drop a slot that nobody uses",
-            (_, Some("55006")) => "another process reads the slot; stop it, or use another slot",
-            (_, Some("42710")) => "it may be the one that was meant: walcat slot status shows it",
-            (_, Some("55000")) => "see: walcat slot status",
-            (_, Some("42704")) => "create what is missing: walcat slot create, or CREATE PUBLICATION on the server",
-            (_, Some("22021" | "22P05")) => {
+            (_, Some(sqlstate::INSUFFICIENT_PRIVILEGE)) => {
+                "run ALTER ROLE ... REPLICATION for the role of walcat; SELECT is not required"
+            }
+            (_, Some(sqlstate::TOO_MANY_CONNECTIONS)) => {
+                "raise max_wal_senders or max_connections, or stop other replication clients"
+            }
+            (_, Some(sqlstate::CONFIGURATION_LIMIT_EXCEEDED)) => {
+                "raise max_replication_slots, or drop a slot that nobody uses"
+            }
+            (_, Some(sqlstate::OBJECT_IN_USE)) => "another process reads the slot; stop it, or use another slot",
+            (_, Some(sqlstate::DUPLICATE_OBJECT)) => "it may be the one that was meant: walcat slot status shows it",
+            (_, Some(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE)) => "see: walcat slot status",
+            (_, Some(sqlstate::UNDEFINED_OBJECT)) => {
+                "create what is missing: walcat slot create, or CREATE PUBLICATION on the server"
+            }
+            (_, Some(sqlstate::CHARACTER_NOT_IN_REPERTOIRE | sqlstate::UNTRANSLATABLE_CHARACTER)) => {
                 "a text is not valid in its encoding: mend it, or keep its column out of the publication, for changes to come. \
                  The slot still holds the transaction: to go on without it, move the slot past it with \
                  pg_replication_slot_advance"
@@ -125,20 +161,6 @@ impl Error {
             _ => return None,
         };
         Some(hint.to_owned())
-    }
-}
-
-/// Source: PostgreSQL documentation, appendix A, "PostgreSQL Error Codes".
-fn exit_code_of_sqlstate(sqlstate: &str) -> ExitCode {
-    match sqlstate {
-        "42501" => ExitCode::Permission,
-        "55006" => ExitCode::Unavailable,
-        "3D000" | "42704" | "42710" | "55000" | "53400" | "0A000" | "22023" | "42602" | "42622" => ExitCode::Setup,
-        "08P01" => ExitCode::Protocol,
-        "22021" | "22P05" => ExitCode::Data,
-        _ if sqlstate.starts_with("28") => ExitCode::Permission,
-        _ if sqlstate.starts_with("42") || sqlstate.starts_with("3F") => ExitCode::Setup,
-        _ => ExitCode::Unavailable,
     }
 }
 
@@ -214,25 +236,6 @@ mod tests {
         ] {
             assert_eq!(one_line(text), shown);
             assert_eq!(split_connect_message(text).1, shown);
-        }
-    }
-
-    #[test]
-    fn each_class_of_sqlstate_has_its_exit_code() {
-        for (sqlstate, code) in [
-            ("28P01", ExitCode::Permission),
-            ("28000", ExitCode::Permission),
-            ("42501", ExitCode::Permission),
-            ("3D000", ExitCode::Setup),
-            ("42704", ExitCode::Setup),
-            ("55000", ExitCode::Setup),
-            ("55006", ExitCode::Unavailable),
-            ("53300", ExitCode::Unavailable),
-            ("57P03", ExitCode::Unavailable),
-            ("57P01", ExitCode::Unavailable),
-            ("08P01", ExitCode::Protocol),
-        ] {
-            assert_eq!(exit_code_of_sqlstate(sqlstate), code, "{sqlstate}");
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod peek;
 pub mod publications;
 pub mod server;
 pub mod slots;
+pub mod sqlstate;
 pub mod stream;
 
 pub use conn::{Connection, Wait};

@@ -18,6 +18,7 @@ use log::warn;
 use super::conn::{Connection, Wait, begin_pinned, command_error};
 use super::error::Error;
 use super::ffi::{Outcome, QueryResult};
+use super::sqlstate;
 use crate::lsn::Lsn;
 use crate::session::IDLE_PREFIX;
 use crate::wire::replication::command::{quote_identifier, quote_literal};
@@ -169,8 +170,7 @@ impl Peek {
             connection,
             settings,
             slot: slot.to_owned(),
-            // Names were checked: none holds a NUL byte.
-            peek: CString::new(peek).unwrap_or_default(),
+            peek: CString::new(peek).expect("names were checked: none holds a NUL byte"),
             state: State::Waiting { until: now },
             advanced: confirmed,
             confirmed,
@@ -329,7 +329,11 @@ impl Peek {
             (State::Advancing { .. }, Some(result)) if failed.is_some() => {
                 return Err(match command_error(ADVANCE, result) {
                     // The slot does not go back.
-                    Error::Command { sqlstate, message, .. } if sqlstate == "55000" => Error::SlotMoved { message },
+                    Error::Command { sqlstate, message, .. }
+                        if sqlstate == sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE =>
+                    {
+                        Error::SlotMoved { message }
+                    }
                     error => error,
                 });
             }

@@ -9,6 +9,7 @@ use super::conn::{Connection, Wait};
 use super::connecting::Kind;
 use super::error::Error;
 use super::ffi::QueryResult;
+use super::sqlstate;
 use crate::lsn::Lsn;
 use crate::positions::{Switch, parse_timeline_history};
 use crate::wire::replication::command;
@@ -128,7 +129,6 @@ pub fn is_standby(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<bo
 /// Those of [`Connection::command`], and [`Error::Answer`] for what is no history.
 pub fn timeline_history(connection: &mut Connection, timeline: u32, wait: &mut Wait<'_>) -> Result<Vec<Switch>, Error> {
     const NAME: &str = "TIMELINE_HISTORY";
-    const NOT_PERMITTED: &str = "42501";
     if timeline <= 1 {
         return Ok(Vec::new());
     }
@@ -138,7 +138,7 @@ pub fn timeline_history(connection: &mut Connection, timeline: u32, wait: &mut W
         (format!("SELECT pg_catalog.pg_read_file('pg_wal/{timeline:08X}.history')"), 0)
     };
     let result = match connection.command(NAME, &command, wait) {
-        Err(Error::Command { sqlstate, .. }) if sqlstate == NOT_PERMITTED => return Ok(Vec::new()),
+        Err(Error::Command { sqlstate, .. }) if sqlstate == sqlstate::INSUFFICIENT_PRIVILEGE => return Ok(Vec::new()),
         result => result?,
     };
     let switches = parse_timeline_history(result.value(0, column).unwrap_or_default());

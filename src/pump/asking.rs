@@ -11,7 +11,6 @@ use log::warn;
 use super::error::Error;
 use crate::backoff::{Backoff, Policy};
 use crate::pg::catalog::{Catalog, Question, Reply};
-use crate::pg::error::Retry;
 use crate::pg::{self, Direction, Server};
 use crate::relations::Relation;
 
@@ -144,7 +143,7 @@ impl Asking {
 
     /// Asks again a little later, if that may help.
     fn failed(&mut self, error: pg::Error, slot: &str, now: Instant) -> Result<(), Error> {
-        if error.retry() == Retry::Never {
+        if !error.may_pass() {
             return Err(error.into());
         }
         let since = *self.failing_since.get_or_insert(now);

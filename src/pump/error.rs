@@ -5,7 +5,7 @@ use std::{fmt, io};
 use crate::exit_code::ExitCode;
 use crate::feedback::Stalled;
 use crate::lsn::Lsn;
-use crate::pg::error::Retry;
+use crate::pg::sqlstate;
 use crate::positions::Disagreement;
 use crate::{pg, session, sink, state_file};
 
@@ -113,7 +113,7 @@ impl Error {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Error::Postgres(error) if error.retry() == Retry::Backoff => Remedy::Connection,
+            Error::Postgres(error) if error.may_pass() => Remedy::Connection,
             Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => Remedy::Connection,
             Error::Session(session::Error::Differs { .. }) => Remedy::Connection,
             Error::Sink(sink::Error::Kafka(
@@ -129,7 +129,7 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Server { source, .. } if source.sqlstate() == Some("42704") => Some(
+            Error::Server { source, .. } if source.sqlstate() == Some(sqlstate::UNDEFINED_OBJECT) => Some(
                 "what is missing has to be there when the changes are made: a publication that is younger than the slot, or \
                  was made anew, cannot decode the slot's older changes. Drop the slot, create it after the publication, and \
                  copy the tables anew"

@@ -13,7 +13,7 @@ use crate::pg::publications::{self, PublishedTable};
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::slots;
 use crate::pg::stream::Stream;
-use crate::pg::{self, Connection, Server};
+use crate::pg::{self, Connection, Server, sqlstate};
 use crate::positions::{self, Disagreement, Facts, Reached, Start, Stored, Switch};
 use crate::pump::Error;
 use crate::source::Feed;
@@ -130,7 +130,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
                     new_slot,
                 });
             }
-            Err((back, error)) if error.sqlstate() == Some("55006") => {
+            Err((back, error)) if error.sqlstate() == Some(sqlstate::OBJECT_IN_USE) => {
                 connection = back;
                 held.wait(source, began, &mut connection, waiter)?;
             }
@@ -282,7 +282,7 @@ fn connect(source: &Source, waiter: &mut Waiter<'_>) -> Result<Connection, Error
             Err(error) => error,
         };
         let may_wait = source.connect_for.is_none_or(|limit| started.elapsed() < limit);
-        if error.retry() == pg::error::Retry::Never || !may_wait {
+        if !error.may_pass() || !may_wait {
             return Err(error.into());
         }
         if !told {

@@ -10,7 +10,7 @@ use crate::checks::{TWO_PHASE, two_phase_cure};
 use crate::lsn::Lsn;
 use crate::pg::server;
 use crate::pg::slots::{self, Slot};
-use crate::pg::{self, Connection, Kind, Server};
+use crate::pg::{self, Connection, Kind, Server, sqlstate};
 use crate::pump::Error;
 use crate::source::options::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
 use crate::source::waiting::Waiter;
@@ -263,13 +263,12 @@ fn blocking_transactions(
 
 /// Drops a slot that this run has made and cannot use: it would hold WAL for nobody.
 pub(crate) fn drop_new(source: &Source, name: &str, waiter: &mut Waiter<'_>) -> Result<(), pg::Error> {
-    const SLOT_IS_ACTIVE: &str = "55006";
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let mut connection = Connection::connect(source.dsn.as_deref(), source.engine.kind(), wait)?;
     loop {
         match slots::drop(&mut connection, name, &mut |socket, way| waiter.wait(socket, way)) {
             // Our own session has not quite ended.
-            Err(error) if error.sqlstate() == Some(SLOT_IS_ACTIVE) => waiter.sleep(ATTEMPT_INTERVAL)?,
+            Err(error) if error.sqlstate() == Some(sqlstate::OBJECT_IN_USE) => waiter.sleep(ATTEMPT_INTERVAL)?,
             result => return result,
         }
     }
