@@ -3,6 +3,8 @@
 //! Panics do not unwind; the hook ends the process. A failed assertion of librdkafka's, and an allocation that fails, end in
 //! `abort()`; the handler of SIGABRT ends the process then. Core dumps are off, since they may hold passwords and rows.
 
+#![allow(unsafe_code, reason = "calls libc")]
+
 use std::ffi::c_int;
 use std::panic::PanicHookInfo;
 

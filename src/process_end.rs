@@ -1,5 +1,7 @@
 //! The end of the process, after its last line is told.
 
+#![allow(unsafe_code, reason = "calls libc")]
+
 use std::io::Write;
 
 use crate::exit_code::ExitCode;

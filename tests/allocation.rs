@@ -1,15 +1,17 @@
 //! From a message to the bytes of its records nothing is allocated per row, once the buffers have grown (invariant 5).
 
+#![allow(unsafe_code, reason = "counts what the allocator is asked for")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell as StdCell;
 
-use walcat::catalog_facts::{CatalogAnswer, TableFacts};
-use walcat::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Transaction};
-use walcat::clock::PgTimestamp;
-use walcat::lsn::Lsn;
-use walcat::record::{Encoder, Settings, UNAVAILABLE_VALUE};
-use walcat::relations::{Relation, Relations};
-use walcat::wire::pgoutput::{Context, Message, OldTuple, decode};
+use walcat::testing::catalog_facts::{CatalogAnswer, TableFacts};
+use walcat::testing::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Transaction};
+use walcat::testing::clock::PgTimestamp;
+use walcat::testing::lsn::Lsn;
+use walcat::testing::record::{Encoder, Settings, UNAVAILABLE_VALUE};
+use walcat::testing::relations::{Relation, Relations};
+use walcat::testing::wire::pgoutput::{Context, Message, OldTuple, decode};
 
 /// The system's allocator, counting what this thread asks of it.
 struct Counting;

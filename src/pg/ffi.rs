@@ -3,6 +3,8 @@
 //! Source: PostgreSQL documentation, chapter 34, "libpq". Nothing here blocks but [`Handle::connect_start`], which may
 //! resolve a host name. A handle is used on the thread that made it: the types are neither Send nor Sync.
 
+#![allow(unsafe_code, reason = "calls libpq")]
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ops::Deref;
 use std::os::fd::RawFd;
@@ -465,7 +467,7 @@ impl QueryResult {
     #[must_use]
     pub fn row_count(&self) -> usize {
         // SAFETY: the result is live until Drop.
-        usize::try_from(unsafe { pq::PQntuples(self.0.as_ptr()) }).unwrap_or_default()
+        usize::try_from(unsafe { pq::PQntuples(self.0.as_ptr()) }).expect("libpq counts rows from 0")
     }
 
     /// The text of a value; none for NULL, for a cell outside the result, and for text that is not UTF-8.
@@ -483,9 +485,11 @@ impl QueryResult {
         if unsafe { pq::PQgetisnull(self.0.as_ptr(), row, column) } != 0 {
             return None;
         }
-        // SAFETY: the same; "the returned pointer points to storage that is part of the PGresult structure", which
-        // the borrow of self keeps alive, and a text value is null-terminated.
-        unsafe { CStr::from_ptr(pq::PQgetvalue(self.0.as_ptr(), row, column)) }.to_str().ok()
+        // SAFETY: the same.
+        let text = unsafe { pq::PQgetvalue(self.0.as_ptr(), row, column) };
+        // SAFETY: "the returned pointer points to storage that is part of the PGresult structure", which the borrow of
+        // self keeps alive, and a text value is null-terminated.
+        unsafe { CStr::from_ptr(text) }.to_str().ok()
     }
 
     /// The bytes of a value in binary format; none for NULL and for a cell outside the result.

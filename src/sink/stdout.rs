@@ -5,6 +5,8 @@
 //! since the terminal or the pipe is shared with other processes. A record counts as delivered when `write` has taken
 //! its line.
 
+#![allow(unsafe_code, reason = "calls libc")]
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};

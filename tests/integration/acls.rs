@@ -1,6 +1,13 @@
 //! Kafka's ACLs, against its own authorizer: what walcat(1) says that exactly-once delivery takes is enough, and whatever of
 //! it is missing is named.
 
+#![allow(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "calls librdkafka"
+)]
+
 use std::ffi::{CString, c_char};
 use std::ptr;
 

@@ -1,6 +1,8 @@
 //! A network that swallows everything and tells nobody: connections on either side are given up within `stall_timeout`, and
 //! made again.
 
+#![allow(unsafe_code, reason = "calls libc")]
+
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;

@@ -1,5 +1,7 @@
 //! `engine = "polling"`: the same records and the same guarantees without a replication connection.
 
+#![allow(unsafe_code, reason = "asks libc for the user")]
+
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};

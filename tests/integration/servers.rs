@@ -1,5 +1,7 @@
 //! The servers. One PostgreSQL 15 and one Kafka are shared; tests that stop servers start their own.
 
+#![allow(unsafe_code, reason = "stops the servers at the exit")]
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,5 +1,7 @@
 //! Threads of librdkafka's that get no processor: on a machine that is overcommitted, in a container whose quota is spent.
 
+#![allow(unsafe_code, reason = "traces threads")]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! Runs the binary.
 
+#![allow(unsafe_code, reason = "sends signals")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use walcat::lsn::Lsn;
-use walcat::positions::{Facts, Switch};
+use walcat::testing::lsn::Lsn;
+use walcat::testing::positions::{Facts, Switch};
 
 use crate::random::Random;
 use crate::wal::{self, Row, Unit};
@@ -71,7 +71,7 @@ impl Postgres {
                 // A transaction that began before the one that was committed last.
                 let first = from.saturating_sub(if random.chance(30) { 50 } else { 0 }).max(FIRST);
                 // The rows of one COPY share an LSN.
-                let distance = if self.next_unit % 5 == 0 { 0 } else { 10 };
+                let distance = if self.next_unit.is_multiple_of(5) { 0 } else { 10 };
                 let rows = (0..count).map(|row| Row { lsn: first + row * distance, id: self.id() }).collect();
                 let commit = (first + count * 10).max(from);
                 Unit::Transaction { rows, commit, end: commit + 20 }

@@ -1,5 +1,7 @@
 //! PostgreSQL and three Kafka nodes, by the scripts, and the proxies that walcat reaches them through.
 
+#![allow(unsafe_code, reason = "sends signals")]
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write as _;

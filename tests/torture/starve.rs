@@ -2,6 +2,8 @@
 //!
 //! A thread that is traced stops alone where SIGSTOP would stop the whole process; see ptrace(2), PTRACE_SEIZE.
 
+#![allow(unsafe_code, reason = "traces threads")]
+
 use std::fs;
 use std::io;
 use std::ptr::null_mut;

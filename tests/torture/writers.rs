@@ -1,5 +1,7 @@
 //! Those who write to the database: each a psql that is fed one step after the other, and started again when it has died.
 
+#![allow(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "calls libc between fork and exec")]
+
 use std::io::{BufRead, BufReader, Read as _, Write};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

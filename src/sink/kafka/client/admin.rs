@@ -3,6 +3,8 @@
 //! Source: librdkafka's `rdkafka.h`, "Admin API". The answers come to a queue of their own, each with the number of its
 //! request: one that was given up may be answered after the next one was sent.
 
+#![allow(unsafe_code, reason = "calls librdkafka")]
+
 use std::cell::Cell;
 use std::ffi::{CString, c_int};
 use std::ptr::NonNull;
@@ -319,7 +321,9 @@ impl Event {
         let topics = unsafe { rd::rd_kafka_CreateTopics_result_topics(result, &raw mut count) };
         let one = |index| {
             // SAFETY: the array has `count` elements.
-            let topic = unsafe { *topics.add(index) };
+            let place = unsafe { topics.add(index) };
+            // SAFETY: the element is initialized, and a pointer.
+            let topic = unsafe { *place };
             // SAFETY: the element belongs to the event; the text is copied at once.
             let name = text(unsafe { rd::rd_kafka_topic_result_name(topic) });
             // SAFETY: the same.
@@ -339,7 +343,9 @@ impl Event {
         let resources = unsafe { rd::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count) };
         let one = |index| {
             // SAFETY: the array has `count` elements.
-            let resource = unsafe { *resources.add(index) };
+            let place = unsafe { resources.add(index) };
+            // SAFETY: the element is initialized, and a pointer.
+            let resource = unsafe { *place };
             // SAFETY: the element belongs to the event; the text is copied at once.
             let name = text(unsafe { rd::rd_kafka_ConfigResource_name(resource) });
             // SAFETY: the element belongs to the event.
@@ -363,7 +369,9 @@ fn configuration(resource: *const rd::rd_kafka_ConfigResource_t) -> Configuratio
     let entries = unsafe { rd::rd_kafka_ConfigResource_configs(resource, &raw mut count) };
     for index in 0..count {
         // SAFETY: the array has `count` elements.
-        let entry = unsafe { *entries.add(index) };
+        let place = unsafe { entries.add(index) };
+        // SAFETY: the element is initialized, and a pointer.
+        let entry = unsafe { *place };
         // SAFETY: the element belongs to the event; the text is copied at once.
         let name = text(unsafe { rd::rd_kafka_ConfigEntry_name(entry) });
         // SAFETY: the same.

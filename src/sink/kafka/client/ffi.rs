@@ -6,6 +6,8 @@
 //! All calls come from one thread, but for those of `transaction_thread`, which has a share of the producer: librdkafka may
 //! be called from any thread.
 
+#![allow(unsafe_code, reason = "calls librdkafka")]
+
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -44,9 +46,10 @@ pub fn property_names() -> Vec<String> {
     let config = unsafe { rd::rd_kafka_conf_new() };
     // SAFETY: the configuration is live, and `count` is valid for the call.
     let dump = unsafe { rd::rd_kafka_conf_dump(config, &raw mut count) };
-    // SAFETY: "an array of name, value pairs ... the number of elements in the array is returned in `*cntp`"; each text is
-    // copied at once.
-    let names = (0..count).step_by(2).map(|index| text(unsafe { *dump.add(index) })).collect();
+    // SAFETY: "an array of name, value pairs ... the number of elements in the array is returned in `*cntp`"; librdkafka
+    // has properties, so it is not empty.
+    let pairs = unsafe { std::slice::from_raw_parts(dump, count) };
+    let names = pairs.iter().step_by(2).map(|name| text(*name)).collect();
     // SAFETY: the array that the dump returned is freed once, by its own function.
     unsafe { rd::rd_kafka_conf_dump_free(dump, count) };
     // SAFETY: the one owner destroys it, once.
@@ -59,16 +62,12 @@ pub fn property_names() -> Vec<String> {
 pub fn property(client: Native, name: &CStr) -> Option<String> {
     let mut value = [0_u8; 64];
     let mut size = value.len();
-    // SAFETY: the client lives as Native states, and so does its configuration; the name is null-terminated, the buffer as
-    // long as is said, and the text in it is null-terminated.
-    let result = unsafe {
-        rd::rd_kafka_conf_get(
-            rd::rd_kafka_conf(client.raw()),
-            name.as_ptr(),
-            value.as_mut_ptr().cast::<c_char>(),
-            &raw mut size,
-        )
-    };
+    // SAFETY: the client lives as Native states, and so does its configuration.
+    let config = unsafe { rd::rd_kafka_conf(client.raw()) };
+    // SAFETY: the configuration is live; the name is null-terminated, the buffer as long as is said, and the text in it is
+    // null-terminated.
+    let result =
+        unsafe { rd::rd_kafka_conf_get(config, name.as_ptr(), value.as_mut_ptr().cast::<c_char>(), &raw mut size) };
     let is_known = result == rd::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK;
     let text = CStr::from_bytes_until_nul(&value).ok().filter(|_| is_known)?;
     Some(text.to_string_lossy().into_owned())

@@ -4,6 +4,8 @@
 //! Source: librdkafka's `rdkafka.h`, "Transactional producer API". rust-rdkafka's own `commit_transaction` flushes
 //! first, in steps of 100 ms; here nothing is in flight any more when it is called.
 
+#![allow(unsafe_code, reason = "calls librdkafka")]
+
 use std::ffi::c_int;
 use std::time::Duration;
 
