@@ -215,6 +215,8 @@ impl Feedback {
 
     /// A status update at any time: the last one before the end.
     pub fn update(&mut self, now: Instant) -> Update {
+        assert!(self.confirmed <= self.delivered, "a position is confirmed that is not delivered");
+        assert!(self.delivered <= self.received, "a position is delivered that was not received");
         let reply_requested = now >= self.ask_at();
         if reply_requested {
             self.asked_at = now;

@@ -69,3 +69,16 @@ pub const FULL_KEYS_MAX: usize = 1_000;
 
 /// Columns that a table of PostgreSQL can have (`MaxHeapAttributeNumber`).
 pub const COLUMNS_MAX: usize = 1_600;
+
+// What depends on each other. The ring must not be what ends a batch of small transactions, a turn must not fill
+// the producer.
+const _: () = assert!(RING_ENTRIES_MAX > RECORDS_IN_FLIGHT_MAX as usize + RECORDS_PER_CHANGE_MAX as usize);
+const _: () = assert!(MESSAGES_PER_TURN_MAX * RECORDS_PER_CHANGE_MAX < RECORDS_IN_FLIGHT_MAX);
+const _: () = assert!(CONFIRMED_BYTES_BEFORE_UPDATE < CHECKPOINT_BYTES);
+const _: () = assert!(STDOUT_BUFFER_BYTES <= ENCODE_BUFFER_KEPT_BYTES);
+const _: () = assert!(CONNECT_TIMEOUT.as_millis() <= COMMAND_TIMEOUT.as_millis());
+const _: () = assert!(COPY_END_TIMEOUT.as_millis() < FINISH_TIMEOUT.as_millis());
+const _: () = assert!(BLOCKED_SESSION_MIN.as_millis() < BLOCKED_SESSION_MAX.as_millis());
+// A session is given up well before wal_sender_timeout's default.
+const _: () = assert!(BLOCKED_SESSION_MAX.as_millis() + FINISH_TIMEOUT.as_millis() < 60_000);
+const _: () = assert!(BLOCKED_SESSION_MAX.as_millis() < OUTAGE_NOTICE_INTERVAL.as_millis());

@@ -12,7 +12,7 @@ use crate::lsn::Lsn;
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     /// Records handed to the sink and not settled yet.
-    outstanding: u32,
+    outstanding: u64,
     /// The LSN to name in messages: of the commit record, or of the message.
     position: Lsn,
     /// What is confirmed once this entry and all before it are settled; none while records may still join.
@@ -53,16 +53,17 @@ pub struct Ring {
 pub struct UnknownTicket(pub Ticket);
 
 impl Ring {
-    /// A ring of `capacity` entries, all of them allocated now. A capacity of 0 is taken as 1.
+    /// A ring of `capacity` entries, all of them allocated now.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Ring { entries: vec![Entry::default(); capacity.max(1)].into_boxed_slice(), oldest: 0, next: 0, outstanding: 0 }
+        assert!(capacity > 0, "a ring without entries");
+        Ring { entries: vec![Entry::default(); capacity].into_boxed_slice(), oldest: 0, next: 0, outstanding: 0 }
     }
 
     /// How many entries are in flight.
     #[must_use]
     pub fn count(&self) -> usize {
-        usize::try_from(self.next - self.oldest).unwrap_or(usize::MAX)
+        usize::try_from(self.next - self.oldest).expect("there are no more entries than the ring has")
     }
 
     /// Whether nothing is in flight.
@@ -99,7 +100,7 @@ impl Ring {
     /// # Errors
     /// When no entry in flight has this ticket.
     pub fn add(&mut self, ticket: Ticket, records: u32) -> Result<(), UnknownTicket> {
-        self.entry(ticket)?.outstanding += records;
+        self.entry(ticket)?.outstanding += u64::from(records);
         self.outstanding += u64::from(records);
         Ok(())
     }
@@ -110,8 +111,9 @@ impl Ring {
     /// When no entry in flight has this ticket, or fewer of its records are under way.
     pub fn settle(&mut self, ticket: Ticket, records: u32) -> Result<(), UnknownTicket> {
         let entry = self.entry(ticket)?;
-        entry.outstanding = entry.outstanding.checked_sub(records).ok_or(UnknownTicket(ticket))?;
-        self.outstanding -= u64::from(records);
+        entry.outstanding = entry.outstanding.checked_sub(u64::from(records)).ok_or(UnknownTicket(ticket))?;
+        let outstanding = self.outstanding.checked_sub(u64::from(records));
+        self.outstanding = outstanding.expect("the ring counts the records of all its entries");
         Ok(())
     }
 
@@ -120,7 +122,9 @@ impl Ring {
     /// # Errors
     /// When no entry in flight has this ticket.
     pub fn seal(&mut self, ticket: Ticket, confirm: Lsn) -> Result<(), UnknownTicket> {
-        self.entry(ticket)?.confirm = Some(Confirm { lsn: confirm, records_end: confirm });
+        let entry = self.entry(ticket)?;
+        assert!(entry.confirm.is_none(), "an entry is sealed twice");
+        entry.confirm = Some(Confirm { lsn: confirm, records_end: confirm });
         Ok(())
     }
 
@@ -168,6 +172,7 @@ impl Ring {
             confirmed = Some(confirmed.map_or(confirm, |greatest| greatest.max(confirm)));
             self.oldest += 1;
         }
+        assert!(!self.is_empty() || self.outstanding == 0, "a record is outstanding, and no entry waits for it");
         confirmed
     }
 
@@ -177,18 +182,12 @@ impl Ring {
         self.holds(ticket).then(|| self.entries[self.index_of(ticket)].position)
     }
 
-    /// The position of the oldest entry in flight.
-    #[must_use]
-    pub fn oldest_position(&self) -> Option<Lsn> {
-        self.position(Ticket(self.oldest))
-    }
-
     fn holds(&self, ticket: Ticket) -> bool {
         (self.oldest..self.next).contains(&ticket.0)
     }
 
     fn index_of(&self, ticket: Ticket) -> usize {
-        usize::try_from(ticket.0 % self.entries.len() as u64).unwrap_or_default()
+        usize::try_from(ticket.0 % self.entries.len() as u64).expect("an index is below the ring's capacity")
     }
 
     fn at(&mut self, ticket: Ticket) -> &mut Entry {
@@ -300,6 +299,14 @@ mod tests {
         assert_eq!(ring.outstanding(), 0);
         assert_eq!(ring.settle(ticket, 1), Err(UnknownTicket(ticket)));
         assert_ne!(ring.open(Lsn(9)), Some(ticket));
+    }
+
+    #[test]
+    #[should_panic(expected = "an entry is sealed twice")]
+    fn an_entry_is_sealed_once() {
+        let mut ring = Ring::with_capacity(2);
+        let ticket = sealed(&mut ring, 1, 10);
+        let _ = ring.seal(ticket, Lsn(20));
     }
 
     #[test]

@@ -32,7 +32,11 @@ impl Stats {
 
     /// Records a second since the last line, which this one becomes.
     pub fn rate(&mut self, records: u64, now: Instant) -> u64 {
-        let rate = per_second(records.saturating_sub(self.records_told), self.told_at, now);
+        let rate = per_second(
+            records.checked_sub(self.records_told).expect("a count since the start does not go back"),
+            self.told_at,
+            now,
+        );
         self.told_at = now;
         self.records_told = records;
         rate

@@ -87,8 +87,9 @@ impl Lookup {
     /// # Errors
     /// [`Error::Conninfo`] and [`Error::Connect`].
     pub fn ask(&mut self, text: &'static CStr, parameters: &[&str]) -> Result<(), Error> {
-        // A NUL byte is in none of them: they are names that were checked, and numbers.
-        let parameters = parameters.iter().map(|text| CString::new(*text).unwrap_or_default()).collect();
+        let parameter =
+            |text: &&str| CString::new(*text).expect("names that were checked, and numbers, hold no NUL byte");
+        let parameters = parameters.iter().map(parameter).collect();
         let query = Query { text, parameters };
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Idle(handle) => match begin(handle, query, true) {
@@ -206,7 +207,7 @@ enum Progress {
 
 /// Begins the transaction of a query, which comes back when the connection is lost.
 fn begin(mut handle: Handle, query: Query, was_idle: bool) -> Result<State, (Query, Error)> {
-    let text = CString::new(begin_pinned(handle.server_version())).unwrap_or_default();
+    let text = CString::new(begin_pinned(handle.server_version())).expect("a command of ours holds no NUL byte");
     if handle.is_bad() || !handle.send_query(&text) {
         return Err((query, lost(&handle)));
     }

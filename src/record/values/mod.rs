@@ -96,9 +96,8 @@ pub(in crate::record) fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 fn push_base64_piece(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, b'=');
-    // The room is exact, so that this cannot fail; if it did, the value would be the padding.
     let written = BASE64.encode_slice(bytes, &mut out[start..]);
-    debug_assert_eq!(written.ok(), Some(out.len() - start));
+    assert_eq!(written.ok(), Some(out.len() - start), "the room for base64 is exact");
 }
 
 /// Appends `\x00ff`, the hex format of bytea, as a JSON string of base64.

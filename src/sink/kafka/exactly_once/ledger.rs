@@ -299,19 +299,18 @@ impl Ledger {
 
     /// The stream goes on at this position of this timeline.
     pub fn begin_at(&mut self, start: Start, timeline: u32) {
-        if let Stage::Found(found) = &self.stage {
-            // A first position, one that the operator has chosen, and one that was cut or reached on another timeline are
-            // stored before anything is confirmed.
-            let is_stored =
-                found.stored.as_ref().is_some_and(|found| (found.end_lsn, found.timeline) == (start.lsn, timeline));
-            self.stored = if is_stored { start.lsn } else { Lsn::INVALID };
-            self.known = self.stored;
-            self.records = start.records;
-            self.idle = start.lsn;
-            self.stored_at = None;
-            self.identity.timeline = timeline;
-            self.stage = Stage::Idle;
-        }
+        let Stage::Found(found) = &self.stage else { panic!("a start without a checkpoint that was read") };
+        // A first position, one that the operator has chosen, and one that was cut or reached on another timeline are
+        // stored before anything is confirmed.
+        let is_stored =
+            found.stored.as_ref().is_some_and(|found| (found.end_lsn, found.timeline) == (start.lsn, timeline));
+        self.stored = if is_stored { start.lsn } else { Lsn::INVALID };
+        self.known = self.stored;
+        self.records = start.records;
+        self.idle = start.lsn;
+        self.stored_at = None;
+        self.identity.timeline = timeline;
+        self.stage = Stage::Idle;
     }
 
     /// Opens a transaction unless one is open. Call it before a change is taken.
@@ -323,13 +322,14 @@ impl Ledger {
 
     /// Records of an entry have been taken into the open transaction.
     pub fn take(&mut self, ticket: Ticket, count: u32, is_transactional: bool) {
+        assert!(count > 0, "a change became no record");
+        let Stage::Open { records, .. } = &mut self.stage else { panic!("a change outside a Kafka transaction") };
+        *records += u64::from(count);
         self.inside |= is_transactional;
         match self.taken.last_mut() {
-            Some((last, sum)) if *last == ticket => *sum += count,
+            // A transaction of more records than 32 bits count has another place.
+            Some((last, sum)) if *last == ticket && sum.checked_add(count).is_some() => *sum += count,
             _ => self.taken.push((ticket, count)),
-        }
-        if let Stage::Open { records, .. } = &mut self.stage {
-            *records += u64::from(count);
         }
     }
 
@@ -444,20 +444,24 @@ impl Ledger {
 
     /// The call that [`Task::TakeId`] or [`Task::Commit`] asks for was made.
     pub fn asked(&mut self) {
-        if let Stage::Initializing { call } | Stage::Announcing { call } | Stage::Committing { call, .. } =
+        let (Stage::Initializing { call } | Stage::Announcing { call } | Stage::Committing { call, .. }) =
             &mut self.stage
-        {
-            *call = Asking::Asked;
-        }
+        else {
+            panic!("a call that the ledger did not ask for");
+        };
+        *call = Asking::Asked;
     }
 
     /// The start record is in a transaction.
     pub fn announced(&mut self) {
+        assert!(matches!(self.stage, Stage::Taken), "a start record without a transactional id");
         self.stage = Stage::Announcing { call: Asking::NotAsked };
     }
 
     /// The checkpoint is in the transaction, which takes nothing more.
     pub fn sealed_with(&mut self, checkpoint: &Stored) {
+        assert!(matches!(self.stage, Stage::Idle | Stage::Open { .. }), "a checkpoint outside a transaction");
+        assert!(!self.inside, "a checkpoint inside a PostgreSQL transaction");
         self.sealed = None;
         self.records = checkpoint.records_end();
         self.stage = Stage::Committing { checkpoint: checkpoint.end_lsn, call: Asking::NotAsked };
@@ -486,7 +490,7 @@ impl Ledger {
                 self.stage = Stage::Idle;
                 return Ok(Some(checkpoint));
             }
-            _ => {}
+            _ => panic!("an answer to a call that the ledger did not ask for"),
         }
         Ok(None)
     }
