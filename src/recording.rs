@@ -214,12 +214,6 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Bytes read so far.
-    #[must_use]
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
     /// Reads a length and as many bytes into the buffer.
     fn bytes(&mut self) -> Result<(), Error> {
         let length = usize::try_from(u32::from_be_bytes(self.array()?)).unwrap_or(usize::MAX);
@@ -312,7 +306,7 @@ mod tests {
         assert_eq!(reader.entry().unwrap(), Some(Entry::CopyData(b"")));
         assert_eq!(reader.entry().unwrap(), None);
         assert_eq!(reader.entry().unwrap(), None);
-        assert_eq!(reader.offset(), bytes.len() as u64);
+        assert_eq!(reader.offset, bytes.len() as u64);
     }
 
     #[test]

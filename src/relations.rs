@@ -80,13 +80,13 @@ impl CollectionCount {
     /// The number, from 1, of the next record in this transaction.
     #[must_use]
     pub fn next(self, transaction: u64) -> u64 {
-        if self.transaction == transaction { self.records.saturating_add(1) } else { 1 }
+        if self.transaction == transaction { self.records + 1 } else { 1 }
     }
 
     /// Counts records with a value that were taken.
     pub fn consume(&mut self, transaction: u64, records: u64) {
-        let counted = self.next(transaction).saturating_sub(1);
-        *self = CollectionCount { transaction, records: counted.saturating_add(records) };
+        let counted = self.next(transaction) - 1;
+        *self = CollectionCount { transaction, records: counted + records };
     }
 }
 
@@ -157,7 +157,7 @@ impl Relations {
             }
             None => {
                 self.known.push(new);
-                RelationIndex(u32::try_from(self.known.len() - 1).unwrap_or(u32::MAX))
+                RelationIndex(u32::try_from(self.known.len() - 1).expect("a relation has an OID of 32 bits of its own"))
             }
         };
         self.by_oid.insert(oid, index);
@@ -257,14 +257,8 @@ impl Relations {
 
     /// How many relations are known.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_oid.len()
-    }
-
-    /// Whether none is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.by_oid.is_empty()
     }
 
     fn known(&self, index: RelationIndex) -> &Known {
@@ -303,7 +297,7 @@ mod tests {
         assert_eq!(relations.learn(relation(20, "a"), answer(20)), RelationIndex(0));
         assert_eq!(relations.learn(relation(10, "b"), answer(10)), RelationIndex(1));
         assert_eq!(relations.learn(relation(20, "renamed"), answer(20)), RelationIndex(0));
-        assert_eq!(relations.len(), 2);
+        assert_eq!(relations.count(), 2);
         for _ in 0..2 {
             assert_eq!(relations.index_of(10), Some(RelationIndex(1)));
             assert_eq!(relations.index_of(20), Some(RelationIndex(0)));
@@ -333,7 +327,7 @@ mod tests {
         relations.consume_order(a, 0, 2);
         assert_eq!(relations.index_of(1), Some(a));
         relations.forget(a);
-        assert_eq!((relations.len(), relations.index_of(1), relations.index_of(2)), (1, None, Some(b)));
+        assert_eq!((relations.count(), relations.index_of(1), relations.index_of(2)), (1, None, Some(b)));
         assert_eq!(relations.learn(relation(3, "c"), answer(3)), a);
         assert_eq!((relations.index_of(3), relations.next_order(a, 0)), (Some(a), 1), "and nothing else");
         assert_eq!(relations.indexes().count(), 2);

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Arg;
-use walcat::cli;
-use walcat::config::{Key, Kind};
-use walcat::exit_code::ExitCode;
+use walcat::testing::cli;
+use walcat::testing::config::{Key, Kind};
+use walcat::testing::exit_code::ExitCode;
 
 const PAGES: [&str; 3] = ["walcat.1", "walcat.toml.5", "walcat-records.7"];
 

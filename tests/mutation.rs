@@ -8,9 +8,9 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
-use walcat::recording::{Entry, Reader};
-use walcat::wire::pgoutput::{self, Cell, Context, Message, Tuple};
-use walcat::wire::replication::{self, Frame, StatusUpdate};
+use walcat::testing::recording::{Entry, Reader};
+use walcat::testing::wire::pgoutput::{self, Cell, Context, Message, OldTuple, Tuple};
+use walcat::testing::wire::replication::{self, Frame, StatusUpdate};
 
 #[path = "../src/wire/pgoutput/samples.rs"]
 mod samples;
@@ -137,7 +137,7 @@ fn visit(bytes: &[u8], message: &Message<'_>) {
     match message {
         Message::Origin(origin) => text(origin.name),
         Message::Relation(relation) => {
-            assert_eq!(relation.columns().map(|column| text(column.name)).count(), relation.column_count());
+            relation.columns().for_each(|column| text(column.name));
             text(relation.name);
         }
         Message::Type(kind) => text(kind.name),
@@ -145,11 +145,11 @@ fn visit(bytes: &[u8], message: &Message<'_>) {
         Message::Update(update) => {
             visit_tuple(bytes, update.new);
             if let Some(old) = update.old {
-                visit_tuple(bytes, old.tuple());
+                visit_tuple(bytes, either(old));
             }
         }
-        Message::Delete(delete) => visit_tuple(bytes, delete.old.tuple()),
-        Message::Truncate(truncate) => assert_eq!(truncate.relations.iter().count(), truncate.relations.count()),
+        Message::Delete(delete) => visit_tuple(bytes, either(delete.old)),
+        Message::Truncate(truncate) => assert!(truncate.relations.iter().len() <= bytes.len()),
         Message::Logical(logical) => {
             text(logical.prefix);
             assert_within(bytes, logical.content);
@@ -160,6 +160,12 @@ fn visit(bytes: &[u8], message: &Message<'_>) {
         Message::RollbackPrepared(rollback) => text(rollback.gid),
         Message::Begin(_) | Message::Commit(_) | Message::StreamStart(_) => {}
         Message::StreamStop | Message::StreamCommit(_) | Message::StreamAbort(_) => {}
+    }
+}
+
+fn either(old: OldTuple<'_>) -> Tuple<'_> {
+    match old {
+        OldTuple::Key(tuple) | OldTuple::Full(tuple) => tuple,
     }
 }
 

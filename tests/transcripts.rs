@@ -7,12 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::cargo::cargo_bin_cmd;
-use walcat::dump::Line;
-use walcat::lsn::Lsn;
-use walcat::recording::{Entry, Header, Reader};
-use walcat::relations::Relation;
-use walcat::wire::pgoutput::{self, Context, Message};
-use walcat::wire::replication::{self, Frame};
+use walcat::testing::dump::Line;
+use walcat::testing::lsn::Lsn;
+use walcat::testing::recording::{Entry, Header, Reader};
+use walcat::testing::relations::Relation;
+use walcat::testing::wire::pgoutput::{self, Context, Message};
+use walcat::testing::wire::replication::{self, Frame};
 
 /// What walcat asks a server for: `walcat decode` prints it, records included.
 const SESSIONS: [&str; 1] = ["session-15"];

@@ -18,16 +18,14 @@ mod tests;
 mod units;
 mod value;
 
-pub use error::{ConfigError, Echo, Origin, Place, Required, SecretError, Setting, ValueError};
+pub use error::ConfigError;
 pub use key::mistaken_variables;
-pub use key::{Key, Kind, Row};
+pub use key::{Key, Kind};
 pub use layers::Given;
-pub use mask::{mask_dsn, mask_property};
 pub use resolve::Config;
-pub use secret::{Environment, Secret};
+pub use secret::Secret;
 pub use settings::{
-    Delivery, DumpFormat, Engine, LogFormat, LogSettings, OnError, Retry, Sink, SlotSettings, StdoutForm,
-    StreamSettings, Topics, Truncate,
+    Delivery, Engine, LogFormat, LogSettings, OnError, Sink, SlotSettings, StdoutForm, StreamSettings, Topics, Truncate,
 };
 pub use units::Budget;
 

@@ -129,7 +129,6 @@ impl Config {
             publications: self.draft.publications.clone(),
             engine: self.draft.engine,
             failover: self.draft.failover,
-            log: self.draft.log,
         })
     }
 

@@ -74,7 +74,6 @@ pub struct SlotSettings {
     pub engine: Engine,
     /// Whether it is a failover slot.
     pub failover: bool,
-    pub log: LogSettings,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
+use super::settings::{DumpFormat, Retry};
 use super::*;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;

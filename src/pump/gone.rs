@@ -31,7 +31,7 @@ impl Gone {
     /// then all.
     pub fn to_ask_about(&self, relation: &Relation, relations: &Relations, encoder: &Encoder) -> Vec<u32> {
         let oid = |index| relations.relation(index).oid;
-        if relations.len() - self.relations.len() >= RELATIONS_BEFORE_ASKING.max(2 * self.left) {
+        if relations.count() - self.relations.len() >= RELATIONS_BEFORE_ASKING.max(2 * self.left) {
             let is_there = |index: &RelationIndex| !self.relations.contains_key(index);
             return relations.indexes().filter(is_there).map(oid).collect();
         }
@@ -68,7 +68,7 @@ impl Gone {
             }
         }
         if asked.len() >= RELATIONS_BEFORE_ASKING {
-            self.left = relations.len() - self.relations.len();
+            self.left = relations.count() - self.relations.len();
         }
     }
 

@@ -19,14 +19,6 @@ pub enum PrepareError {
 }
 
 impl PrepareError {
-    /// The code that the process ends with.
-    #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            PrepareError::Route(_) | PrepareError::KeyUnknown { .. } => ExitCode::Setup,
-        }
-    }
-
     /// The operator's next step.
     #[must_use]
     pub fn hint(&self) -> &'static str {

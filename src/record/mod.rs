@@ -25,8 +25,8 @@ use crate::record::topic::Route;
 use crate::relations::Relation;
 use crate::wire::pgoutput::ReplicaIdentity;
 
-pub use error::{EncodeError, Place, PrepareError};
-pub use key::{KeyUnknown, Warning};
+pub use error::{EncodeError, PrepareError};
+pub use key::Warning;
 pub use records::{Destination, Record, Records};
 
 use format::json;

@@ -79,15 +79,8 @@ impl<'s> Records<'s> {
         })
     }
 
-    /// Where all of them go.
-    #[must_use]
-    pub fn destination(&self) -> Destination {
-        self.destination
-    }
-
     /// How many there are: 1 to 3.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a change always becomes a record")]
     pub fn len(&self) -> usize {
         self.ranges.len()
     }

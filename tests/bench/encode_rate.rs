@@ -5,13 +5,13 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use walcat::catalog_facts::{CatalogAnswer, TableFacts};
-use walcat::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Transaction};
-use walcat::clock::PgTimestamp;
-use walcat::lsn::Lsn;
-use walcat::record::{Encoder, Settings, UNAVAILABLE_VALUE};
-use walcat::relations::{Column, Relation};
-use walcat::wire::pgoutput::{Cell, ReplicaIdentity};
+use walcat::testing::catalog_facts::{CatalogAnswer, TableFacts};
+use walcat::testing::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Transaction};
+use walcat::testing::clock::PgTimestamp;
+use walcat::testing::lsn::Lsn;
+use walcat::testing::record::{Encoder, Settings, UNAVAILABLE_VALUE};
+use walcat::testing::relations::{Column, Relation};
+use walcat::testing::wire::pgoutput::{Cell, ReplicaIdentity};
 
 const ROUNDS: u32 = 10;
 const CHANGES_PER_ROUND: u32 = 200_000;

@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use walcat::change::Ticket;
-use walcat::feedback::Confirming;
-use walcat::lsn::Lsn;
-use walcat::positions::{Facts, Start};
-use walcat::pump::store::{Identity, Store};
-use walcat::pump::storing::Vouched;
-use walcat::session::{Sealed, Session};
-use walcat::source::open::Known;
-use walcat::state_file::StateFile;
+use walcat::testing::change::Ticket;
+use walcat::testing::feedback::Confirming;
+use walcat::testing::lsn::Lsn;
+use walcat::testing::positions::{Facts, Start};
+use walcat::testing::pump::store::{Identity, Store};
+use walcat::testing::pump::storing::Vouched;
+use walcat::testing::session::{Sealed, Session};
+use walcat::testing::source::open::Known;
+use walcat::testing::state_file::StateFile;
 
 use crate::postgres::Walsender;
 use crate::reading::{Target, options, read};

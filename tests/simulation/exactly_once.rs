@@ -5,19 +5,19 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode as Code;
-use walcat::change::Ticket;
-use walcat::feedback::Confirming;
-use walcat::lsn::Lsn;
-use walcat::positions::{Facts, Stored};
-use walcat::session::{Sealed, Session};
-use walcat::sink::kafka::Error;
-use walcat::sink::kafka::client::transaction_calls::{CallError, failure};
-use walcat::sink::kafka::exactly_once::checkpoint::{
+use walcat::testing::change::Ticket;
+use walcat::testing::feedback::Confirming;
+use walcat::testing::lsn::Lsn;
+use walcat::testing::positions::{Facts, Stored};
+use walcat::testing::session::{Sealed, Session};
+use walcat::testing::sink::kafka::Error;
+use walcat::testing::sink::kafka::client::transaction_calls::{CallError, failure};
+use walcat::testing::sink::kafka::exactly_once::checkpoint::{
     CHECKPOINT_KEY, Instance, START_KEY, Start, render_checkpoint, render_start,
 };
-use walcat::sink::kafka::exactly_once::history::History;
-use walcat::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
-use walcat::source::open::Known;
+use walcat::testing::sink::kafka::exactly_once::history::History;
+use walcat::testing::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
+use walcat::testing::source::open::Known;
 
 use crate::kafka::{Record, TRANSACTION_TIMEOUT};
 use crate::postgres::{SLOT, SYSTEM, Walsender};
@@ -120,8 +120,10 @@ impl ExactlyOnce {
         let facts = world.postgres.facts();
         // The checkpoint is read once the slot is there.
         let start = facts.confirmed;
-        let options =
-            walcat::session::Options { entries_max: ENTRIES, ..options(start, Confirming::Stored, &mut world.random) };
+        let options = walcat::testing::session::Options {
+            entries_max: ENTRIES,
+            ..options(start, Confirming::Stored, &mut world.random)
+        };
         let session = Session::new(options, world.now);
         let instance = Instance { host: "h".to_owned(), pid: number, started_unix_ms: 0, renewal: 0 };
         let bounds = Bounds {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use walcat::positions::Disagreement;
+use walcat::testing::positions::Disagreement;
 
 use crate::postgres::Postgres;
 use crate::wal::Unit;

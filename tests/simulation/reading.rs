@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use walcat::catalog_facts::CatalogAnswer;
-use walcat::change::{Change, Operation, Ticket};
-use walcat::feedback::{Confirming, Timing};
-use walcat::lsn::Lsn;
-use walcat::relations::Relation;
-use walcat::session::{EnvelopeClock, Goal, Item, Options, Sealed, Session, Step, Truncations};
-use walcat::wire::pgoutput::Cell;
+use walcat::testing::catalog_facts::CatalogAnswer;
+use walcat::testing::change::{Change, Operation, Ticket};
+use walcat::testing::feedback::{Confirming, Timing};
+use walcat::testing::lsn::Lsn;
+use walcat::testing::relations::Relation;
+use walcat::testing::session::{EnvelopeClock, Goal, Item, Options, Sealed, Session, Step, Truncations};
+use walcat::testing::wire::pgoutput::Cell;
 
 use crate::postgres::Walsender;
 use crate::random::Random;

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use walcat::lsn::Lsn;
-use walcat::positions::{Disagreement, Facts, Start};
-use walcat::pump;
-use walcat::sink::kafka::exactly_once::checkpoint::Instance;
-use walcat::sink::kafka::exactly_once::history::History;
-use walcat::source::open::{Known, check_stored};
+use walcat::testing::lsn::Lsn;
+use walcat::testing::positions::{Disagreement, Facts, Start};
+use walcat::testing::pump;
+use walcat::testing::sink::kafka::exactly_once::checkpoint::Instance;
+use walcat::testing::sink::kafka::exactly_once::history::History;
+use walcat::testing::source::open::{Known, check_stored};
 
 use crate::kafka::Kafka;
 use crate::postgres::{FIRST, Postgres};

@@ -181,12 +181,6 @@ impl<'a> Truncate<'a> {
 pub struct Oids<'a>(&'a [[u8; OID_SIZE]]);
 
 impl<'a> Oids<'a> {
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.0.len()
-    }
-
     /// Goes through them.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = u32> + Clone + use<'a> {
         self.0.iter().map(|bytes| u32::from_be_bytes(*bytes))

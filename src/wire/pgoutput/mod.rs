@@ -29,8 +29,8 @@ use super::reader::Reader;
 pub use crate::wire::error::DecodeError;
 pub use message::{Begin, Commit, Delete, Insert, LogicalMessage, Oids, Origin, Truncate, Update};
 pub use prepared::{BeginPrepare, CommitPrepared, Prepare, Prepared, RollbackPrepared};
-pub use relation::{ColumnList, ColumnMessage, Columns, RelationMessage, ReplicaIdentity, TypeMessage};
-pub use streamed::{Abort, StreamAbort, StreamCommit, StreamStart};
+pub use relation::{RelationMessage, ReplicaIdentity, TypeMessage};
+pub use streamed::{StreamAbort, StreamCommit, StreamStart};
 pub use tuple::{Cell, Cells, OldTuple, Tuple};
 
 /// What the bytes of a message do not say of its form.

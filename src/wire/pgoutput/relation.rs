@@ -87,12 +87,6 @@ impl<'a> RelationMessage<'a> {
     pub fn columns(&self) -> Columns<'a> {
         Columns { left: self.columns.count, reader: Reader::new(self.columns.bytes) }
     }
-
-    /// How many columns there are.
-    #[must_use]
-    pub fn column_count(&self) -> usize {
-        usize::from(self.columns.count)
-    }
 }
 
 /// The columns of a [`RelationMessage`], already checked.

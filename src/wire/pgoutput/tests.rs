@@ -1,3 +1,5 @@
+use super::relation::ColumnMessage;
+use super::streamed::Abort;
 use super::*;
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
@@ -12,6 +14,12 @@ const END_LSN: Lsn = Lsn(0x16B_3778);
 const TIME: PgTimestamp = PgTimestamp(1_000_000);
 const COMMIT: Commit = Commit { flags: 0, commit_lsn: LSN, end_lsn: END_LSN, commit_time: TIME };
 const PREPARED: Prepared<'_> = Prepared { prepare_lsn: LSN, end_lsn: END_LSN, prepare_time: TIME, xid: 751, gid: "gx" };
+
+fn tuple(old: OldTuple<'_>) -> Tuple<'_> {
+    match old {
+        OldTuple::Key(tuple) | OldTuple::Full(tuple) => tuple,
+    }
+}
 
 #[test]
 fn messages_without_parts_are_decoded_field_by_field() {
@@ -92,7 +100,6 @@ fn a_relation_gives_its_columns() {
     assert_eq!((relation.xid, relation.oid), (None, 16385));
     assert_eq!((relation.namespace, relation.name), ("public", "t"));
     assert_eq!(relation.replica_identity, ReplicaIdentity::Default);
-    assert_eq!(relation.column_count(), 2);
     assert_eq!(
         relation.columns().collect::<Vec<_>>(),
         [
@@ -167,7 +174,7 @@ fn an_update_tells_old_key_old_row_and_neither_apart() {
 
     let message = bytes(samples::UPDATE_OF_KEY);
     let Ok(Message::Update(update)) = decode(&message, OUT) else { panic!("an update") };
-    assert_eq!(update.old.unwrap().tuple().cells().collect::<Vec<_>>(), [Cell::Text(b"1"), Cell::Null]);
+    assert_eq!(tuple(update.old.unwrap()).cells().collect::<Vec<_>>(), [Cell::Text(b"1"), Cell::Null]);
     assert_eq!(update.new.cells().collect::<Vec<_>>(), [Cell::Text(b"2"), Cell::UnchangedToast]);
 }
 
@@ -202,7 +209,6 @@ fn a_truncate_gives_its_options_and_relations() {
     assert_eq!((truncate.xid, truncate.options), (Some(751), 0));
     assert!(!truncate.cascade && !truncate.restart_identity);
     assert_eq!(truncate.relations.iter().collect::<Vec<_>>(), [16385]);
-    assert_eq!(truncate.relations.count(), 1);
 }
 
 fn context((in_stream, parallel): samples::Flags) -> Context {

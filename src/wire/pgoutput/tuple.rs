@@ -100,14 +100,6 @@ impl<'a> OldTuple<'a> {
             _ => OldTuple::decode(reader).map(Some),
         }
     }
-
-    /// The tuple, whichever it is.
-    #[must_use]
-    pub fn tuple(&self) -> Tuple<'a> {
-        match self {
-            OldTuple::Key(tuple) | OldTuple::Full(tuple) => *tuple,
-        }
-    }
 }
 
 /// Iterates over the cells of a [`Tuple`].

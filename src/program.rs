@@ -1,0 +1,86 @@
+//! The command `walcat`: reads the command line, runs one command, prints its failure once, and ends with its exit code.
+
+use std::io::{ErrorKind, Write};
+
+use crate::cli::{self, Cli, Command, SlotCommand};
+use crate::commands::{check, decode, slot, stream};
+use crate::config::{self, Config};
+use crate::error::Error;
+use crate::exit_code::ExitCode;
+use crate::{defect, logging, pg, process_end, sink};
+use log::warn;
+
+/// Runs the command that the process was started with, and ends the process.
+pub fn run_process() -> ! {
+    defect::install_handlers();
+    let version = cli::version_text(&pg::library_version(), &sink::kafka::client::ffi::library_version());
+    let code = match cli::parse(std::env::args_os(), version) {
+        Ok(cli) => run(&cli).map_or_else(|failure| report(&failure), |()| ExitCode::Done),
+        Err(message) => print_usage(&message),
+    };
+    process_end::end(code)
+}
+
+fn run(cli: &Cli) -> Result<(), Error> {
+    let environment = &config::process_environment;
+    match &cli.command {
+        Command::Stream(options) => {
+            let config = Config::load(&options.given(), environment)?;
+            if options.print_config {
+                return print(&config.print());
+            }
+            start_log(&config);
+            stream::run(&config.stream(environment)?)
+        }
+        Command::Check(options) => {
+            let config = Config::load(&options.given(), environment)?;
+            start_log(&config);
+            check::run(&config.stream(environment)?)
+        }
+        Command::Slot(command) => {
+            let config = Config::load(&command.given(), environment)?;
+            start_log(&config);
+            let settings = config.slot(environment)?;
+            match command {
+                SlotCommand::Create(_) => slot::create(&settings),
+                SlotCommand::Drop(options) => slot::drop(&settings, options.force),
+                SlotCommand::Status(options) => slot::status(&settings, options.format),
+            }
+        }
+        Command::Decode(options) => {
+            let config = Config::without_file(&options.given(), environment)?;
+            start_log(&config);
+            decode::run(&options.file, options.dump_keepalives)
+        }
+    }
+}
+
+fn start_log(config: &Config) {
+    logging::init(config.log());
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for warning in config.warnings().into_iter().chain(config::mistaken_variables(variables)) {
+        warn!("{warning}");
+    }
+    defect::fail_if_tested();
+}
+
+/// clap's own text: help and version go to standard output, a complaint to standard error.
+fn print_usage(message: &clap::Error) -> ExitCode {
+    // A reader that has gone is no failure.
+    let _ = message.print();
+    if message.use_stderr() { ExitCode::Usage } else { ExitCode::Done }
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The one place where a failure is printed.
+fn report(failure: &Error) -> ExitCode {
+    let code = failure.exit_code();
+    logging::tell_failure(&failure.to_string(), failure.hint().as_deref(), code);
+    code
+}

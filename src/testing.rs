@@ -1,0 +1,93 @@
+//! What the tests below `tests/` and the benchmarks use of the library, and nothing else does: no other item is public, so
+//! that the compiler finds what is dead.
+
+pub mod catalog_facts {
+    pub use crate::catalog_facts::{CatalogAnswer, TableFacts};
+}
+pub mod change {
+    pub use crate::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Ticket, Transaction};
+}
+pub mod cli {
+    pub use crate::cli::command;
+}
+pub mod clock {
+    pub use crate::clock::PgTimestamp;
+}
+pub mod config {
+    pub use crate::config::{Key, Kind};
+}
+pub mod dump {
+    pub use crate::dump::Line;
+}
+pub mod exit_code {
+    pub use crate::exit_code::ExitCode;
+}
+pub mod feedback {
+    pub use crate::feedback::{Confirming, Timing};
+}
+pub mod lsn {
+    pub use crate::lsn::Lsn;
+}
+pub mod positions {
+    pub use crate::positions::{Disagreement, Facts, Start, Stored, Switch};
+}
+pub mod pump {
+    pub use crate::pump::Error;
+    pub mod store {
+        pub use crate::pump::store::{Identity, Store};
+    }
+    pub mod storing {
+        pub use crate::pump::storing::Vouched;
+    }
+}
+pub mod record {
+    pub use crate::record::{Encoder, Settings, UNAVAILABLE_VALUE};
+}
+pub mod recording {
+    pub use crate::recording::{Entry, Header, Reader};
+}
+pub mod relations {
+    pub use crate::relations::{Column, Relation, Relations};
+}
+pub mod session {
+    pub use crate::session::{EnvelopeClock, Goal, Item, Options, Sealed, Session, Step, Truncations};
+}
+pub mod sink {
+    pub mod kafka {
+        pub use crate::sink::kafka::Error;
+        pub mod client {
+            pub mod transaction_calls {
+                pub use crate::sink::kafka::client::transaction_calls::{CallError, failure};
+            }
+        }
+        pub mod exactly_once {
+            pub mod checkpoint {
+                pub use crate::sink::kafka::exactly_once::checkpoint::{
+                    CHECKPOINT_KEY, Instance, START_KEY, Start, render_checkpoint, render_start,
+                };
+            }
+            pub mod history {
+                pub use crate::sink::kafka::exactly_once::history::History;
+            }
+            pub mod ledger {
+                pub use crate::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
+            }
+        }
+    }
+}
+pub mod source {
+    pub mod open {
+        pub use crate::source::open::{Known, check_stored};
+    }
+}
+pub mod state_file {
+    pub use crate::state_file::StateFile;
+}
+pub mod wire {
+    pub mod pgoutput {
+        pub use crate::wire::pgoutput::{Cell, Context, Message, OldTuple, ReplicaIdentity, Tuple, decode};
+    }
+    pub mod replication {
+        pub use crate::wire::replication::{Frame, StatusUpdate, decode};
+    }
+}
