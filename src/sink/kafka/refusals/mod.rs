@@ -32,7 +32,7 @@ pub(super) enum Delivering {
     /// It is, as far as it is known.
     Yes,
     /// It will be given up.
-    Failing(Failing),
+    Failing(Box<Failing>),
     /// It is given up. With Kafka transactions their ledger knows that.
     GivenUp,
 }
@@ -94,8 +94,8 @@ impl KafkaSink {
                     self.link.purge();
                 }
                 let deadline = now + if is_transactional { COLLECT_LIMIT } else { DRAIN_LIMIT };
-                self.delivering =
-                    Delivering::Failing(Failing { deadline, refusals: Vec::new(), missing: None, first: None });
+                let failing = Failing { deadline, refusals: Vec::new(), missing: None, first: None };
+                self.delivering = Delivering::Failing(Box::new(failing));
                 let Delivering::Failing(failing) = &mut self.delivering else { return };
                 failing
             }
