@@ -110,11 +110,10 @@ impl Fault {
         }
     }
 
-    /// Whether it comes unasked. The others find what is not fixed yet, or have not been seen to find nothing.
+    /// Whether it comes unasked.
     /// In at-least-once a refusal lets librdkafka write a batch again that was under way to a broker that is cut off.
     fn is_usual(self, delivery: Delivery) -> bool {
         match self {
-            Fault::LoseTopic => false,
             Fault::DenyAccess => delivery == Delivery::ExactlyOnce,
             _ => true,
         }
