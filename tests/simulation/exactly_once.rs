@@ -236,10 +236,16 @@ impl ExactlyOnce {
         Ok(())
     }
 
+    /// What messages call the checkpoint: its writer tells it from one of the same position after it.
+    fn checkpoint_name(&self) -> String {
+        let writer = &self.history.checkpoint.as_ref().expect("a checkpoint").instance;
+        format!("the checkpoint that process {} wrote in renewal {}", writer.pid, writer.renewal)
+    }
+
     /// The position that Kafka has is judged. Says whether the stream can go on.
     fn heed_checkpoint(&mut self, world: &mut World) -> Result<bool, End> {
         let Some(found) = self.sink.ledger.found() else { return Ok(true) };
-        let known = found.stored.map(|stored| Known { stored, store: "the checkpoint".to_owned() });
+        let known = found.stored.map(|stored| Known { stored, store: self.checkpoint_name() });
         let is_ahead =
             |known: &Known| known.stored.timeline >= self.facts.timeline && known.stored.end_lsn > self.facts.wal_end;
         if known.as_ref().is_some_and(is_ahead) && !std::mem::replace(&mut self.was_overtaken, true) {
@@ -248,8 +254,23 @@ impl ExactlyOnce {
         self.was_overtaken = false;
         let start = begin(known.as_ref(), &self.facts, &[], world)?;
         self.sink.ledger.begin_at(start, self.facts.timeline);
+        self.check_begun(known.as_ref(), world);
         self.session.begin_at(start.lsn);
         Ok(true)
+    }
+
+    /// The position where it begins counts as stored only if the checkpoint has it; otherwise it is stored at once, so that
+    /// only a fault can make an operator accept it again.
+    fn check_begun(&self, known: Option<&Known>, world: &World) {
+        let Sink { ledger, .. } = &self.sink;
+        if !ledger.stored().is_valid() {
+            let due_at = ledger.deadline(true, world.now, world.now);
+            assert_eq!(due_at, Some(world.now), "seed {}: what is not stored waits", world.seed);
+            return;
+        }
+        let in_checkpoint = known.map(|known| (known.stored.end_lsn, known.stored.timeline));
+        let begun = (ledger.stored(), self.facts.timeline);
+        assert_eq!(in_checkpoint, Some(begun), "seed {}: it counts as stored, and is not", world.seed);
     }
 
     fn update(&mut self, world: &mut World) {
