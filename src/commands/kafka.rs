@@ -87,7 +87,7 @@ fn first_answer(inquiry: &mut Inquiry, waiter: &mut Waiter<'_>) -> Result<Result
     let asked = Instant::now();
     inquiry.ask();
     while asked.elapsed() < FIRST_ANSWER_PATIENCE {
-        if let Some(answer) = inquiry.heed() {
+        if let Some(answer) = inquiry.handle() {
             return Ok(answer);
         }
         sleep(waiter, LOOK_INTERVAL)?;

@@ -214,7 +214,7 @@ impl Peek {
                     None => return Ok(None),
                     Some(result) => {
                         self.heard_at = now;
-                        if let Some(peeked) = self.heed(result, now)? {
+                        if let Some(peeked) = self.handle(result, now)? {
                             return Ok(Some(peeked));
                         }
                     }
@@ -315,7 +315,7 @@ impl Peek {
     }
 
     /// A result of the command that is under way, or its end.
-    fn heed(&mut self, result: Option<QueryResult>, now: Instant) -> Result<Option<Peeked>, Error> {
+    fn handle(&mut self, result: Option<QueryResult>, now: Instant) -> Result<Option<Peeked>, Error> {
         let failed = result.as_ref().filter(|result| result.outcome() == Outcome::Failed);
         match (&mut self.state, result.as_ref()) {
             (State::Emitting, Some(result)) => {

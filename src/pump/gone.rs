@@ -39,7 +39,7 @@ impl Gone {
     }
 
     /// Takes the catalog's word on the others that were asked about.
-    pub fn heed(
+    pub fn handle(
         &mut self,
         relation: &Relation,
         question: &Question,

@@ -43,7 +43,7 @@ impl Hold {
 
 impl Pump {
     /// Gives the session up when it has been of no use for too long, and gets it back when it is.
-    pub(super) fn heed_hold(&mut self, now: Instant) -> Result<(), Error> {
+    pub(super) fn handle_hold(&mut self, now: Instant) -> Result<(), Error> {
         if self.hold.is_released() {
             return if self.wants_session(now) { self.reclaim(None, "there is room again") } else { Ok(()) };
         }
@@ -74,7 +74,7 @@ impl Pump {
         if self.outage.is_slot_at_risk() { BLOCKED_SESSION_MIN } else { BLOCKED_SESSION_MAX }
     }
 
-    /// When [`Pump::heed_hold`] has to look again at the latest.
+    /// When [`Pump::handle_hold`] has to look again at the latest.
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
         let limit = self.blocked_max();
         if self.asking.is_open() {
@@ -148,7 +148,7 @@ impl Pump {
     pub(super) fn reclaim(&mut self, deadline: Option<Instant>, why: &str) -> Result<(), Error> {
         let started = match self.connect_again(Duration::ZERO, HOLDER_LOOK, deadline) {
             Ok(started) => started,
-            // The caller sees that there is none, and the loop heeds the signal.
+            // The caller sees that there is none, and the loop handles the signal.
             Err(Error::Postgres(pg::Error::Interrupted)) => return Ok(()),
             Err(error) => return Err(error),
         };

@@ -245,11 +245,11 @@ impl Pump {
     fn turns(&mut self) -> Result<(), Error> {
         loop {
             let now = Instant::now();
-            self.heed_signals(now)?;
+            self.handle_signals(now)?;
             serve_output(&mut self.output, &mut self.session, now)?;
-            self.heed_catalog(now)?;
+            self.handle_catalog(now)?;
             self.forget_gone();
-            self.heed_checkpoint()?;
+            self.handle_checkpoint()?;
             let read = self.read(now)?;
             self.keep_full_keys();
             if self.stage == Stage::Reading && self.session.is_done() {
@@ -261,14 +261,14 @@ impl Pump {
             self.store(now)?;
             self.send_status_update(now)?;
             let confirmed = self.session.feedback().confirmed();
-            self.outage.heed(self.output.outage(), confirmed, now);
+            self.outage.handle(self.output.outage(), confirmed, now);
             let refused = self.output.refused_count();
             self.report.statistics(&mut self.session, refused, self.poller.turns(), now);
             if self.is_over(now) {
                 return Ok(());
             }
-            self.heed_hold(now)?;
-            if self.heed_huge(read, now)? {
+            self.handle_hold(now)?;
+            if self.handle_huge(read, now)? {
                 // libpq may hold the first messages of the new session already.
                 continue;
             }
@@ -282,7 +282,7 @@ impl Pump {
     }
 
     /// The position that Kafka has, once it is known, is judged like any other that was stored.
-    fn heed_checkpoint(&mut self) -> Result<(), Error> {
+    fn handle_checkpoint(&mut self) -> Result<(), Error> {
         let Some(transactions) = self.output.transactions() else { return Ok(()) };
         let Some(found) = transactions.found() else { return Ok(()) };
         let store = format!("the checkpoint in the topic {}", transactions.settings().topic());
@@ -336,7 +336,7 @@ impl Pump {
         }
     }
 
-    fn heed_signals(&mut self, now: Instant) -> Result<(), Error> {
+    fn handle_signals(&mut self, now: Instant) -> Result<(), Error> {
         let received = self.signals.received();
         if received == 0 {
             return Ok(());

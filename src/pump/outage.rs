@@ -55,7 +55,7 @@ impl OutageReport {
     }
 
     /// Tells of an outage that has begun, goes on or is over.
-    pub fn heed(&mut self, outage: Option<(Instant, &str)>, confirmed: Lsn, now: Instant) {
+    pub fn handle(&mut self, outage: Option<(Instant, &str)>, confirmed: Lsn, now: Instant) {
         let Some((since, reason)) = outage else {
             self.notice = None;
             self.is_slot_at_risk = false;

@@ -59,7 +59,7 @@ impl Pump {
     }
 
     fn frame(&mut self, frame: &[u8], now: Instant) -> Result<(), Error> {
-        self.huge.heed(frame.len(), now);
+        self.huge.handle(frame.len(), now);
         self.report.frame(frame);
         let handled = self.handle(frame, now);
         // A frame that ends the run by a failure is the one that a recording is wanted for.
@@ -72,7 +72,7 @@ impl Pump {
     fn peeked(&mut self, peeked: &Peeked, now: Instant) -> Result<(), Error> {
         match peeked {
             Peeked::Row(row) => {
-                self.huge.heed(row.message()?.len(), now);
+                self.huge.handle(row.message()?.len(), now);
                 self.report.message(row.lsn()?, row.message()?);
                 self.accept(&Item::of_message(row.lsn()?, row.message()?)?, now).map(drop)
             }
@@ -155,13 +155,13 @@ impl Pump {
     }
 
     /// The catalog's reply, once it is there, makes the relation known.
-    pub(super) fn heed_catalog(&mut self, now: Instant) -> Result<(), Error> {
+    pub(super) fn handle_catalog(&mut self, now: Instant) -> Result<(), Error> {
         let Some((relation, question, reply)) = self.asking.poll(self.report.slot(), now)? else { return Ok(()) };
         if let Some(recorder) = &mut self.recorder {
             recorder.catalog_answer(&reply.answer)?;
         }
         let relations = self.session.relations();
-        self.gone.heed(&relation, &question, &reply, relations, self.output.encoder());
+        self.gone.handle(&relation, &question, &reply, relations, self.output.encoder());
         let word = (reply.answer.table.is_some(), reply.is_visible, reply.wal_lsn);
         let index = relations.learn(relation, reply.answer);
         self.gone.learned(index, word);

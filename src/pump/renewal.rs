@@ -24,7 +24,7 @@ pub(super) struct Huge {
 
 impl Huge {
     /// A message of this size was received.
-    pub fn heed(&mut self, bytes: usize, now: Instant) {
+    pub fn handle(&mut self, bytes: usize, now: Instant) {
         if bytes > MESSAGE_BUFFER_KEPT_BYTES {
             let largest = self.seen.map_or(bytes, |(largest, _)| largest.max(bytes));
             self.seen = Some((largest, now));
@@ -44,7 +44,7 @@ impl Huge {
 
 impl Pump {
     /// Renews the session when it holds the memory of a huge message and nothing else. Says whether it did.
-    pub(super) fn heed_huge(&mut self, read: Read, now: Instant) -> Result<bool, Error> {
+    pub(super) fn handle_huge(&mut self, read: Read, now: Instant) -> Result<bool, Error> {
         let Some(message_bytes) = self.huge.rested(now) else { return Ok(false) };
         if read != Read::Drained || !self.is_at_rest() || !self.may_reconnect() {
             return Ok(false);
@@ -85,13 +85,13 @@ mod tests {
     fn only_a_huge_message_that_was_the_last_for_a_while_asks_for_a_renewal() {
         let now = Instant::now();
         let mut huge = Huge::default();
-        huge.heed(MESSAGE_BUFFER_KEPT_BYTES, now);
+        huge.handle(MESSAGE_BUFFER_KEPT_BYTES, now);
         assert_eq!((huge.rested(now + 2 * RENEWAL_REST), huge.deadline(now)), (None, None));
-        huge.heed(HUGE + 1, now);
+        huge.handle(HUGE + 1, now);
         assert_eq!((huge.rested(now), huge.deadline(now)), (None, Some(now + RENEWAL_REST)));
         let next = now + RENEWAL_REST / 2;
-        huge.heed(HUGE, next);
-        huge.heed(1, next + RENEWAL_REST);
+        huge.handle(HUGE, next);
+        huge.handle(1, next + RENEWAL_REST);
         assert_eq!(huge.rested(now + RENEWAL_REST), None, "another one has come");
         let rested_at = next + RENEWAL_REST;
         assert_eq!((huge.rested(rested_at), huge.deadline(rested_at)), (Some(HUGE + 1), None));

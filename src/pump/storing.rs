@@ -18,7 +18,7 @@ impl Pump {
     /// Stores what is delivered, so that it may be confirmed. The server does not wait for the interval, and neither does
     /// the end of the run.
     pub(super) fn store(&mut self, now: Instant) -> Result<(), Error> {
-        self.heed_timeline();
+        self.handle_timeline();
         let ends = self.stage != Stage::Reading;
         let feedback = self.session.feedback();
         let at_once = ends || feedback.is_reply_owed() || self.feed.waits_for_confirmation();
@@ -46,7 +46,7 @@ impl Pump {
     }
 
     /// Takes the standby's answer. What was received before the question is of the history of its timeline.
-    fn heed_timeline(&mut self) {
+    fn handle_timeline(&mut self) {
         let Some(timeline) = self.watch.answer() else { return };
         if timeline != self.identity.timeline {
             self.identity.go_on(timeline, self.identity.records.lsn);

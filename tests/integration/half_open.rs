@@ -199,7 +199,7 @@ fn a_server_process_that_freezes_under_a_peek_is_found_within_the_stall_timeout(
     let begun = Instant::now();
     running.wait_for_log("the server has sent nothing for 3 s");
     running.wait_for_log("connecting again");
-    // It may hold the slot, and heeds nothing before it runs.
+    // It may hold the slot, and handles nothing before it runs.
     signal_process(pid, libc::SIGCONT);
     world.confirm_change("INSERT INTO t VALUES (2)", 30);
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());

@@ -77,7 +77,7 @@ fn a_frozen_walsender_is_found_within_the_stall_timeout_and_replaced() {
     signal_process(pid, libc::SIGSTOP);
     running.wait_for_log("the connection to PostgreSQL is dead");
     running.wait_for_log("takeover: ending the process that holds the slot");
-    // It heeds the request to end only when it runs again.
+    // It handles the request to end only when it runs again.
     signal_process(pid, libc::SIGCONT);
     running.wait_for_log("the stream goes on");
     world.sql(&transactions(1));

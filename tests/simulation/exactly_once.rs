@@ -220,7 +220,7 @@ impl ExactlyOnce {
                 if let Some((next, value)) = world.kafka.read_checkpoints(producer.consumed) {
                     self.history.take(value).expect("a record of walcat's");
                     producer.consumed = next;
-                    ledger.heed_history(&self.history);
+                    ledger.handle_history(&self.history);
                 }
             }
             Task::Seal(checkpoint) => {
@@ -243,7 +243,7 @@ impl ExactlyOnce {
     }
 
     /// The position that Kafka has is judged. Says whether the stream can go on.
-    fn heed_checkpoint(&mut self, world: &mut World) -> Result<bool, End> {
+    fn handle_checkpoint(&mut self, world: &mut World) -> Result<bool, End> {
         let Some(found) = self.sink.ledger.found() else { return Ok(true) };
         let known = found.stored.map(|stored| Known { stored, store: self.checkpoint_name() });
         let is_ahead =
@@ -317,7 +317,7 @@ impl Walcat for ExactlyOnce {
             }
             Err(error) => panic!("seed {}: {error}", world.seed),
         }
-        if !self.heed_checkpoint(world)? {
+        if !self.handle_checkpoint(world)? {
             self.close(world);
             return Ok(());
         }

@@ -331,10 +331,10 @@ impl KafkaSink {
     pub fn serve(&mut self, now: Instant) -> Result<(), super::Error> {
         self.link.serve();
         while let Ok(error) = self.link.inbox().errors.try_recv() {
-            self.heed(&error, now)?;
+            self.handle(&error, now)?;
         }
         while let Some(answer) = self.link.admin().poll() {
-            self.waiting.heed(answer, &mut self.availability, now)?;
+            self.waiting.handle(answer, &mut self.availability, now)?;
         }
         self.waiting.tick(now);
         self.availability.tick(self.is_under_way(), now);
@@ -456,7 +456,7 @@ impl KafkaSink {
         [broker_for, probe, patience, failing, transactions].into_iter().flatten().min()
     }
 
-    fn heed(&mut self, error: &client::context::ClientError, now: Instant) -> Result<(), Error> {
+    fn handle(&mut self, error: &client::context::ClientError, now: Instant) -> Result<(), Error> {
         match error.code {
             Code::Fatal => {
                 let (code, reason) =

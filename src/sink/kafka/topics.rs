@@ -327,7 +327,7 @@ impl Waiting {
     ///
     /// # Errors
     /// [`Error::CreateTopic`] when a topic cannot be made.
-    pub fn heed(&mut self, answer: Answer, availability: &mut Availability, now: Instant) -> Result<(), Error> {
+    pub fn handle(&mut self, answer: Answer, availability: &mut Availability, now: Instant) -> Result<(), Error> {
         let is_an_answer = answer.content.is_an_answer();
         self.was_answered |= is_an_answer;
         let Some(request) = self.request.take_if(|request| request.id == answer.to) else {
@@ -654,10 +654,10 @@ mod tests {
         assert!(waiting.release(&alone.admin, later).unwrap().is_none(), "its policy is asked for");
         // The probe's, which says nothing of the topic.
         let late = Content::Configurations(Err(error(Code::OperationTimedOut)));
-        waiting.heed(answer(0, late), &mut availability, later).unwrap();
+        waiting.handle(answer(0, late), &mut availability, later).unwrap();
         assert!(waiting.release(&alone.admin, later).unwrap().is_none(), "a truncation for a compacted topic was sent");
         let known = Content::Configurations(Ok(vec![configured("t", "compact")]));
-        waiting.heed(answer(1, known), &mut availability, later).unwrap();
+        waiting.handle(answer(1, known), &mut availability, later).unwrap();
         assert!(matches!(waiting.release(&alone.admin, later).unwrap(), Some(Release::Skip(Ticket(7)))));
     }
 
@@ -673,7 +673,7 @@ mod tests {
             waiting.probe(&alone.admin, now);
             if waiting.request.is_some() {
                 let content = Content::Configurations(Ok(vec![configured("__walcat.probe", "delete")]));
-                waiting.heed(answer(probes, content), &mut availability, now).unwrap();
+                waiting.handle(answer(probes, content), &mut availability, now).unwrap();
                 probes += 1;
             }
             assert!(waiting.deadline(true).is_some_and(|at| at > now), "it would be asked without end");
@@ -695,7 +695,7 @@ mod tests {
         }
         assert_eq!(availability.outage(), None);
         let silence = Content::Configurations(Err(error(Code::OperationTimedOut)));
-        waiting.heed(answer(0, silence), &mut availability, now + ADMIN_TIMEOUT).unwrap();
+        waiting.handle(answer(0, silence), &mut availability, now + ADMIN_TIMEOUT).unwrap();
         assert_eq!(availability.outage(), Some((now, "closed")));
     }
 
@@ -710,10 +710,10 @@ mod tests {
         }
         assert!(waiting.release(&alone.admin, now).unwrap().is_none());
         let made = names.map(|name| (name.to_owned(), Ok(()))).to_vec();
-        waiting.heed(answer(0, Content::TopicsCreated(Ok(made))), &mut availability, now).unwrap();
+        waiting.handle(answer(0, Content::TopicsCreated(Ok(made))), &mut availability, now).unwrap();
         assert!(waiting.release(&alone.admin, now).unwrap().is_none());
         let known = names.map(|name| configured(name, if name == "u" { "compact" } else { "delete" })).to_vec();
-        waiting.heed(answer(1, Content::Configurations(Ok(known))), &mut availability, now).unwrap();
+        waiting.handle(answer(1, Content::Configurations(Ok(known))), &mut availability, now).unwrap();
         let mut sent = Vec::new();
         while let Some(release) = waiting.release(&alone.admin, now).unwrap() {
             sent.push(matches!(release, Release::Send(_)));
@@ -733,10 +733,10 @@ mod tests {
             assert!(waiting.release(&alone.admin, now).unwrap().is_none());
             if waiting.request.is_some() {
                 let refused = vec![("t".to_owned(), Err(error(Code::InvalidReplicationFactor)))];
-                let heeded =
-                    waiting.heed(answer(attempts, Content::TopicsCreated(Ok(refused))), &mut availability, now);
+                let handled =
+                    waiting.handle(answer(attempts, Content::TopicsCreated(Ok(refused))), &mut availability, now);
                 attempts += 1;
-                if let Err(failure) = heeded {
+                if let Err(failure) = handled {
                     break failure;
                 }
             }
@@ -758,7 +758,7 @@ mod tests {
         assert!(waiting.deadline(false).is_some(), "nothing would ask again");
         // An answer, and still no broker has a name: there is nobody to be asked.
         let known = Content::Configurations(Ok(vec![configured("__walcat.probe", "delete")]));
-        waiting.heed(answer(0, known), &mut availability, now).unwrap();
+        waiting.handle(answer(0, known), &mut availability, now).unwrap();
         assert!(matches!(waiting.release(&alone.admin, now).unwrap(), Some(Release::Send(_))));
     }
 }

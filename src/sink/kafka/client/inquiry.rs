@@ -54,14 +54,14 @@ impl Inquiry {
         Ok(Inquiry { admin, producer, inbox, cause: None, down: None, _wake: wake })
     }
 
-    /// Asks whether the cluster is there; [`Inquiry::heed`] gives the answer.
+    /// Asks whether the cluster is there; [`Inquiry::handle`] gives the answer.
     pub fn ask(&self) {
         // Whatever is answered first says that the cluster is there.
         let _ = self.admin.probe();
     }
 
     /// What has come of [`Inquiry::ask`], without waiting; none as long as nothing has.
-    pub fn heed(&mut self) -> Option<Result<(), AdminError>> {
+    pub fn handle(&mut self) -> Option<Result<(), AdminError>> {
         /// One call serves one event.
         const EVENTS_MAX: usize = 16;
         for _ in 0..EVENTS_MAX {

@@ -56,7 +56,7 @@ pub enum Task {
     Commit,
     /// Look whether the call that was made is over: then [`Ledger::answered`].
     Await,
-    /// Read the checkpoint topic: then [`Ledger::heed_history`].
+    /// Read the checkpoint topic: then [`Ledger::handle_history`].
     Read,
     /// Put the checkpoint into the transaction: then [`Ledger::sealed_with`].
     Seal(Checkpoint),
@@ -496,7 +496,7 @@ impl Ledger {
     }
 
     /// What has been read of the checkpoint topic: it is whole with our own start record. Says whether it is.
-    pub fn heed_history(&mut self, history: &History) -> bool {
+    pub fn handle_history(&mut self, history: &History) -> bool {
         let is_whole = matches!(self.stage, Stage::Reading) && history.has_seen_start;
         if is_whole {
             let stored = history.checkpoint.as_ref().map(|checkpoint| checkpoint.stored.clone());
@@ -622,9 +622,9 @@ mod tests {
             let (stored, instance) = (stored(found), instance());
             history.take(&render_checkpoint(Checkpoint { stored, commit_lsn: Lsn(1), xid: 1, instance })).unwrap();
         }
-        assert!(!ledger.heed_history(&history), "our start record has not been read");
+        assert!(!ledger.handle_history(&history), "our start record has not been read");
         history.take(&render_start(checkpoint::Start { instance: instance(), unread_slot_at: Some(Lsn(1)) })).unwrap();
-        assert!(ledger.heed_history(&history));
+        assert!(ledger.handle_history(&history));
         let read = ledger.found().unwrap();
         assert_eq!((read.stored.map(|stored| stored.end_lsn.0), read.unread_slot_at), (found, Some(Lsn(1))));
         assert!(!ledger.has_room(now) && !ledger.has_begun(), "the position is not judged");

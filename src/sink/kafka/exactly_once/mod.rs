@@ -201,7 +201,7 @@ impl Transactions {
                     }
                 };
                 reader.advance()?;
-                if self.ledger.heed_history(reader.history()) {
+                if self.ledger.handle_history(reader.history()) {
                     let stored = self.ledger.found().and_then(|found| found.stored);
                     if stored.is_none() {
                         for topic in reader.topics_of_other_systems() {
