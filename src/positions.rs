@@ -74,6 +74,24 @@ impl Start {
     pub fn at_slot(facts: &Facts) -> Self {
         Start { lsn: facts.confirmed, records: Reached::NOTHING, is_cut: false }
     }
+
+    /// At the slot's position, because the operator accepts that it disagrees with what is stored. Consumers keep what was
+    /// delivered before: a failover that goes back to before this position must not repeat it.
+    #[must_use]
+    pub fn accepted(stored: Option<&Stored>, facts: &Facts) -> Self {
+        // Where it is not known which records were delivered, all before the slot's position counts as such.
+        let all = Reached { timeline: facts.timeline, lsn: facts.confirmed.min(facts.wal_end) };
+        let records = match stored {
+            None => all,
+            Some(stored) if stored.system_identifier != facts.system_identifier => Reached::NOTHING,
+            Some(stored) => match (stored.records_end(), facts.shared_up_to(stored.records_end().timeline)) {
+                (records, _) if !records.lsn.is_valid() => Reached::NOTHING,
+                (_, None) => all,
+                (records, Some(shared)) => Reached { lsn: records.lsn.min(shared).min(facts.confirmed), ..records },
+            },
+        };
+        Start { records, ..Start::at_slot(facts) }
+    }
 }
 
 /// Where a timeline ended because another one was forked from it.
@@ -401,6 +419,55 @@ mod tests {
                 (Err(error), Err(text)) => assert!(error.to_string().contains(text), "{what}: {error}"),
                 (found, expected) => panic!("{what}: {found:?}, not {expected:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_failover_after_an_accepted_gap_does_not_repeat_what_was_delivered_before_the_gap() {
+        // Delivered up to 150; somebody moves the slot to 300, and the operator accepts that.
+        let (delivered, moved) = (with_records(stored(1, 150), 1, 150), facts(1, 400, 300, &[]));
+        assert!(matches!(judge(Some(&delivered), "the checkpoint", &moved), Err(Disagreement::Gap { .. })));
+        let accepted = Start::accepted(Some(&delivered), &moved);
+        assert_eq!(accepted.lsn, Lsn(300));
+        // The standby has WAL up to 200, and its copy of the slot is older than what was delivered.
+        let kept = Stored { records: Some(accepted.records), ..stored(1, accepted.lsn.0) };
+        let start = judge(Some(&kept), "the checkpoint", &facts(2, 900, 100, &[(1, 200)])).unwrap();
+        assert_eq!((start.lsn, start.is_cut), (Lsn(150), true), "what is between 100 and 150 would be repeated");
+    }
+
+    #[test]
+    fn an_accepted_position_keeps_what_is_known_of_the_records_before_it() {
+        let at = |timeline, lsn| Reached { timeline, lsn: Lsn(lsn) };
+        let idle = |lsn, records| with_records(stored(1, lsn), 1, records);
+        let other_cluster = Stored { system_identifier: "8".to_owned(), ..idle(150, 120) };
+        for (what, stored, facts, expected) in [
+            ("a gap", Some(idle(150, 120)), facts(1, 400, 300, &[]), at(1, 120)),
+            (
+                "of another slot",
+                Some(Stored { slot: "t".to_owned(), ..idle(150, 120) }),
+                facts(1, 400, 300, &[]),
+                at(1, 120),
+            ),
+            ("of another cluster", Some(other_cluster), facts(1, 400, 300, &[]), Reached::NOTHING),
+            (
+                "nothing was delivered",
+                Some(with_records(stored(1, 150), 0, 0)),
+                facts(1, 400, 300, &[]),
+                Reached::NOTHING,
+            ),
+            ("lost in a failover", Some(idle(300, 300)), facts(2, 400, 100, &[(1, 200)]), at(1, 100)),
+            ("lost, and the slot is past the fork", Some(idle(300, 300)), facts(2, 400, 250, &[(1, 200)]), at(1, 200)),
+            (
+                "of an unknown timeline",
+                Some(with_records(stored(3, 300), 3, 300)),
+                facts(2, 400, 250, &[(1, 200)]),
+                at(2, 250),
+            ),
+            ("nothing is stored", None, facts(1, 400, 300, &[]), at(1, 300)),
+            ("a slot past the WAL", None, facts(1, 200, 300, &[]), at(1, 200)),
+        ] {
+            let start = Start::accepted(stored.as_ref(), &facts);
+            assert_eq!((start.lsn, start.records, start.is_cut), (facts.confirmed, expected, false), "{what}");
         }
     }
 

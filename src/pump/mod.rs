@@ -298,9 +298,7 @@ impl Pump {
         }
         self.was_overtaken = false;
         let start = match missing {
-            Err(missing) if known.is_none() => {
-                open::accept(Err(missing), Lsn::INVALID, &self.facts, self.source.accept_gap)?
-            }
+            Err(missing) if known.is_none() => open::accept(Err(missing), None, &self.facts, self.source.accept_gap)?,
             _ => open::check_stored(known.as_ref(), &self.facts, self.source.accept_gap)?,
         };
         // Accepted once, by somebody who has read it.

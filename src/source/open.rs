@@ -211,7 +211,7 @@ pub fn check_stored(known: Option<&Known>, facts: &Facts, accept_gap: bool) -> R
             timeline = facts.timeline, records_end:% = records.lsn, lsn:%;
             "the server does not have the WAL up to the stored position, which held no records: going back");
     }
-    accept(verdict, stored.map_or(Lsn::INVALID, |stored| stored.end_lsn), facts, accept_gap)
+    accept(verdict, stored, facts, accept_gap)
 }
 
 /// A verdict, or the slot's position where the operator accepts that.
@@ -220,15 +220,16 @@ pub fn check_stored(known: Option<&Known>, facts: &Facts, accept_gap: bool) -> R
 /// [`Error::Positions`].
 pub fn accept(
     verdict: Result<Start, Disagreement>,
-    stored: Lsn,
+    stored: Option<&Stored>,
     facts: &Facts,
     accept_gap: bool,
 ) -> Result<Start, Error> {
     match verdict {
         Err(disagreement) if accept_gap => {
-            warn!(slot = facts.slot.as_str(), lsn:% = facts.confirmed, stored:% = stored,
+            let end_lsn = stored.map_or(Lsn::INVALID, |stored| stored.end_lsn);
+            warn!(slot = facts.slot.as_str(), lsn:% = facts.confirmed, stored:% = end_lsn,
                 disagreement:% = disagreement; "--accept-gap: going on from the slot's position");
-            Ok(Start::at_slot(facts))
+            Ok(Start::accepted(stored, facts))
         }
         verdict => Ok(verdict?),
     }
