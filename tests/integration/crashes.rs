@@ -201,8 +201,9 @@ fn a_notice_of_an_outage_says_how_much_wal_the_server_holds() {
     running.wait_for_log("streaming started");
     world.confirm_change("INSERT INTO t VALUES (1)", 30);
     kafka.signal(libc::SIGSTOP);
-    world.sql("INSERT INTO t VALUES (2)");
+    // The WAL is there before the record whose delivery fails.
     world.sql("INSERT INTO noise SELECT repeat('x', 500) FROM generate_series(1, 20000)");
+    world.sql("INSERT INTO t VALUES (2)");
     running.wait_for_log("Kafka takes no records");
     kafka.signal(libc::SIGCONT);
     let log = running.log();
