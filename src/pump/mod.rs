@@ -21,6 +21,7 @@ mod watch;
 
 use std::time::{Duration, Instant};
 
+use log::kv::Value;
 use log::{debug, info, warn};
 use mio::Interest;
 
@@ -344,14 +345,23 @@ impl Pump {
             return Err(self.unacknowledged());
         }
         if !matches!(self.stage, Stage::Stopping { .. }) {
-            info!(slot = self.report.slot(), in_flight = self.session.ring().outstanding(); "signal: draining");
-            if let (Some((_, reason)), Some(limit)) = (self.output.outage(), self.times.shutdown_timeout) {
-                warn!(slot = self.report.slot(), wait_s = limit.as_secs(), reason;
-                    "signal: Kafka is not accepting records; waiting for it before the end (a second signal ends at once)");
-            }
+            self.log_first_signal();
             self.stage = Stage::Stopping { deadline: self.times.shutdown_timeout.map(|timeout| now + timeout) };
         }
         Ok(())
+    }
+
+    /// Logs what the first signal waits for, how long, and how to end at once.
+    fn log_first_signal(&self) {
+        let (slot, in_flight) = (self.report.slot(), self.session.ring().outstanding());
+        let wait_s = self.times.shutdown_timeout.map_or(Value::from("forever"), |limit| Value::from(limit.as_secs()));
+        match self.output.outage() {
+            Some((_, reason)) => warn!(slot, in_flight, wait_s, reason;
+                "signal: Kafka is not accepting records; waiting for it before the end (a second signal ends at once)"),
+            None if in_flight > 0 => info!(slot, in_flight, wait_s;
+                "signal: waiting until the records in flight are delivered (a second signal ends at once)"),
+            None => info!(slot; "signal: stopping"),
+        }
     }
 
     /// Whether all that was read is delivered, as far as it will be.

@@ -244,6 +244,26 @@ fn seventy_five_for_a_stop_with_something_read_and_not_acknowledged() {
     assert_eq!(world.sql(&held), "t", "the change is confirmed");
 }
 
+#[test]
+fn the_first_signal_says_what_it_waits_for_before_an_outage_is_known() {
+    let kafka = Kafka::start("slow-at-the-end", &[]);
+    let world = World::new(TABLE);
+    let mut run = world.stream().with(&["--brokers", &kafka.brokers, "--shutdown-timeout", "2s", "-v"]).spawn();
+    run.wait_for_log("streaming started");
+    world.confirm_change("INSERT INTO t VALUES (1, 'x')", 30);
+    kafka.signal(libc::SIGSTOP);
+    let read = run.log().matches("transaction read").count();
+    world.sql("INSERT INTO t VALUES (2, 'x')");
+    run.wait_for_log_times("transaction read", read + 1);
+    let run = run.terminate();
+    kafka.signal(libc::SIGCONT);
+    run.expect_code(75).expect_log(&[
+        "INFO  signal: waiting until the records in flight are delivered (a second signal ends at once)",
+        "in_flight=1",
+        "wait_s=2",
+    ]);
+}
+
 /// Copies what the server sends; once a stream has begun, the first message of pgoutput gets the type `?`.
 fn damage(mut server: TcpStream, mut client: TcpStream) -> std::io::Result<()> {
     let mut streams = false;
