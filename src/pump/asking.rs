@@ -1,7 +1,7 @@
-//! The question to the catalog that a Relation waits for. While it is open nothing is read; the stream stays, and so do its
-//! status updates. A catalog that cannot be asked is asked again within the budget of `[retry]`: a connection too few for it
-//! is no reason to tear down a stream that works. It is asked again, too, while it does not have what the Relation's own
-//! transaction has changed: a commit is streamed before other sessions see it.
+//! The catalog query that a Relation message needs. While a query is open, walcat reads no changes, but it keeps the stream
+//! and its status updates alive. If the query fails, walcat repeats it within the budget of `[retry]`: a refused catalog
+//! connection is no reason to close a working stream. walcat also repeats the query while the catalog does not show the
+//! changes of the Relation's own transaction: a walsender streams a commit before other sessions see it.
 
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -14,29 +14,29 @@ use crate::pg::catalog::{Catalog, Question, Reply};
 use crate::pg::{self, Direction, Server};
 use crate::relations::Relation;
 
-/// The time between two looks at whether a transaction is visible.
+/// The time between two checks whether a transaction is visible.
 const VISIBLE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long that may take: with synchronous replication a standby that is away holds it up without end. Then the catalog is
-/// taken as it is.
+/// The longest wait for that. With synchronous replication an absent standby can delay it without end. After this time
+/// walcat uses the catalog as it is.
 const VISIBLE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The catalog, and the relation that waits for its answer.
+/// The catalog connection, and the relation that waits for the answer.
 #[derive(Debug)]
 pub(super) struct Asking {
     catalog: Catalog,
     waiting: Option<Waiting>,
     backoff: Backoff,
-    /// When the first attempt failed of those that have failed since one succeeded.
+    /// The time of the first failure since the last success.
     failing_since: Option<Instant>,
-    /// When it is asked again.
+    /// The time of the next attempt.
     retry_at: Option<Instant>,
-    /// Since when transactions have been waited for that are not visible yet.
+    /// The time since which walcat waits for transactions to become visible.
     invisible_since: Option<Instant>,
     told_invisible: bool,
 }
 
-/// A relation that waits.
+/// A relation that waits for the catalog.
 #[derive(Debug)]
 struct Waiting {
     relation: Relation,
@@ -44,7 +44,7 @@ struct Waiting {
 }
 
 impl Asking {
-    /// Nothing is asked yet.
+    /// Creates it without an open question.
     pub fn new(catalog: Catalog, policy: Policy) -> Self {
         Asking {
             catalog,
@@ -57,12 +57,12 @@ impl Asking {
         }
     }
 
-    /// Whether a relation waits.
+    /// Whether a relation waits for the catalog.
     pub fn is_open(&self) -> bool {
         self.waiting.is_some()
     }
 
-    /// Asks about a relation; [`Asking::poll`] gives the reply.
+    /// Asks the catalog about a relation; [`Asking::poll`] returns the reply.
     ///
     /// # Errors
     /// Those of [`Asking::poll`].
@@ -73,10 +73,10 @@ impl Asking {
         asked.or_else(|error| self.failed(error, slot, now))
     }
 
-    /// The relation and the reply, once it is there, with what was asked. Call it at every turn.
+    /// Returns the relation, the question and the reply, once the reply has arrived. The loop calls this at every turn.
     ///
     /// # Errors
-    /// [`Error::Catalog`] when the budget is spent, and [`Error::Postgres`] for what trying again does not mend.
+    /// [`Error::Catalog`] when the budget is spent, and [`Error::Postgres`] for failures that a retry does not fix.
     pub fn poll(&mut self, slot: &str, now: Instant) -> Result<Option<(Relation, Question, Reply)>, Error> {
         let Some(Waiting { question, .. }) = &self.waiting else { return Ok(None) };
         let replied = match self.retry_at {
@@ -101,7 +101,7 @@ impl Asking {
         Ok(self.waiting.take().map(|Waiting { relation, question, .. }| (relation, question, reply)))
     }
 
-    /// Whether the reply knows of the relation's transaction, or has been waited for long enough.
+    /// Whether the reply includes the changes of the relation's transaction, or walcat has waited long enough.
     fn may_be_used(&mut self, reply: &Reply, slot: &str, now: Instant) -> bool {
         if reply.is_visible {
             self.invisible_since = None;
@@ -112,13 +112,13 @@ impl Asking {
         let is_enough = now.saturating_duration_since(since) >= VISIBLE_PATIENCE;
         if is_enough && !std::mem::replace(&mut self.told_invisible, true) {
             warn!(slot, waited_s = VISIBLE_PATIENCE.as_secs();
-                "a transaction that is committed is not visible yet (does synchronous replication wait for a standby?): \
-                 its tables are taken as the catalog has them without it");
+                "a committed transaction is still not visible (synchronous replication may be waiting for a standby); \
+                 using its tables as the catalog shows them without it");
         }
         is_enough
     }
 
-    /// The stream is over, or begins anew from this server: nothing waits any more.
+    /// Drops the open question, because the stream has ended or starts again from this server.
     pub fn give_up(&mut self, server: Option<Server>) {
         self.waiting = None;
         self.retry_at = None;
@@ -135,13 +135,13 @@ impl Asking {
         self.catalog.socket()
     }
 
-    /// When [`Asking::poll`] has to be called again at the latest.
+    /// The latest time of the next call of [`Asking::poll`].
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         self.waiting.as_ref()?;
         self.retry_at.or_else(|| self.catalog.deadline(now))
     }
 
-    /// Asks again a little later, if that may help.
+    /// Schedules another attempt if a retry can help.
     fn failed(&mut self, error: pg::Error, slot: &str, now: Instant) -> Result<(), Error> {
         if !error.may_pass() {
             return Err(error.into());
@@ -153,7 +153,7 @@ impl Asking {
         };
         let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         warn!(slot, error:% = error, retry_in_ms;
-            "the catalog of PostgreSQL cannot be asked: reading waits for it, and it is asked again");
+            "cannot query the catalog of PostgreSQL; reading pauses until a retry succeeds");
         self.retry_at = Some(now + delay);
         Ok(())
     }

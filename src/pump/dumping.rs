@@ -1,5 +1,5 @@
-//! Items to lines, for `--dump json` and `decode`: the session runs as in a stream, so that positions and numbers are
-//! the same, but nothing is confirmed and no sink is touched.
+//! Turns items into lines for `--dump json` and `decode`. The session runs as in a stream, so positions and numbers are the
+//! same, but walcat confirms nothing and uses no sink.
 
 use std::time::Instant;
 
@@ -13,14 +13,14 @@ use crate::session::{Item, Session, Step};
 use crate::sink;
 use crate::wire::pgoutput::Message;
 
-/// What an item asks of the caller.
+/// What the caller has to do after an item.
 #[derive(Debug)]
 pub enum Dumped {
     /// Nothing.
     Nothing,
-    /// The session has to learn this relation with the catalog's answer before the next frame.
+    /// Give the session this relation with the catalog's answer before the next frame.
     Relation(Relation),
-    /// Nothing more: the frame lies beyond the end of the job and has no line.
+    /// Stop: the frame lies past the end of the job and has no line.
     Beyond,
 }
 
@@ -29,23 +29,23 @@ pub struct Dumping {
     encoder: Encoder,
     /// By relation index.
     topics: Vec<String>,
-    /// What was found out about relations and not taken yet.
+    /// Prepared relations that [`Dumping::take_prepared`] has not returned yet.
     prepared: Vec<(RelationIndex, Prepared)>,
     keepalives: bool,
     xid: Option<u32>,
 }
 
 impl Dumping {
-    /// Records are those of `encoder`; keepalives have lines only when asked for.
+    /// Writes the records of `encoder`; keepalives get lines only on request.
     #[must_use]
     pub fn new(encoder: Encoder, keepalives: bool) -> Self {
         Dumping { encoder, topics: Vec::new(), prepared: Vec::new(), keepalives, xid: None }
     }
 
-    /// Takes one item and appends its line.
+    /// Handles one item and appends its line.
     ///
     /// # Errors
-    /// [`Error::Session`], and a row that has no record.
+    /// [`Error::Session`], and a row that cannot become a record.
     pub fn item(
         &mut self,
         session: &mut Session,
@@ -73,17 +73,17 @@ impl Dumping {
         }
     }
 
-    /// What was found out about relations since this was called last.
+    /// Returns the relations prepared since the last call.
     pub fn take_prepared(&mut self) -> Vec<(RelationIndex, Prepared)> {
         std::mem::take(&mut self.prepared)
     }
 
-    /// The encoder, for what concerns relations.
+    /// The encoder, for work on relations.
     pub fn encoder(&mut self) -> &mut Encoder {
         &mut self.encoder
     }
 
-    /// Makes ready what the records of a relation need, before its first change.
+    /// Prepares the records of a relation before its first change.
     fn prepare(&mut self, relations: &mut Relations, index: RelationIndex) -> Result<(), sink::Error> {
         if !relations.begin_use(index) {
             return Ok(());
@@ -156,7 +156,7 @@ impl Dumping {
         Ok(dumped)
     }
 
-    /// Adds a change's records; returns how many there are, and how many have a value.
+    /// Appends the records of a change; returns how many there are, and how many have a value.
     fn records(
         &mut self,
         change: &Change<'_>,

@@ -1,4 +1,4 @@
-//! Why a run ended otherwise than asked.
+//! The failures that end a run.
 
 use std::{fmt, io};
 
@@ -12,51 +12,51 @@ use crate::{pg, session, sink, state_file};
 /// A failure that ends the run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// PostgreSQL.
+    /// PostgreSQL failed.
     #[error(transparent)]
     Postgres(#[from] pg::Error),
-    /// PostgreSQL refuses to go on.
+    /// PostgreSQL refused to continue the stream.
     #[error("{source}; everything up to {received} had been read{table}")]
     Server { source: pg::Error, received: Lsn, table: LastTable },
-    /// The catalog, for as long as it may be asked again.
+    /// The catalog could not be queried within the budget of `[retry]`.
     #[error("the catalog of PostgreSQL could not be asked for {seconds} s: {source}")]
     Catalog { source: pg::Error, seconds: u64 },
-    /// Where the records go.
+    /// The sink failed.
     #[error(transparent)]
     Sink(#[from] sink::Error),
-    /// What the server sent.
+    /// The server sent something that the session does not accept.
     #[error(transparent)]
     Session(#[from] session::Error),
     /// The server is silent.
     #[error("the connection to PostgreSQL is dead: {0}")]
     Stalled(#[from] Stalled),
-    /// The set-up on the server does not allow what was asked.
+    /// The setup on the server does not allow the request.
     #[error("{message}")]
     Setup { message: String, hint: String },
     /// The slot, the server and a store disagree.
     #[error(transparent)]
     Positions(#[from] Disagreement),
-    /// The checkpoint is of a process that was still delivering when the server's position was asked.
-    #[error("the checkpoint, at {checkpoint}, is past the WAL's end as it was when the stream began, at {wal_end}")]
+    /// The checkpoint comes from a process that still delivered after walcat asked for the server's position.
+    #[error("the checkpoint at {checkpoint} is past {wal_end}, the end of the WAL when the stream started")]
     Overtaken { checkpoint: Lsn, wal_end: Lsn },
-    /// The state file.
+    /// The state file failed.
     #[error(transparent)]
     State(#[from] state_file::Error),
-    /// The slot is held by another process for longer than allowed.
-    #[error("the slot {slot} has been held by another process for {seconds} s ({holder})")]
+    /// Another process held the slot for longer than allowed.
+    #[error("another process has held the slot {slot} for {seconds} s ({holder})")]
     SlotHeld { slot: String, holder: String, seconds: u64 },
     /// The recording cannot be written.
     #[error("cannot write the recording {path}: {source}")]
     Record { path: String, source: io::Error },
-    /// The operating system refuses to wait or to catch signals.
+    /// The operating system refused to wait or to catch signals.
     #[error("cannot set up the event loop: {0}")]
     Loop(#[from] io::Error),
-    /// A signal, with something read and not acknowledged.
+    /// A signal ended the run before everything that was read was acknowledged.
     #[error("stopped by a signal before everything that was read was acknowledged (confirmed up to {confirmed})")]
     Unacknowledged { confirmed: Lsn },
 }
 
-/// The table that was announced or had a row last: a row that cannot be printed is most likely one of it.
+/// The table of the last relation or row: a row that the server cannot print most likely belongs to it.
 #[derive(Debug)]
 pub struct LastTable(Option<String>);
 
@@ -66,12 +66,12 @@ impl fmt::Display for LastTable {
     }
 }
 
-/// What may be done about a failure in the same process.
+/// What the same process can do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// A new connection to PostgreSQL.
+    /// Make a new connection to PostgreSQL.
     Connection,
-    /// To begin again at what is delivered, with a new producer.
+    /// Start again at the delivered position, with a new producer.
     Producer,
     /// Nothing.
     None,
@@ -95,7 +95,7 @@ impl Error {
         }
     }
 
-    /// The same, where the server refused, with the position and the table that was read last.
+    /// The same error; a refusal of the server gets the position and the table that were read last.
     #[must_use]
     pub fn after(self, received: Lsn, table: Option<String>) -> Error {
         match self {
@@ -109,7 +109,7 @@ impl Error {
         }
     }
 
-    /// What mends this failure, if anything does.
+    /// What fixes this failure, if anything does.
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
@@ -130,9 +130,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Server { source, .. } if source.sqlstate() == Some(sqlstate::UNDEFINED_OBJECT) => Some(
-                "what is missing has to be there when the changes are made: a publication that is younger than the slot, or \
-                 was made anew, cannot decode the slot's older changes. Drop the slot, create it after the publication, and \
-                 copy the tables anew"
+                "create publications before the slot reads changes: a publication that is newer than the slot cannot \
+                 decode the slot's older changes. Drop the slot, create it after the publication, and reload the \
+                 tables"
                     .to_owned(),
             ),
             Error::Postgres(error) | Error::Server { source: error, .. } | Error::Catalog { source: error, .. } => {
@@ -143,8 +143,8 @@ impl Error {
             Error::Positions(disagreement) => Some(disagreement.hint().to_owned()),
             Error::State(error) => Some(error.hint().to_owned()),
             Error::SlotHeld { .. } => Some(
-                "stop the other process (--takeover ends one that is dead or frozen; one that works connects again); after \
-                 a crash the server frees the slot within wal_sender_timeout: [retry] for says how long walcat waits"
+                "stop the other process (--takeover ends a dead or frozen one; a working one reconnects); after a \
+                 crash the server frees the slot within wal_sender_timeout: [retry] for says how long walcat waits"
                     .to_owned(),
             ),
             Error::Session(_) => Some(

@@ -1,8 +1,8 @@
-//! What becomes of relations whose tables are gone: another table may have their topic, and in time they are forgotten.
+//! Relations whose tables were dropped: another table may take over the topic, and walcat later forgets the relation.
 //!
-//! The catalog is that of today, and the changes are those of their time: a table that is gone today may have changes to
-//! come. They were all committed before the table was dropped, so none is left once everything is delivered up to where the
-//! WAL ended when the catalog said that it is gone.
+//! The catalog describes the present, but changes come from the past: a dropped table may still have changes in the stream.
+//! All of them were committed before the drop. So once everything up to the end of the WAL at the time of the catalog's
+//! answer is delivered, the relation has no more changes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,21 +14,20 @@ use crate::pg::catalog::{Other, Question, Reply};
 use crate::record::Encoder;
 use crate::relations::{Relation, Relations};
 
-/// How many relations are known before it is asked which of them are gone; after that, each time they have doubled.
+/// walcat first asks which relations are gone when it knows this many, and again each time the number has doubled.
 const RELATIONS_BEFORE_ASKING: usize = 64;
 
-/// The relations that are known to be gone.
+/// The relations whose tables were dropped.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
-    /// Each with the position up to which it may have changes.
+    /// The relations, each with the last position that its changes can have.
     relations: HashMap<RelationIndex, Lsn>,
-    /// How many were left when all of them were asked about last.
+    /// How many relations were left after the last question about all of them.
     left: usize,
 }
 
 impl Gone {
-    /// The OIDs that the catalog is asked about beside a relation that was announced: those that have its topic, and now and
-    /// then all.
+    /// The OIDs to ask about together with an announced relation: those that use its topic, and from time to time all.
     pub fn to_ask_about(&self, relation: &Relation, relations: &Relations, encoder: &Encoder) -> Vec<u32> {
         let oid = |index| relations.relation(index).oid;
         if relations.count() - self.relations.len() >= RELATIONS_BEFORE_ASKING.max(2 * self.left) {
@@ -38,7 +37,7 @@ impl Gone {
         encoder.rivals(relation).into_iter().map(oid).collect()
     }
 
-    /// Takes the catalog's word on the others that were asked about.
+    /// Handles the catalog's answer about the other relations.
     pub fn handle(
         &mut self,
         relation: &Relation,
@@ -56,7 +55,7 @@ impl Gone {
             let is_same = |other: &&Other| other.namespace == known.namespace && other.name == known.name;
             if !today.get(&known.oid).is_some_and(is_same) {
                 encoder.yield_topic(rival);
-                // A change of it that is still to come finds its topic taken.
+                // A later change of it fails: another table has its topic.
                 relations.end_use(rival);
             }
         }
@@ -72,7 +71,7 @@ impl Gone {
         }
     }
 
-    /// Takes the catalog's word on a relation itself, which was announced anew.
+    /// Handles the catalog's answer about a relation that was announced again.
     pub fn learned(&mut self, index: RelationIndex, reply: (bool, bool, Lsn)) {
         let (is_there, is_visible, wal_lsn) = reply;
         if is_there {
@@ -82,7 +81,7 @@ impl Gone {
         }
     }
 
-    /// The relations that can be forgotten, now that everything is delivered up to a position.
+    /// Returns the relations to forget, because everything up to their last position is delivered.
     pub fn take_finished(&mut self, delivered: Lsn) -> Vec<RelationIndex> {
         if self.relations.is_empty() {
             return Vec::new();
@@ -96,7 +95,7 @@ impl Gone {
             !is_finished
         });
         if !finished.is_empty() {
-            debug!(count = finished.len(); "relations forgotten: their tables are gone");
+            debug!(count = finished.len(); "relations forgotten: their tables were dropped");
         }
         finished
     }

@@ -1,12 +1,11 @@
-//! Gives up the session with PostgreSQL while nothing can be delivered, and gets it back when there is room again.
+//! Closes the session with PostgreSQL while nothing can be delivered, and opens a new one when there is room again.
 //!
-//! A walsender whose client does not read sits in a write that nothing ends: neither pg_terminate_backend, nor the
-//! checkpointer that enforces max_slot_wal_keep_size, nor a fast shutdown. The server cannot be told to pause, so the
-//! connection is closed. What is in flight stays in flight, and a transaction that was read in part is gone on with where
-//! reading stopped: no record is sent twice for it, and a transaction of any size makes progress through any number of
-//! pauses.
+//! A walsender whose client does not read blocks in a write that nothing interrupts: neither pg_terminate_backend, nor the
+//! checkpointer that enforces max_slot_wal_keep_size, nor a fast shutdown. walcat cannot ask the server to pause, so it
+//! closes the connection. Records in flight stay in flight. A transaction that was read in part continues where reading
+//! stopped: none of its records is sent twice, and a transaction of any size makes progress through any number of pauses.
 //!
-//! A temporary slot ends with its session, and a dump or a recording shows one session: these keep theirs.
+//! A temporary slot ends with its session, and a dump or a recording shows one session, so these runs keep their session.
 
 use std::time::{Duration, Instant};
 
@@ -21,28 +20,28 @@ use crate::pg;
 use crate::poller::Wakeup;
 use crate::source::open;
 
-/// Whether the session is of use.
+/// How the session is used.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hold {
-    /// It is read from.
+    /// walcat reads from it.
     InUse,
-    /// Nothing has been read since then, for want of room.
+    /// walcat has read nothing since then, because there is no room.
     Blocked { since: Instant },
-    /// The same, in a run that cannot give it up, which has been told.
+    /// The same, in a run that cannot close its session; the warning is logged.
     Kept,
-    /// It was given up, with this position confirmed.
+    /// walcat closed it, with this position confirmed.
     Released { confirmed: Lsn },
 }
 
 impl Hold {
-    /// Whether there is no session.
+    /// Whether the session is closed.
     pub fn is_released(self) -> bool {
         matches!(self, Hold::Released { .. })
     }
 }
 
 impl Pump {
-    /// Gives the session up when it has been of no use for too long, and gets it back when it is.
+    /// Closes the session when it was blocked for too long, and opens a new one when there is room.
     pub(super) fn handle_hold(&mut self, now: Instant) -> Result<(), Error> {
         if self.hold.is_released() {
             return if self.wants_session(now) { self.reclaim(None, "there is room again") } else { Ok(()) };
@@ -69,12 +68,12 @@ impl Pump {
         Ok(())
     }
 
-    /// How long the session may be blocked before it is given up.
+    /// How long the session may stay blocked before walcat closes it.
     fn blocked_max(&self) -> Duration {
         if self.outage.is_slot_at_risk() { BLOCKED_SESSION_MIN } else { BLOCKED_SESSION_MAX }
     }
 
-    /// When [`Pump::handle_hold`] has to look again at the latest.
+    /// The latest time of the next call of [`Pump::handle_hold`].
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
         let limit = self.blocked_max();
         if self.asking.is_open() {
@@ -87,26 +86,28 @@ impl Pump {
         }
     }
 
-    /// Something was read.
+    /// Notes that something was read.
     pub(super) fn has_read(&mut self) {
         if matches!(self.hold, Hold::Blocked { .. }) {
             self.hold = Hold::InUse;
         }
     }
 
-    /// Whether what the server sends stays unread: there is no room, or nothing more is wanted.
+    /// Whether walcat leaves the server's data unread: there is no room, or the job is done.
     fn is_blocked(&self, now: Instant) -> bool {
         let has_room = self.session.has_room() && self.output.has_room(now);
         self.stage != Stage::Reading || self.session.is_done() || !has_room
     }
 
-    /// Since when Kafka has not taken what is in flight. The server is read, but its shutdown would wait for the rest.
+    /// The time since which Kafka has not accepted the records in flight. walcat still reads, but the server's shutdown
+    /// would
+    /// wait for the rest.
     fn outage_since(&self) -> Option<Instant> {
         let (since, _) = self.output.outage()?;
         (!self.session.is_settled()).then_some(since)
     }
 
-    /// Whether there is anything to do with a session again.
+    /// Whether there is a use for a session again.
     fn wants_session(&self, now: Instant) -> bool {
         self.stage == Stage::Reading && !self.is_blocked(now) && self.outage_since().is_none()
     }
@@ -116,27 +117,27 @@ impl Pump {
         let confirmed = self.session.feedback().confirmed();
         if !self.may_reconnect() {
             warn!(slot, received:% = received;
-                "nothing can be delivered, and this session cannot be given up and had back: until something can, \
-                 PostgreSQL cannot end it (stop walcat to end it)");
+                "nothing can be delivered, and this run cannot reopen its session; until something is delivered, \
+                 PostgreSQL cannot end the session (stop walcat to end it)");
             self.hold = Hold::Kept;
             return;
         }
         let reason = match self.output.outage() {
-            Some((_, reason)) => format!("Kafka takes no records: {reason}"),
-            None => "what was read is not taken: no room for more".to_owned(),
+            Some((_, reason)) => format!("Kafka is not accepting records: {reason}"),
+            None => "there is no room for more records".to_owned(),
         };
         warn!(slot, received:% = received, confirmed:% = confirmed, in_flight = self.session.ring().outstanding(),
             reason = reason.as_str();
-            "nothing can be delivered: giving up the session with PostgreSQL until there is room again; the slot and what \
-             is in flight are kept");
+            "nothing can be delivered; closing the session with PostgreSQL until there is room, and keeping the slot \
+             and the records in flight");
         self.give_up_session(now);
     }
 
-    /// Ends the session; [`Pump::reclaim`] gets it back.
+    /// Ends the session; [`Pump::reclaim`] opens a new one.
     pub(super) fn give_up_session(&mut self, now: Instant) {
         let confirmed = self.session.feedback().confirmed();
         let update = self.session.feedback().update(now);
-        // It would say the same on the next connection.
+        // If this update fails, the next session sends the same positions.
         let _: Result<(), pg::Error> = self.feed.update(update);
         self.poller.disarm(Wakeup::Postgres);
         // The server ends a session that it cannot write to.
@@ -144,11 +145,11 @@ impl Pump {
         self.hold = Hold::Released { confirmed };
     }
 
-    /// A session that goes on exactly where the last one was given up. `why` begins the line that tells of it.
+    /// Opens a session that continues exactly where the last one ended. The log line begins with `why`.
     pub(super) fn reclaim(&mut self, deadline: Option<Instant>, why: &str) -> Result<(), Error> {
         let started = match self.connect_again(Duration::ZERO, HOLDER_LOOK, deadline) {
             Ok(started) => started,
-            // The caller sees that there is none, and the loop handles the signal.
+            // The caller finds no session, and the loop handles the signal.
             Err(Error::Postgres(pg::Error::Interrupted)) => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -160,7 +161,7 @@ impl Pump {
         let is_same = started.system.identifier == self.identity.system_identifier
             && started.system.timeline == self.identity.timeline;
         if !is_same || open::check_stored(Some(&known), &started.facts, false)?.is_cut {
-            // Nothing says that this server decodes as the other did.
+            // This server may decode differently from the other one.
             return self.go_on(started);
         }
         let now = Instant::now();
@@ -169,13 +170,12 @@ impl Pump {
         self.session.pass_before(taken);
         if deadline.is_none() {
             info!(slot = self.report.slot(), lsn:% = taken, in_flight = self.session.ring().outstanding();
-                "{why}: the stream goes on");
+                "{why}: streaming resumed");
         }
         Ok(())
     }
 
-    /// The end of the run is to be told to the server: a session that was given up is needed once more, where there is
-    /// something to confirm.
+    /// Opens the session for the end of the run, if walcat closed it and still has a position to confirm.
     pub(super) fn reclaim_to_finish(&mut self) -> Result<(), Error> {
         let Hold::Released { confirmed } = self.hold else { return Ok(()) };
         if matches!(self.stage, Stage::Stopping { .. }) && self.session.feedback().confirmed() == confirmed {

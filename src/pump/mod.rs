@@ -55,12 +55,12 @@ use crate::source::options::Source;
 use crate::source::waiting::Waiter;
 pub use crate::source::{Feed, Received};
 
-/// Times that the loop keeps.
+/// The times of the loop.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// How long a signal lets the sink drain; none for ever.
+    /// How long the sink may drain after a signal; none for no limit.
     pub shutdown_timeout: Option<Duration>,
-    /// How often a line of statistics is logged; none for never.
+    /// The interval between lines of statistics; none for no statistics.
     pub stats_interval: Option<Duration>,
 }
 
@@ -69,13 +69,13 @@ pub struct Times {
 enum Stage {
     /// Reading the stream.
     Reading,
-    /// The job is done: deliver what was read.
+    /// The job is done: delivering what was read.
     Draining,
-    /// A signal came: deliver what was read until the deadline.
+    /// A signal came: delivering what was read until the deadline.
     Stopping { deadline: Option<Instant> },
 }
 
-/// The loop and all that it owns.
+/// The loop and everything it owns.
 pub struct Pump {
     feed: Feed,
     session: Session,
@@ -94,35 +94,35 @@ pub struct Pump {
     source: Source,
     store: Store,
     identity: Identity,
-    /// What a position that is found later is judged by.
+    /// The facts against which a position that is found later is judged.
     facts: Facts,
-    /// Whether the timeline changes under the stream.
+    /// Watches whether the timeline changes during the stream.
     watch: Watch,
-    /// What was delivered when the standby was asked last, and what it has answered for.
+    /// What was delivered when walcat last asked the standby, and what the standby has vouched for.
     asked_for: Vouched,
     vouched: Vouched,
-    /// An open transaction waits for the answer.
+    /// Whether an open transaction waits for the answer.
     asked_for_transaction: bool,
-    /// The last checkpoint was past the WAL's end, and the server has been asked again since.
+    /// Whether the last checkpoint was past the end of the WAL, and walcat has asked the server again since.
     was_overtaken: bool,
     backoff: Backoff,
-    /// The same for Kafka transactions that fail, without end: Kafka is waited for as long as `broker_for` says.
+    /// The same for failing Kafka transactions, without a limit: `broker_for` limits the wait for Kafka.
     restarts: Backoff,
-    /// The slot, where this run has made it and nothing stored has been compared with it yet.
+    /// The slot that this run created, until a stored position was compared with it.
     new_slot: Option<String>,
-    /// When the present connection began to stream.
+    /// When the present connection started to stream.
     connected_at: Instant,
-    /// The server's process of the present session, or of the last one.
+    /// The pid of the walsender or backend of the present session, or of the last one.
     session_pid: i32,
-    /// What had been received when the connection was lost last.
+    /// The received position when the connection was last lost.
     received_at_loss: Lsn,
 }
 
 /// The parts of a pump.
 pub struct Parts {
-    /// The stream, started.
+    /// The running stream.
     pub started: Started,
-    /// The session that follows it.
+    /// The session that follows the stream.
     pub session: Session,
     /// Where the changes go.
     pub output: Output,
@@ -132,13 +132,13 @@ pub struct Parts {
     pub poller: Poller,
     /// The signals, registered with the poll.
     pub signals: StopSignals,
-    /// Times that the loop keeps.
+    /// The times of the loop.
     pub times: Times,
-    /// What is read, to get at it again.
+    /// What walcat reads, for reconnects.
     pub source: Source,
-    /// Where delivered positions are kept.
+    /// Where walcat keeps delivered positions.
     pub store: Store,
-    /// How a lost connection is made again; a budget of zero for not at all.
+    /// How to reconnect; a budget of zero for no reconnects.
     pub retry: Policy,
 }
 
@@ -146,7 +146,7 @@ impl Pump {
     /// Puts the parts together.
     ///
     /// # Errors
-    /// [`Error::State`] when the position that the stream begins with cannot be stored.
+    /// [`Error::State`] when the start position of the stream cannot be stored.
     pub fn new(mut parts: Parts) -> Result<Self, Error> {
         let now = Instant::now();
         let identity = Identity {
@@ -163,7 +163,7 @@ impl Pump {
             identity.slot.clone(),
             parts.source.dsn.clone(),
             parts.started.server.clone(),
-            // What only looks stores nothing.
+            // A peek stores nothing.
             parts.started.is_standby && matches!(parts.output, Output::Records(_)),
             identity.timeline,
             now,
@@ -171,7 +171,7 @@ impl Pump {
         if let Some(transactions) = parts.output.transactions() {
             transactions.ask_timeline(watch.is_needed());
         }
-        // A peek begins where the slot stands, which may be before what is stored.
+        // A peek starts at the slot's position, which may be before the stored one.
         parts.session.pass_before(parts.started.start);
         Ok(Pump {
             feed: parts.started.feed,
@@ -196,7 +196,7 @@ impl Pump {
             asked_for: Vouched::default(),
             vouched: Vouched::default(),
             asked_for_transaction: false,
-            // Where nothing is connected again, what was asked first has to do.
+            // Without reconnects the first answer is final.
             was_overtaken: parts.retry.budget == Some(Duration::ZERO),
             backoff: Backoff::new(parts.retry),
             restarts: Backoff::new(Policy { budget: None, ..parts.retry }),
@@ -210,7 +210,7 @@ impl Pump {
     /// Runs until the job is done or a signal ends it.
     ///
     /// # Errors
-    /// Whatever ends the run otherwise. What was delivered is confirmed as far as the connection still allows.
+    /// Every other end of the run. walcat first confirms what was delivered, if the connection still works.
     pub fn run(mut self) -> Result<(), Error> {
         loop {
             let Err(error) = self.turns().and_then(|()| self.finish()) else {
@@ -221,7 +221,7 @@ impl Pump {
                 let error = error.after(self.session.feedback().received(), table);
                 self.deliver_before_failing(&error);
                 self.confirm_before_failing();
-                // The failure that ends the run is the one to report.
+                // Report only the failure that ends the run.
                 let _ = self.output.close();
                 if matches!(error, Error::Positions(_)) {
                     self.drop_new_slot();
@@ -231,15 +231,15 @@ impl Pump {
         }
     }
 
-    /// A slot that was made, and that a checkpoint of another one forbids to use, is not left behind.
+    /// Drops the slot that this run created if a checkpoint of another slot forbids its use.
     fn drop_new_slot(&mut self) {
         let Some(name) = self.new_slot.take() else { return };
         self.feed.close(true);
         let mut waiter = Waiter::new(&mut self.poller, &mut self.signals).until(Instant::now() + FINISH_TIMEOUT);
         match source::slot::drop_new(&self.source, &name, &mut waiter) {
-            Ok(()) => info!(slot = name.as_str(); "the slot that was created is dropped again"),
+            Ok(()) => info!(slot = name.as_str(); "dropped the slot that this run created"),
             Err(error) => warn!(slot = name.as_str(), error:% = error;
-                "the slot that was created cannot be dropped again, and holds WAL: drop it"),
+                "cannot drop the slot that this run created; it retains WAL until you drop it"),
         }
     }
 
@@ -270,10 +270,10 @@ impl Pump {
             }
             self.handle_hold(now)?;
             if self.handle_huge(read, now)? {
-                // libpq may hold the first messages of the new session already.
+                // libpq may already hold the first messages of the new session.
                 continue;
             }
-            // What the output has just made room for may wait inside libpq, where no readiness tells of it.
+            // libpq may hold data that there is room for now, and no readiness event reports it.
             match read {
                 Read::Drained => self.sleep(now)?,
                 Read::Blocked if !self.may_read(now) => self.sleep(now)?,
@@ -282,7 +282,7 @@ impl Pump {
         }
     }
 
-    /// The position that Kafka has, once it is known, is judged like any other that was stored.
+    /// Judges Kafka's position, once it is known, like any other stored position.
     fn handle_checkpoint(&mut self) -> Result<(), Error> {
         let Some(transactions) = self.output.transactions() else { return Ok(()) };
         let Some(found) = transactions.found() else { return Ok(()) };
@@ -293,7 +293,7 @@ impl Pump {
         let is_of_past = |known: &&Known| known.stored.timeline < self.facts.timeline;
         let checkpoint =
             known.as_ref().filter(|known| !is_of_past(known)).map_or(Lsn::INVALID, |known| known.stored.end_lsn);
-        // Now that the other process is fenced off, the server is asked once more before it is said to be behind.
+        // The other process is fenced by now: ask the server again before the server counts as behind.
         if checkpoint > wal_end && !std::mem::replace(&mut self.was_overtaken, true) {
             return Err(Error::Overtaken { checkpoint, wal_end });
         }
@@ -302,7 +302,7 @@ impl Pump {
             Err(missing) if known.is_none() => open::accept(Err(missing), None, &self.facts, self.source.accept_gap)?,
             _ => open::check_stored(known.as_ref(), &self.facts, self.source.accept_gap)?,
         };
-        // Accepted once, by somebody who has read it.
+        // The operator's consent covers one gap.
         self.source.accept_gap = false;
         self.new_slot = None;
         let full_keys = known.map(|known| known.stored.full_keys).unwrap_or_default();
@@ -313,7 +313,7 @@ impl Pump {
         Ok(())
     }
 
-    /// Keys that were learned are kept with the next position.
+    /// Keeps learned keys with the next position.
     fn keep_full_keys(&mut self) {
         let Some(full_keys) = self.output.encoder().new_full_keys() else { return };
         if let Some(transactions) = self.output.transactions() {
@@ -322,7 +322,7 @@ impl Pump {
         self.identity.full_keys = full_keys;
     }
 
-    /// Forgets relations of which nothing comes any more, and nothing is under way.
+    /// Forgets relations that have no changes left in the stream or in flight.
     fn forget_gone(&mut self) {
         if self.session.is_inside_transaction() || self.asking.is_open() {
             return;
@@ -364,10 +364,10 @@ impl Pump {
         }
     }
 
-    /// Whether all that was read is delivered, as far as it will be.
+    /// Whether everything that was read is delivered, or the time limit has passed.
     fn is_over(&mut self, now: Instant) -> bool {
         let drained = self.output.is_drained();
-        // A job that has nothing to read is not done before the checkpoint has been compared with the slot.
+        // A job with nothing to read is not done before the checkpoint was compared with the slot.
         let has_begun = self.output.transactions().is_none_or(|transactions| transactions.has_begun());
         match self.stage {
             Stage::Reading => false,
@@ -389,7 +389,7 @@ impl Pump {
     }
 
     fn sleep(&mut self, now: Instant) -> Result<(), Error> {
-        // While nothing may be read its readiness would only spin the loop.
+        // While reading is paused, the socket's readiness would only spin the loop.
         match (self.feed.socket()?, self.may_read(now)) {
             (Some((socket, true)), true) => {
                 self.poller.arm(Wakeup::Postgres, socket, Interest::READABLE | Interest::WRITABLE)?;
@@ -439,7 +439,7 @@ impl Pump {
         others.flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
 
-    /// Ends the stream in order: a last status update, CopyDone, and the server's own end.
+    /// Ends the stream in order: a last status update, CopyDone, and the server's own CopyDone.
     fn finish(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         self.store(now)?;
@@ -456,19 +456,19 @@ impl Pump {
         if unacknowledged { Err(self.unacknowledged()) } else { Ok(()) }
     }
 
-    /// Ends the copy in order. A server that is amid a large transaction sends all of it first, which nobody wants: then a
-    /// new session, which begins before it has anything to send, hears what is confirmed.
+    /// Ends the copy in order. A server in the middle of a large transaction would first send all of it. Then walcat
+    /// closes the session and confirms on a new one, before that one has anything to send.
     fn end_stream(&mut self, unacknowledged: bool) -> Result<(), Error> {
-        // To move a slot by SQL takes its time.
+        // Moving a slot by SQL takes a while.
         let is_stream = matches!(self.feed, Feed::Streaming(_));
         if self.finish_feed(if is_stream { COPY_END_TIMEOUT } else { FINISH_TIMEOUT })? {
             return Ok(());
         }
         let slot = self.report.slot();
-        debug!(slot; "the server goes on sending: the session is closed");
+        debug!(slot; "the server keeps sending; closing the session");
         self.poller.disarm(Wakeup::Postgres);
         self.feed.close(false);
-        // A look has nothing to confirm, and a run that was stopped amid a transaction has confirmed what is before it.
+        // A peek has nothing to confirm, and a run that stopped inside a transaction has confirmed everything before it.
         if unacknowledged || !self.may_reconnect() {
             return Ok(());
         }
@@ -483,7 +483,7 @@ impl Pump {
         Err(pg::Error::Lost { message }.into())
     }
 
-    /// Says whether the server has ended the copy within the time.
+    /// Returns whether the server ended the copy within the limit.
     fn finish_feed(&mut self, limit: Duration) -> Result<bool, Error> {
         let signals = self.signals.received();
         let mut waiter = Waiter::new(&mut self.poller, &mut self.signals).until(Instant::now() + limit);
@@ -507,10 +507,10 @@ impl Pump {
         Error::Unacknowledged { confirmed: self.session.feedback().confirmed() }
     }
 
-    /// A failure of the source ends the run, but what was read whole before it is not withheld.
+    /// Delivers everything that was read whole, although a failure of the source ends the run.
     fn deliver_before_failing(&mut self, error: &Error) {
         match error {
-            // A slot that is lost or gone among them: what was read of it comes from nowhere else.
+            // This includes a lost or dropped slot: no other source has what was read from it.
             Error::Server { .. } | Error::Postgres(_) | Error::Stalled(_) | Error::Setup { .. } => {
                 self.feed.close(false);
             }
@@ -520,20 +520,20 @@ impl Pump {
         self.asking.give_up(None);
         let limit = self.times.shutdown_timeout.unwrap_or(FINISH_TIMEOUT);
         self.stage = Stage::Stopping { deadline: Some(Instant::now() + limit) };
-        // The failure that ends the run is the one to report.
+        // Report only the failure that ends the run.
         let _ = self.turns();
     }
 
-    /// A failure ends the run, but what was delivered before it need not be delivered again.
+    /// Confirms what was delivered before the failure, so that the next run does not deliver it again.
     fn confirm_before_failing(&mut self) {
         if let Some(recorder) = self.recorder.take() {
-            // The failure that ends the run is the one to report.
+            // Report only the failure that ends the run.
             let _ = recorder.finish();
         }
         let feedback = self.session.feedback();
         let latest = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
         let position = if self.watch.is_needed() { self.vouched } else { latest };
-        // A store that fails may be what ends the run: then nothing more is confirmed.
+        // If the store is what failed, nothing more is confirmed.
         if self.store.keep(&self.identity, position, feedback, true, Instant::now()).is_ok() && !feedback.is_sent() {
             let update = self.session.feedback().update(Instant::now());
             // The connection may be what failed.

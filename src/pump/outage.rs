@@ -1,5 +1,5 @@
-//! What an operator is told while Kafka takes no records: at once, and then once a minute, with the WAL that the slot holds
-//! on the server's disk. The server is asked for that: what was received says little where reading has stopped.
+//! Reports an outage of Kafka: at once, and then once a minute, with the WAL that the slot retains on the server's disk.
+//! walcat asks the server for that size, because the received position does not change while reading is paused.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -12,14 +12,14 @@ use crate::lsn::Lsn;
 use crate::pg::lookup::Lookup;
 use crate::pg::{Direction, Server};
 
-/// The WAL that a slot keeps, in bytes, and its state.
+/// The size of the WAL that a slot retains, in bytes, and its state.
 const QUERY: &CStr = c"
 SELECT pg_catalog.concat_ws(' ', wal_status, pg_catalog.pg_wal_lsn_diff(
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
        ELSE pg_catalog.pg_current_wal_lsn() END, restart_lsn)::pg_catalog.int8)
 FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
 
-/// A notice that waits for the server's answer.
+/// A report that waits for the server's answer.
 #[derive(Debug)]
 struct Notice {
     since: Instant,
@@ -27,7 +27,7 @@ struct Notice {
     confirmed: Lsn,
 }
 
-/// Who tells.
+/// Logs the beginning, the course and the end of an outage.
 #[derive(Debug)]
 pub(super) struct OutageReport {
     slot: String,
@@ -38,7 +38,7 @@ pub(super) struct OutageReport {
 }
 
 impl OutageReport {
-    /// For a slot, on this server.
+    /// For a slot on this server.
     pub fn new(slot: String, dsn: Option<String>, server: Server) -> Self {
         OutageReport {
             slot,
@@ -49,18 +49,18 @@ impl OutageReport {
         }
     }
 
-    /// The slot is on this server now.
+    /// Asks this server from now on.
     pub fn follow(&mut self, server: Server) {
         self.lookup.follow(server);
     }
 
-    /// Tells of an outage that has begun, goes on or is over.
+    /// Logs the beginning, the course or the end of an outage.
     pub fn handle(&mut self, outage: Option<(Instant, &str)>, confirmed: Lsn, now: Instant) {
         let Some((since, reason)) = outage else {
             self.notice = None;
             self.is_slot_at_risk = false;
             if self.told_at.take().is_some() {
-                info!(slot = self.slot.as_str(); "Kafka takes records again");
+                info!(slot = self.slot.as_str(); "Kafka accepts records again");
             }
             return;
         };
@@ -80,18 +80,18 @@ impl OutageReport {
         }
     }
 
-    /// The socket to wait for while the server is asked.
+    /// The socket to wait for while a question is open.
     pub fn socket(&self) -> Option<(RawFd, Direction)> {
         self.notice.as_ref().and_then(|_| self.lookup.socket())
     }
 
-    /// When there is something to tell again at the latest.
+    /// The latest time of the next report.
     pub fn deadline(&self) -> Option<Instant> {
         self.told_at.map(|told_at| told_at + OUTAGE_NOTICE_INTERVAL)
     }
 
-    /// Whether the slot held more WAL than max_wal_size when the server was asked last: max_slot_wal_keep_size, where it is
-    /// set, may soon take it away.
+    /// Whether the slot retained more WAL than max_wal_size when walcat last asked the server. A max_slot_wal_keep_size may
+    /// soon invalidate such a slot.
     pub fn is_slot_at_risk(&self) -> bool {
         self.is_slot_at_risk
     }
@@ -100,7 +100,7 @@ impl OutageReport {
         let Some(Notice { since, reason, confirmed }) = self.notice.take() else { return };
         let down_for_s = now.saturating_duration_since(since).as_secs();
         const UNKNOWN: &str = "unknown, PostgreSQL does not answer";
-        // A slot that is lost holds no WAL.
+        // A lost slot retains no WAL.
         let (wal_status, wal_held_bytes) = match answer {
             Some(answer) => answer.split_once(' ').unwrap_or((answer, "0")),
             None => (UNKNOWN, UNKNOWN),
@@ -108,7 +108,7 @@ impl OutageReport {
         self.is_slot_at_risk = answer.is_some() && wal_status != "reserved";
         warn!(
             slot = self.slot.as_str(), confirmed:% = confirmed, wal_held_bytes, wal_status, down_for_s,
-            reason = reason.as_str(); "Kafka takes no records: they wait, and the slot is held"
+            reason = reason.as_str(); "Kafka is not accepting records; queueing them and keeping the slot"
         );
     }
 }

@@ -24,7 +24,7 @@ pub enum Output {
     Dump(Box<Dump>),
 }
 
-/// Frames as lines, and the lines on their way.
+/// The conversion of frames to lines, and the lines that are not written yet.
 pub struct Dump {
     /// Turns frames into lines.
     pub dumping: Dumping,
@@ -41,7 +41,7 @@ impl Output {
         }
     }
 
-    /// Gives up what only the end of a transaction would deliver.
+    /// Discards what only the end of a transaction would deliver.
     pub(super) fn close(&mut self) -> Result<(), sink::Error> {
         match self {
             Output::Records(Sink::Kafka(kafka)) => Ok(kafka.close()?),
@@ -49,7 +49,7 @@ impl Output {
         }
     }
 
-    /// What was taken is given up: fails too when nothing has been delivered for too long.
+    /// Discards what was taken; also fails when nothing has been delivered for too long.
     pub(super) fn has_failed(&mut self, reason: &str, now: Instant) -> Result<(), sink::Error> {
         match self {
             Output::Records(Sink::Kafka(kafka)) => Ok(kafka.has_failed(reason, now)?),
@@ -65,7 +65,7 @@ impl Output {
         }
     }
 
-    /// How many records were refused and left out.
+    /// How many records were refused and skipped.
     pub(super) fn refused_count(&self) -> u64 {
         match self {
             Output::Records(Sink::Kafka(kafka)) => kafka.refused_count(),
@@ -73,7 +73,7 @@ impl Output {
         }
     }
 
-    /// Whether the stream is to begin again at what is delivered, on whatever connection.
+    /// Whether the stream has to start again at the delivered position, whatever the connection.
     pub(super) fn begins_again(&self) -> bool {
         match self {
             Output::Records(Sink::Kafka(kafka)) => kafka.begins_again(),
@@ -81,7 +81,7 @@ impl Output {
         }
     }
 
-    /// Begins anew where what was taken is given up; says whether that is so.
+    /// Starts the output again if what was taken is discarded; returns whether it was.
     pub(super) fn renew(&mut self, now: Instant) -> Result<bool, sink::Error> {
         match self {
             Output::Records(Sink::Kafka(kafka)) if kafka.begins_again() => kafka.renew(now).map(|()| true),
@@ -89,7 +89,7 @@ impl Output {
         }
     }
 
-    /// Whether another frame can be taken.
+    /// Whether the output accepts another frame.
     pub(super) fn has_room(&self, now: Instant) -> bool {
         match self {
             Output::Records(sink) => sink.has_room(now),
@@ -97,7 +97,7 @@ impl Output {
         }
     }
 
-    /// Whether nothing is queued or under way.
+    /// Whether nothing is queued or in flight.
     pub(super) fn is_drained(&self) -> bool {
         match self {
             Output::Records(sink) => sink.is_drained(),
@@ -105,7 +105,7 @@ impl Output {
         }
     }
 
-    /// What concerns relations.
+    /// The encoder, for work on relations.
     pub(super) fn encoder(&mut self) -> &mut Encoder {
         match self {
             Output::Records(sink) => sink.encoder(),
@@ -113,7 +113,7 @@ impl Output {
         }
     }
 
-    /// Forgets a relation of which nothing is under way and nothing comes any more.
+    /// Forgets a relation that has no changes left in the stream or in flight.
     pub(super) fn forget(&mut self, index: RelationIndex, oid: u32) {
         match self {
             Output::Records(sink) => sink.forget(index, oid),
@@ -121,7 +121,7 @@ impl Output {
         }
     }
 
-    /// Since when nothing can be delivered, if so, and why.
+    /// Since when nothing can be delivered, and why; none if deliveries work.
     pub(super) fn outage(&self) -> Option<(Instant, &str)> {
         match self {
             Output::Records(sink) => sink.outage(),
@@ -129,7 +129,7 @@ impl Output {
         }
     }
 
-    /// When it has to be served again at the latest.
+    /// The latest time to serve it again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         match self {
             Output::Records(sink) => sink.deadline(now),
@@ -137,7 +137,7 @@ impl Output {
         }
     }
 
-    /// The descriptor by which Kafka wakes the loop.
+    /// The descriptor through which Kafka wakes the loop.
     pub(super) fn kafka_descriptor(&self) -> Option<RawFd> {
         match self {
             Output::Records(Sink::Kafka(sink)) => Some(sink.descriptor()),
@@ -145,7 +145,7 @@ impl Output {
         }
     }
 
-    /// What to wait for of standard output: room for lines, or the end of its reader.
+    /// What to wait for on standard output: room for lines, or the end of its reader.
     pub(super) fn stdout(&self) -> Option<(RawFd, Interest)> {
         match self {
             Output::Records(Sink::Stdout(sink)) => sink.awaited(),
@@ -155,7 +155,7 @@ impl Output {
     }
 }
 
-/// Lets the output work, and settles what it has delivered.
+/// Serves the output, and settles what it has delivered.
 pub(super) fn serve_output(output: &mut Output, session: &mut Session, now: Instant) -> Result<(), Error> {
     let sink = match output {
         Output::Records(sink) => sink,

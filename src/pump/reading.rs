@@ -1,4 +1,4 @@
-//! Reading: frames and peeked messages, through the session, to the output; and the catalog's answers that they wait for.
+//! Reads frames and peeked messages through the session to the output, and handles the catalog answers they wait for.
 
 use std::time::Instant;
 
@@ -19,14 +19,14 @@ use crate::sink::Sink;
 pub(super) enum Read {
     /// libpq and the socket hold no whole frame.
     Drained,
-    /// Nothing may be read now; frames may wait inside libpq.
+    /// Reading is paused; libpq may hold frames.
     Blocked,
-    /// The turn's share is used up.
+    /// The share of one turn is used up.
     Unfinished,
 }
 
 impl Pump {
-    /// Reads and handles frames while there is room, and no more of them than one turn may take.
+    /// Reads and handles frames while there is room, up to the share of one turn.
     pub(super) fn read(&mut self, now: Instant) -> Result<Read, Error> {
         for _ in 0..MESSAGES_PER_TURN_MAX {
             if !self.may_read(now) {
@@ -62,7 +62,7 @@ impl Pump {
         self.huge.handle(frame.len(), now);
         self.report.frame(frame);
         let handled = self.handle(frame, now);
-        // A frame that ends the run by a failure is the one that a recording is wanted for.
+        // A recording needs the frame that ends the run with a failure.
         if let (Some(recorder), Ok(true) | Err(_)) = (&mut self.recorder, &handled) {
             recorder.copy_data(frame)?;
         }
@@ -80,7 +80,7 @@ impl Pump {
         }
     }
 
-    /// Handles one frame. Says whether it belongs to the job, or lies beyond its end.
+    /// Handles one frame. Returns false if it lies past the end of the job.
     fn handle(&mut self, frame: &[u8], now: Instant) -> Result<bool, Error> {
         let item = Item::of_frame(frame, self.session.feedback().received())?;
         let Output::Dump(dump) = &mut self.output else { return self.accept(&item, now) };
@@ -102,7 +102,7 @@ impl Pump {
         self.follow(step, now)
     }
 
-    /// Does what a step says. Says whether it belongs to the job, or lies beyond its end.
+    /// Carries out a step. Returns false if it lies past the end of the job.
     fn follow(&mut self, step: Step<'_>, now: Instant) -> Result<bool, Error> {
         let Output::Records(sink) = &mut self.output else { return Ok(true) };
         match step {
@@ -138,7 +138,7 @@ impl Pump {
         Ok(true)
     }
 
-    /// Asks the catalog about a relation that was announced; nothing is read until the reply is there.
+    /// Asks the catalog about an announced relation; reading pauses until the reply arrives.
     fn ask_catalog(&mut self, relation: Relation, now: Instant) -> Result<(), Error> {
         let (slot, schema, table) = (self.report.slot(), relation.namespace.as_str(), relation.name.as_str());
         debug!(slot, schema, table; "relation announced");
@@ -154,7 +154,7 @@ impl Pump {
         self.asking.ask(relation, question, slot, now)
     }
 
-    /// The catalog's reply, once it is there, makes the relation known.
+    /// Adds the relation once the catalog's reply has arrived.
     pub(super) fn handle_catalog(&mut self, now: Instant) -> Result<(), Error> {
         let Some((relation, question, reply)) = self.asking.poll(self.report.slot(), now)? else { return Ok(()) };
         if let Some(recorder) = &mut self.recorder {
@@ -169,8 +169,8 @@ impl Pump {
     }
 }
 
-/// Makes ready what the records of a relation need, before its first change: one that has none, such as a leaf that is
-/// published by its root, gets no topic.
+/// Prepares the records of a relation before its first change. A relation without records, such as a leaf that is
+/// published through its root, gets no topic.
 fn prepare(sink: &mut Sink, relations: &mut Relations, index: RelationIndex, report: &Report) -> Result<(), Error> {
     if relations.begin_use(index) {
         let relation = relations.relation(index);

@@ -1,7 +1,7 @@
-//! A connection to PostgreSQL that is lost is made again, within the budget of `[retry]`. What is in flight stays in
-//! flight meanwhile, and the new stream goes on after the last transaction that was read whole. With exactly-once delivery
-//! the open Kafka transaction is given up and the stream begins again at the checkpoint; so it does when Kafka has given
-//! up a transaction. In either delivery it begins again at what is delivered when a topic is gone.
+//! Reconnects to PostgreSQL after a lost connection, within the budget of `[retry]`. Records in flight stay in flight, and
+//! the new stream continues after the last transaction that was read whole. With exactly-once delivery, walcat aborts the
+//! open Kafka transaction and starts the stream again at the checkpoint; it does the same when Kafka aborts a transaction.
+//! In either delivery the stream starts again at the delivered position when a topic was deleted.
 
 use std::time::{Duration, Instant};
 
@@ -18,17 +18,16 @@ use crate::source::open::{self, Known, Started};
 use crate::source::options::{SlotMode, Source, Takeover};
 use crate::source::waiting::Waiter;
 
-/// With exactly-once delivery: how long a slot that another process holds is waited for before it is looked who that is,
-/// and how long before it is looked again.
+/// With exactly-once delivery: how long walcat waits for a slot that another process holds before it checks who that is,
+/// and the interval between checks.
 pub(super) const HOLDER_LOOK: Duration = Duration::from_secs(2);
 const HOLDER_LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A connection that lasted for so long was one that worked.
+/// A connection that lasted this long counts as a working one.
 const CONNECTION_HAS_HELD: Duration = Duration::from_secs(30);
 
 impl Pump {
-    /// Makes the connection again if `error` is one that this mends; otherwise, or when the budget is spent, the error
-    /// that ends the run.
+    /// Reconnects if that fixes `error`; otherwise, or when the budget is spent, returns the error that ends the run.
     pub(super) fn recover(&mut self, error: Error) -> Result<(), Error> {
         if error.remedy() == Remedy::None || !self.may_reconnect() {
             return Err(error);
@@ -37,11 +36,11 @@ impl Pump {
             return Err(self.unacknowledged());
         }
         if matches!(error, Error::Postgres(pg::Error::SlotMoved { .. })) {
-            // To go on would fence the one that has moved it.
+            // Continuing would fence the instance that moved the slot.
             self.output.check_successor()?;
         }
         let received = self.session.feedback().received();
-        // A quiet server sends nothing for hours: a connection that has held is a success too.
+        // A quiet server sends nothing for hours, so a long-lived connection counts as a success too.
         let has_held = self.connected_at.elapsed() >= CONNECTION_HAS_HELD;
         if received > self.received_at_loss || has_held {
             self.backoff.succeeded();
@@ -51,7 +50,7 @@ impl Pump {
         self.source.engine.be_patient(&error, has_read);
         self.session.feedback().be_patient(matches!(error, Error::Stalled(_)), has_read);
         self.received_at_loss = received.max(self.received_at_loss);
-        // Our own session would hold the slot.
+        // Our own session would still hold the slot.
         self.feed.close(error.remedy() == Remedy::Producer);
         self.output.close()?;
         if error.remedy() == Remedy::Producer {
@@ -70,11 +69,11 @@ impl Pump {
             };
             let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             warn!(slot = self.report.slot(), received:% = received, error:% = error, retry_in_ms;
-                "the stream is interrupted: connecting again");
+                "the stream is interrupted; reconnecting");
             match self.connect_again(delay, holder_look, None) {
                 Ok(started) => return self.go_on(started),
                 Err(Error::Postgres(pg::Error::Interrupted)) => return Err(self.unacknowledged()),
-                // The one that holds it may have taken over while this process was thought dead.
+                // The holder may have taken over while this process was thought dead.
                 Err(again @ Error::SlotHeld { .. }) => {
                     self.output.check_successor()?;
                     holder_look = HOLDER_LOOK_INTERVAL;
@@ -85,13 +84,13 @@ impl Pump {
         }
     }
 
-    /// The budget is spent.
+    /// Returns the error to report when the budget is spent.
     fn given_up(&self, error: Error, began: Instant) -> Error {
         let seconds = began.elapsed().as_secs();
-        // With a time of zero nothing was tried.
+        // With a budget of zero, walcat did not try.
         if seconds > 0 {
             warn!(slot = self.report.slot(), tried_for_s = seconds;
-                "connecting again is given up: the time of [retry] for is spent");
+                "giving up on reconnecting: the time of [retry] for is spent");
         }
         match error {
             Error::SlotHeld { slot, holder, .. } => Error::SlotHeld { slot, holder, seconds },
@@ -99,14 +98,15 @@ impl Pump {
         }
     }
 
-    /// A slot that ended with its session is gone, and a dump or a recording shows one session.
+    /// Whether the run may reconnect: a temporary slot is gone with its session, and a dump or a recording shows one
+    /// session.
     pub(super) fn may_reconnect(&self) -> bool {
         let is_look = self.recorder.is_some() || matches!(self.output, Output::Dump(_));
         !is_look && self.source.slot_mode != SlotMode::Temporary
     }
 
-    /// Waits, then starts a stream where this one can go on. The output is served meanwhile. With a deadline the end of the
-    /// run waits for it.
+    /// Waits, then starts a stream that continues this one. walcat serves the output meanwhile. A deadline limits the
+    /// wait at the end of the run.
     pub(super) fn connect_again(
         &mut self,
         delay: Duration,
@@ -117,13 +117,13 @@ impl Pump {
             true => self.session.feedback().delivered(),
             false => self.session.resume_lsn(),
         };
-        // With exactly-once delivery the checkpoint is read once the slot is there.
+        // With exactly-once delivery, the checkpoint is read once the slot is found.
         let known = self.output.transactions().is_none().then(|| Known {
             stored: self.identity.at(at, self.session.records_end()),
             store: "what was read before the connection was lost".to_owned(),
         });
         let source = Source {
-            // A slot that is missing now was dropped: a new one would be a gap.
+            // A missing slot was dropped: a new one would be a gap.
             slot_mode: SlotMode::Existing,
             startpos: None,
             connect_for: Some(Duration::ZERO),
@@ -138,7 +138,7 @@ impl Pump {
             },
             ..self.source.clone()
         };
-        // What is delivered meanwhile is settled too: else it would look as if Kafka took nothing.
+        // Settle what is delivered meanwhile: otherwise it looks as if Kafka accepted nothing.
         let (output, session, mut failure) = (&mut self.output, &mut self.session, None);
         let mut serve = |now| {
             failure = serve_output(output, session, now).err();
@@ -158,7 +158,7 @@ impl Pump {
         }
     }
 
-    /// The new connection takes the place of the old one.
+    /// Replaces the old connection by the new one.
     pub(super) fn attach(&mut self, started: Started, now: Instant) {
         self.feed = started.feed;
         self.session_pid = self.feed.session_pid();
@@ -194,7 +194,7 @@ impl Pump {
             self.session.reconnected(now)?;
         }
         if self.output.transactions().is_some() {
-            // What is known of another server may not be true of this one: the checkpoint tells, and till then the slot.
+            // Knowledge of another server may be wrong for this one: use the slot's position until the checkpoint is read.
             self.session.cut(start);
         } else {
             self.session.pass_before(start);
@@ -206,11 +206,11 @@ impl Pump {
             self.session.cut_goal(self.facts.shared_up_to(last_timeline).unwrap_or(self.facts.wal_end));
             self.received_at_loss = self.session.feedback().received();
             let feedback = self.session.feedback();
-            // Before anything is confirmed here: a stored position of the old timeline says nothing of this one.
+            // Store the position before this server confirms anything: one of the old timeline does not apply here.
             self.store.begin(self.identity.at(feedback.delivered(), feedback.records_end()), now)?;
         }
         info!(slot = self.report.slot(), lsn:% = start, in_flight = self.session.ring().outstanding();
-            "the stream goes on");
+            "streaming resumed");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The recording beside a run: every frame and every catalog answer, as they came.
+//! The recording of a run: every frame and every catalog answer, unchanged.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
@@ -9,7 +9,7 @@ use super::error::Error;
 use crate::catalog_facts::CatalogAnswer;
 use crate::recording::{Header, Writer};
 
-/// A file that holds rows: for its owner only.
+/// Only the owner may read the file, because it holds rows.
 const MODE: u32 = 0o600;
 
 /// Writes a recording.
@@ -19,7 +19,7 @@ pub struct Recorder {
     path: PathBuf,
 }
 
-/// A file that can be written, as it was before.
+/// A file that is open for writing and still has its old content.
 #[derive(Debug)]
 pub struct Target {
     file: File,
@@ -36,7 +36,7 @@ impl Target {
         Ok(Target { file: file.map_err(|source| failed(path, source))?, path: path.to_owned() })
     }
 
-    /// A file loses what it held, and whoever else could read it; a pipe or a device is left as it is.
+    /// Truncates a file and restricts it to its owner; leaves a pipe or a device unchanged.
     fn empty(&self) -> io::Result<()> {
         if self.file.metadata()?.is_file() {
             self.file.set_permissions(Permissions::from_mode(MODE))?;
@@ -68,7 +68,7 @@ impl Recorder {
         self.writer.copy_data(frame).map_err(|source| failed(&self.path, source))
     }
 
-    /// Adds what the catalog answered.
+    /// Adds a catalog answer.
     ///
     /// # Errors
     /// [`Error::Record`].
@@ -76,7 +76,7 @@ impl Recorder {
         self.writer.catalog(answer).map_err(|source| failed(&self.path, source))
     }
 
-    /// Hands everything to the operating system.
+    /// Hands all buffered data to the operating system.
     ///
     /// # Errors
     /// [`Error::Record`].
@@ -84,7 +84,7 @@ impl Recorder {
         self.writer.flush().map_err(|source| failed(&self.path, source))
     }
 
-    /// Ends the recording, so that it is known to be whole.
+    /// Ends the recording with the mark that it is complete.
     ///
     /// # Errors
     /// [`Error::Record`].

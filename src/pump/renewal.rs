@@ -1,8 +1,8 @@
-//! Renews the session with PostgreSQL after a huge message, to give its memory back.
+//! Renews the session with PostgreSQL after a huge message, to free its memory.
 //!
 //! libpq's input buffer grows to the largest message of a session and never shrinks: one row of 112 MB keeps 128 MB for as
-//! long as the session lasts. Only a new session has a small buffer. The session is renewed once nothing depends on it:
-//! nothing is in flight, no transaction is open, all that is delivered is confirmed, and no huge message has come for a
+//! long as the session lasts. Only a new session has a small buffer. walcat renews the session once nothing depends on it:
+//! nothing is in flight, no transaction is open, everything delivered is confirmed, and no huge message has come for a
 //! while. A huge message renews at most one session.
 
 use std::time::{Duration, Instant};
@@ -15,15 +15,15 @@ use super::reading::Read;
 use super::{Pump, Stage};
 use crate::limits::{MESSAGE_BUFFER_KEPT_BYTES, RENEWAL_REST};
 
-/// What the present session has received that its buffer had to grow for.
+/// The huge messages of the present session, for which libpq's buffer had to grow.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Huge {
-    /// The size of the largest message, and when a huge one came last.
+    /// The size of the largest message, and the time of the last huge one.
     seen: Option<(usize, Instant)>,
 }
 
 impl Huge {
-    /// A message of this size was received.
+    /// Notes a received message of this size.
     pub fn handle(&mut self, bytes: usize, now: Instant) {
         if bytes > MESSAGE_BUFFER_KEPT_BYTES {
             let largest = self.seen.map_or(bytes, |(largest, _)| largest.max(bytes));
@@ -36,31 +36,31 @@ impl Huge {
         self.seen.filter(|(_, last)| now >= *last + RENEWAL_REST).map(|(bytes, _)| bytes)
     }
 
-    /// When it will have rested. What it waits for after that wakes the loop.
+    /// The time at which no huge message has come for a while. Later events wake the loop by themselves.
     pub fn deadline(self, now: Instant) -> Option<Instant> {
         self.seen.map(|(_, last)| last + RENEWAL_REST).filter(|rested_at| *rested_at > now)
     }
 }
 
 impl Pump {
-    /// Renews the session when it holds the memory of a huge message and nothing else. Says whether it did.
+    /// Renews the session if it still holds the memory of a huge message and nothing else. Returns whether it did.
     pub(super) fn handle_huge(&mut self, read: Read, now: Instant) -> Result<bool, Error> {
         let Some(message_bytes) = self.huge.rested(now) else { return Ok(false) };
         if read != Read::Drained || !self.is_at_rest() || !self.may_reconnect() {
             return Ok(false);
         }
-        // With no time to connect again a slot that is still held for a moment would end the run.
+        // Without time to reconnect, a slot that is still held for a moment would end the run.
         if self.backoff.left(now) == Some(Duration::ZERO) {
             return Ok(false);
         }
         info!(slot = self.report.slot(), message_bytes;
-            "renewing the session with PostgreSQL, to free the memory that a huge message took");
+            "renewing the session with PostgreSQL to free the memory of a huge message");
         self.give_up_session(now);
         self.reclaim(None, "the session is renewed")?;
         Ok(true)
     }
 
-    /// Whether a new session would begin exactly where this one is, with nothing to be delivered or confirmed.
+    /// Whether a new session would start exactly where this one is, with nothing left to deliver or confirm.
     fn is_at_rest(&mut self) -> bool {
         self.stage == Stage::Reading
             && matches!(self.hold, Hold::InUse)

@@ -1,4 +1,4 @@
-//! What an operator is told while the loop runs: a line of statistics each interval, and what is odd about a relation.
+//! What walcat logs while the loop runs: a line of statistics each interval, and warnings about relations.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::session::Session;
 use crate::stats::Stats;
 use crate::wire::replication::{self, Frame};
 
-/// Who tells.
+/// Logs statistics and relation warnings.
 #[derive(Debug)]
 pub struct Report {
     slot: String,
@@ -24,17 +24,17 @@ impl Report {
         Report { slot, stats: Stats::new(stats_interval, now) }
     }
 
-    /// The slot that it tells of.
+    /// The slot of the report.
     pub(super) fn slot(&self) -> &str {
         &self.slot
     }
 
-    /// Tells of a frame.
+    /// Logs a frame.
     pub(super) fn frame(&self, frame: &[u8]) {
         if !log_enabled!(Level::Trace) {
             return;
         }
-        // One that cannot be decoded ends the run, with an error that says so.
+        // A frame that cannot be decoded ends the run with its own error.
         match replication::decode(frame) {
             Ok(Frame::XLogData { start, message, .. }) => self.message(start, message),
             Ok(Frame::Keepalive { wal_end, reply_requested, .. }) => {
@@ -44,18 +44,18 @@ impl Report {
         }
     }
 
-    /// Tells of a message of the output plugin, by the letter that it begins with.
+    /// Logs a message of the output plugin, by its first letter.
     pub(super) fn message(&self, lsn: Lsn, message: &[u8]) {
         let letter = char::from(message.first().copied().unwrap_or(b'?'));
         trace!(slot = self.slot.as_str(), lsn:% = lsn, message:% = letter, bytes = message.len(); "message");
     }
 
-    /// When there is something to tell again at the latest.
+    /// The latest time of the next report.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.stats.deadline()
     }
 
-    /// Tells the statistics when they are due.
+    /// Logs the statistics when they are due.
     pub(super) fn statistics(&mut self, session: &mut Session, refused: u64, turns: u64, now: Instant) {
         if !self.stats.is_due(now) {
             return;
@@ -70,7 +70,7 @@ impl Report {
         );
     }
 
-    /// Tells where a relation's records go, and what is odd about it.
+    /// Logs the destination of a relation's records, and warnings about it.
     pub(super) fn prepared(&self, relation: &Relation, prepared: &Prepared) {
         let slot = self.slot.as_str();
         let (schema, table) = (relation.namespace.as_str(), relation.name.as_str());
@@ -81,7 +81,7 @@ impl Report {
         debug!(slot, schema, table, topic, has_key = prepared.has_key; "relation ready");
     }
 
-    /// Tells that the stream has ended in order.
+    /// Logs the end of the stream.
     pub(super) fn ended(&self, session: &mut Session, refused: u64, turns: u64, now: Instant) {
         let counters = session.counters();
         let confirmed = session.feedback().confirmed();

@@ -1,4 +1,4 @@
-//! Store first, confirm second: a delivered position is confirmed to PostgreSQL only once the store has it.
+//! Store first, confirm second: walcat confirms a delivered position to PostgreSQL only after the store has it.
 
 use std::time::Instant;
 
@@ -10,16 +10,16 @@ use crate::positions::{FullKeys, Reached, Stored};
 use crate::source::open::Known;
 use crate::state_file::StateFile;
 
-/// Where delivered positions are kept.
+/// Where walcat keeps delivered positions.
 #[derive(Debug)]
 pub enum Store {
-    /// In the slot alone.
+    /// In the slot only.
     Slot,
     /// In the state file too.
     File(StateFile),
 }
 
-/// Whose positions they are.
+/// The stream that the positions belong to.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The cluster's identifier.
@@ -28,14 +28,14 @@ pub struct Identity {
     pub timeline: u32,
     /// The slot.
     pub slot: String,
-    /// The end of the last records that were delivered before this connection began.
+    /// The end of the last records delivered before this connection.
     pub records: Reached,
-    /// Kept with each of them.
+    /// Kept with each position.
     pub full_keys: FullKeys,
 }
 
 impl Identity {
-    /// A position of it, with records that end at `records_end` where that is after those that are known.
+    /// A position in this stream. `records_end` counts if it is past the known end of records.
     #[must_use]
     pub fn at(&self, end_lsn: Lsn, records_end: Lsn) -> Stored {
         Stored {
@@ -48,7 +48,7 @@ impl Identity {
         }
     }
 
-    /// The connection goes on, on this timeline, after records that end at `records_end`.
+    /// Continues on this timeline, after records that end at `records_end`.
     pub fn go_on(&mut self, timeline: u32, records_end: Lsn) {
         self.records = self.records_at(records_end);
         self.timeline = timeline;
@@ -64,7 +64,7 @@ impl Identity {
 }
 
 impl Store {
-    /// What is stored, read anew.
+    /// Reads the stored position again.
     ///
     /// # Errors
     /// [`Error::State`].
@@ -78,7 +78,7 @@ impl Store {
         }
     }
 
-    /// The keys that are kept with the position.
+    /// The keys kept with the position.
     #[must_use]
     pub fn full_keys(&self) -> FullKeys {
         match self {
@@ -87,7 +87,7 @@ impl Store {
         }
     }
 
-    /// Writes down where the stream begins, before anything of it can be confirmed.
+    /// Stores the start of the stream, before any of it can be confirmed.
     ///
     /// # Errors
     /// [`Error::State`].
@@ -98,11 +98,11 @@ impl Store {
         }
     }
 
-    /// Stores what is delivered, up to `position`, when it is due, then lets it be confirmed. It is due at once when
-    /// `at_once` says so: the server waits for it, or the run ends.
+    /// Stores what is delivered, up to `position`, when a write is due, then allows its confirmation. A write is due at the
+    /// interval, or now with `at_once`: when the server waits for it or the run ends.
     ///
     /// # Errors
-    /// [`Error::State`]: nothing more is confirmed.
+    /// [`Error::State`]; then nothing more is confirmed.
     pub fn keep(
         &mut self,
         identity: &Identity,
@@ -120,7 +120,7 @@ impl Store {
         Ok(())
     }
 
-    /// When [`Store::keep`] has something to write at the latest.
+    /// The latest time of the next write of [`Store::keep`].
     #[must_use]
     pub fn deadline(&self, delivered: Lsn, now: Instant) -> Option<Instant> {
         match self {
@@ -175,7 +175,7 @@ mod tests {
         std::fs::remove_dir_all(directory.path()).unwrap();
         feedback.deliver(Lsn(500));
         assert!(keep(&mut store, &mut feedback, true, now + second).is_err());
-        assert_eq!(feedback.confirmed(), Lsn(400), "what could not be stored is not confirmed");
+        assert_eq!(feedback.confirmed(), Lsn(400), "confirmed although it could not be stored");
     }
 
     #[test]

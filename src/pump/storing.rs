@@ -1,22 +1,22 @@
-//! When a position goes to its store, and with which timeline: a standby is asked for its own before.
+//! When walcat stores a position, and with which timeline: it asks a standby for its timeline first.
 
 use std::time::Instant;
 
 use super::{Error, Pump, Stage};
 use crate::lsn::Lsn;
 
-/// What a store may take, as a standby has answered for it.
+/// What a standby's answer allows to store.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Vouched {
-    /// All up to it is delivered.
+    /// Everything up to here is delivered.
     pub delivered: Lsn,
-    /// The end of the last records of that.
+    /// The end of the last records before that.
     pub records_end: Lsn,
 }
 
 impl Pump {
-    /// Stores what is delivered, so that it may be confirmed. The server does not wait for the interval, and neither does
-    /// the end of the run.
+    /// Stores what is delivered, so that it may be confirmed. The write does not wait for the interval when the server waits
+    /// or the run ends.
     pub(super) fn store(&mut self, now: Instant) -> Result<(), Error> {
         self.handle_timeline();
         let ends = self.stage != Stage::Reading;
@@ -45,7 +45,7 @@ impl Pump {
         self.store.keep(&self.identity, self.vouched, self.session.feedback(), at_once, now)
     }
 
-    /// Takes the standby's answer. What was received before the question is of the history of its timeline.
+    /// Handles the standby's answer. Everything received before the question belongs to the history of that timeline.
     fn handle_timeline(&mut self) {
         let Some(timeline) = self.watch.answer() else { return };
         if timeline != self.identity.timeline {
@@ -62,7 +62,7 @@ impl Pump {
         }
     }
 
-    /// Whether something delivered waits for the standby's answer to be stored.
+    /// Whether a delivered position waits for the standby's answer.
     pub(super) fn waits_for_timeline(&mut self) -> bool {
         let delivered = self.session.feedback().delivered();
         self.watch.is_needed()

@@ -1,9 +1,9 @@
-//! The timeline of a stream that is read from a standby. A standby that is promoted keeps its walsenders, so the timeline
-//! changes while the stream goes on; nothing in the stream tells.
+//! The timeline of a stream from a standby. Promotion keeps a standby's walsenders, so the timeline changes while the
+//! stream continues; nothing in the stream shows it.
 //!
-//! A position is stored with its timeline, so before it is stored a standby is asked for the timeline of now: what was
-//! received before the question belongs to the history of the timeline that is answered. A primary's timeline does not
-//! change while it runs: it is not asked.
+//! walcat stores a position with its timeline. Before it stores one, it asks a standby for its present timeline: everything
+//! received before the question belongs to the history of the timeline in the answer. A running primary never changes its
+//! timeline, so walcat does not ask it.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -14,8 +14,8 @@ use log::{debug, info};
 use crate::pg::lookup::Lookup;
 use crate::pg::{Direction, Server};
 
-/// The timeline, and whether the server is a standby. A standby's own functions tell the timeline of its last restart
-/// point, and of what it receives only to those who may see that.
+/// The timeline, and whether the server is a standby. A standby's own functions show only the timeline of its last
+/// restartpoint, and the received one only to privileged roles.
 const QUERY: &CStr = c"
 SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
   THEN pg_catalog.format('%s standby', GREATEST(
@@ -25,24 +25,24 @@ SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
     ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int)
   END";
 
-/// How often it is asked though nothing is to be stored, and how soon again after a failure.
+/// The interval between questions without anything to store, and between attempts after a failure.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What has to be asked before a position is stored.
+/// Asks for the timeline before a position is stored.
 #[derive(Debug)]
 pub(super) struct Watch {
     slot: String,
     /// None for a primary.
     lookup: Option<Lookup>,
     is_asking: bool,
-    /// The last question failed.
+    /// Whether the last question failed.
     has_failed: bool,
     asked_at: Instant,
     timeline: u32,
 }
 
 impl Watch {
-    /// Of the server that is streamed from.
+    /// For the server of the stream.
     pub fn new(
         slot: String,
         dsn: Option<String>,
@@ -60,7 +60,7 @@ impl Watch {
         self.lookup.is_some()
     }
 
-    /// Asks, unless it is asked already. Says whether that begins now: what was received before it is answered for.
+    /// Asks, unless a question is open. Returns whether it asked: the answer covers everything received before.
     pub fn ask(&mut self, now: Instant) -> bool {
         let Some(lookup) = &mut self.lookup else { return false };
         if self.is_asking || (self.has_failed && now < self.asked_at + INTERVAL) {
@@ -72,7 +72,7 @@ impl Watch {
         self.is_asking
     }
 
-    /// The timeline, once it is answered. A failure is none: it is asked again.
+    /// The timeline, once the answer has arrived. A failure returns none, and walcat asks again.
     pub fn answer(&mut self) -> Option<u32> {
         if !self.is_asking {
             return None;
@@ -81,7 +81,7 @@ impl Watch {
             Ok(None) => return None,
             Ok(Some(answer)) => answer,
             Err(error) => {
-                debug!(slot = self.slot.as_str(), error:% = error; "the standby does not tell its timeline");
+                debug!(slot = self.slot.as_str(), error:% = error; "cannot read the standby's timeline");
                 (self.is_asking, self.has_failed) = (false, true);
                 return None;
             }
@@ -90,7 +90,7 @@ impl Watch {
         let (timeline, role) = answer.split_once(' ')?;
         let timeline = timeline.parse::<u32>().ok()?.max(self.timeline);
         if timeline != self.timeline {
-            info!(slot = self.slot.as_str(), timeline, role; "the server has gone on to another timeline");
+            info!(slot = self.slot.as_str(), timeline, role; "the server has switched to another timeline");
             self.timeline = timeline;
         }
         if role == "primary" {
@@ -99,17 +99,17 @@ impl Watch {
         Some(timeline)
     }
 
-    /// Whether it is to be asked again by the clock.
+    /// Whether the next regular question is due.
     pub fn is_due(&self, now: Instant) -> bool {
         self.deadline().is_some_and(|deadline| now >= deadline)
     }
 
-    /// The socket to wait for while it is asked.
+    /// The socket to wait for while a question is open.
     pub fn socket(&self) -> Option<(RawFd, Direction)> {
         self.lookup.as_ref().filter(|_| self.is_asking).and_then(Lookup::socket)
     }
 
-    /// When it is to be asked again at the latest.
+    /// The latest time of the next question.
     pub fn deadline(&self) -> Option<Instant> {
         (self.lookup.is_some() && !self.is_asking).then(|| self.asked_at + INTERVAL)
     }

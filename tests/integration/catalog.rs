@@ -159,7 +159,7 @@ fn tables_that_are_gone_are_forgotten_once_nothing_of_them_can_come() {
     world.sql("INSERT INTO t VALUES (1)");
     churn(&world, 200);
     world.sql("INSERT INTO t VALUES (2)");
-    running.wait_for_log("relations forgotten: their tables are gone");
+    running.wait_for_log("relations forgotten: their tables were dropped");
     churn(&world, 200);
     world.confirm_change("INSERT INTO t VALUES (3)", 30);
     let run = running.terminate().expect_code(0);

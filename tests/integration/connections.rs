@@ -146,7 +146,7 @@ fn a_server_without_a_connection_for_the_catalog_is_asked_again_while_the_stream
     let walsender = walsender_pid(&world);
     world.sql(&format!("ALTER ROLE {role} CONNECTION LIMIT 0"));
     world.sql("INSERT INTO t VALUES (1)");
-    running.wait_for_log("the catalog of PostgreSQL cannot be asked");
+    running.wait_for_log("cannot query the catalog of PostgreSQL");
     // Longer than the server waits for a client that says nothing.
     let since = Instant::now();
     eventually("the server's patience has passed", 30, || since.elapsed() > Duration::from_secs(4));

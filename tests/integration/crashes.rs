@@ -174,7 +174,7 @@ fn a_broker_away_for_longer_than_the_walsenders_timeout_costs_neither_the_connec
     });
     kafka.stop();
     let writers = Writers::start(&world);
-    running.wait_for_log("Kafka takes no records");
+    running.wait_for_log("Kafka is not accepting records");
     // Twice wal_sender_timeout, and less than what the session is given up after: the length is what is tested.
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(world.sql(walsender), pid, "the session is another one:\n{}", running.log());
@@ -184,7 +184,7 @@ fn a_broker_away_for_longer_than_the_walsenders_timeout_costs_neither_the_connec
     eventually("all is confirmed", 60, || {
         world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
     });
-    let finished = running.terminate().expect_code(0).expect_log(&["Kafka takes records again"]);
+    let finished = running.terminate().expect_code(0).expect_log(&["Kafka accepts records again"]);
     assert!(!finished.log.contains("is interrupted"), "{}", finished.log);
     check(&world);
 }
@@ -204,13 +204,13 @@ fn a_notice_of_an_outage_says_how_much_wal_the_server_holds() {
     // The WAL is there before the record whose delivery fails.
     world.sql("INSERT INTO noise SELECT repeat('x', 500) FROM generate_series(1, 20000)");
     world.sql("INSERT INTO t VALUES (2)");
-    running.wait_for_log("Kafka takes no records");
+    running.wait_for_log("Kafka is not accepting records");
     kafka.signal(libc::SIGCONT);
     let log = running.log();
     let (_, rest) = log.split_once("wal_held_bytes=").expect("the figure");
     let held: u64 = rest.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number");
     assert!(held > 10_000_000, "{log}");
-    running.wait_for_log("Kafka takes records again");
+    running.wait_for_log("Kafka accepts records again");
     running.terminate().expect_code(0);
 }
 
@@ -221,7 +221,7 @@ fn a_message_that_waited_for_a_broker_survives_keepalives_and_a_sigkill() {
     let mut running = world.stream_to_kafka().spawn();
     running.wait_for_log("streaming started");
     kafka.stop();
-    running.wait_for_log("Kafka takes no records");
+    running.wait_for_log("Kafka is not accepting records");
     world.sql("SELECT pg_logical_emit_message(false, 'late', 'still here')");
     world.sql("SELECT pg_switch_wal()");
     let end = world.wal_lsn();

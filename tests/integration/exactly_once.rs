@@ -82,7 +82,7 @@ fn servers_and_brokers_that_crash_are_gone_on_from_by_the_same_process() {
         world.wait_confirmed(30);
         kafka.stop();
         // Longer than a Kafka transaction may be: one that is under way has to be given up.
-        running.wait_for_log_times("Kafka takes no records", round);
+        running.wait_for_log_times("Kafka is not accepting records", round);
         std::thread::sleep(Duration::from_secs(6));
         kafka.restart();
         writers.stop();
@@ -144,7 +144,7 @@ fn a_second_instance_waits_for_the_slot_and_leaves_the_healthy_one_alone() {
     first.wait_for_log("checkpoint read");
     let config = file("second.toml", "[retry]\nfor = \"2s\"\n");
     let second = stream(&world).with(&["--config", &config]).run();
-    second.expect_code(69).expect_log(&["has been held by another process"]);
+    second.expect_code(69).expect_log(&["another process has held the slot"]);
     for _ in 0..5 {
         world.sql(&transactions(1));
     }

@@ -107,7 +107,7 @@ fn promote_under_load(name: &str, arguments: &[&str]) -> World {
     writers.stop();
     running.wait_for_log("the stream is interrupted");
     pair.standby.sql("postgres", "SELECT pg_promote()");
-    running.wait_for_log("the stream goes on");
+    running.wait_for_log("streaming resumed");
     assert!(running.log().contains("timeline=2"), "{}", running.log());
     let promoted = pair.promoted();
     let written = promoted.sql("SELECT count(*) FROM journal");
@@ -211,7 +211,7 @@ fn fail_over_with_an_idle_position_past_the_fork(name: &str, arguments: &[&str],
     let promoted = pair.promoted();
     let reached = |lsn: &str| promoted.sql(&format!("SELECT pg_current_wal_flush_lsn() >= '{lsn}'")) == "t";
     if let Some(mut running) = running {
-        running.wait_for_log("the stream goes on");
+        running.wait_for_log("streaming resumed");
         // A change that is delivered by the same process.
         promoted.confirm_change("INSERT INTO t VALUES (13)", 60);
         assert!(!reached(&idle), "the new WAL has reached the old position: nothing is tried");

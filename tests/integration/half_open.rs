@@ -49,7 +49,7 @@ fn lose_connection(engine: &str) {
     proxy.lose();
     let begun = Instant::now();
     running.wait_for_log("the server has sent nothing for 3 s");
-    running.wait_for_log("the stream goes on");
+    running.wait_for_log("streaming resumed");
     world.confirm_change("INSERT INTO t VALUES (2)", 30);
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);
@@ -198,7 +198,7 @@ fn a_server_process_that_freezes_under_a_peek_is_found_within_the_stall_timeout(
     signal_process(pid, libc::SIGSTOP);
     let begun = Instant::now();
     running.wait_for_log("the server has sent nothing for 3 s");
-    running.wait_for_log("connecting again");
+    running.wait_for_log("; reconnecting");
     // It may hold the slot, and handles nothing before it runs.
     signal_process(pid, libc::SIGCONT);
     world.confirm_change("INSERT INTO t VALUES (2)", 30);

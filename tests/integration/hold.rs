@@ -9,7 +9,7 @@ use crate::servers::{Kafka, Postgres, World, eventually};
 use crate::walcat::Finished;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
-const GIVEN_UP: &str = "giving up the session with PostgreSQL";
+const GIVEN_UP: &str = "closing the session with PostgreSQL";
 const BACK: &str = "there is room again";
 
 /// Rows of 1 kB, in one transaction.
@@ -186,7 +186,7 @@ fn a_session_that_cannot_be_had_back_is_kept_and_the_log_says_so() {
     let world = World::new(TABLE);
     world.sql("INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 50000) g");
     let mut piped = Piped::start(&world, &["--slot", &world.slot, "--dump", "json", "--once"]);
-    piped.wait_for_log("this session cannot be given up");
+    piped.wait_for_log("this run cannot reopen its session");
     assert!(is_active(&world));
     let lines = piped.read().expect_code(0).stdout.lines().count();
     assert!(lines > 50_000, "{lines}");

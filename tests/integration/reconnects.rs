@@ -21,12 +21,12 @@ fn a_server_that_crashes_three_times_is_found_again_and_nothing_is_lost() {
         pg.stop("immediate");
         writers.stop();
         pg.restart();
-        eventually("the stream goes on", 30, || running.log().matches("the stream goes on").count() == crash);
+        eventually("streaming resumed", 30, || running.log().matches("streaming resumed").count() == crash);
     }
     world.wait_confirmed(60);
     assert!(!running.has_ended());
     let finished = running.terminate().expect_code(0);
-    finished.expect_log(&["the stream is interrupted: connecting again", "retry_in_ms="]);
+    finished.expect_log(&["the stream is interrupted; reconnecting", "retry_in_ms="]);
     let repeats = check(&world);
     // What was read whole is not read again: only a transaction that was cut is, up to three of them.
     assert!(repeats <= 3 * 6, "{repeats} records came again");
@@ -40,7 +40,7 @@ fn a_walsender_that_is_ended_is_asked_for_again_and_a_broken_setup_is_not() {
     let end =
         format!("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
     eventually("the walsender is there", 10, || world.sql(&end) == "t");
-    running.wait_for_log("the stream goes on");
+    running.wait_for_log("streaming resumed");
     for _ in 0..5 {
         world.sql(&transactions(1));
     }
@@ -62,7 +62,7 @@ fn a_server_that_stays_away_ends_walcat_when_the_budget_is_spent() {
     running.wait_for_log("streaming started");
     pg.stop("immediate");
     let finished = running.wait().expect_code(69).expect_log(&["cannot connect to PostgreSQL", "[retry] for is spent"]);
-    let attempts = finished.log.matches("connecting again").count();
+    let attempts = finished.log.matches("; reconnecting").count();
     assert!((4..40).contains(&attempts), "{attempts} attempts:\n{}", finished.log);
 }
 
@@ -79,7 +79,7 @@ fn a_frozen_walsender_is_found_within_the_stall_timeout_and_replaced() {
     running.wait_for_log("takeover: ending the process that holds the slot");
     // It handles the request to end only when it runs again.
     signal_process(pid, libc::SIGCONT);
-    running.wait_for_log("the stream goes on");
+    running.wait_for_log("streaming resumed");
     world.sql(&transactions(1));
     world.wait_confirmed(60);
     running.terminate().expect_code(0);
@@ -194,12 +194,12 @@ fn a_server_that_is_away_is_not_reported_as_kafkas_outage() {
         eventually("the row is read", 20, || world.sql(&read) == "1");
         pg.stop("immediate");
         // 8 s and more: beyond what an outage of Kafka may last.
-        running.wait_for_log_times("connecting again", 40);
+        running.wait_for_log_times("; reconnecting", 40);
         pg.restart();
-        running.wait_for_log("the stream goes on");
+        running.wait_for_log("streaming resumed");
         world.confirm_change("INSERT INTO t VALUES (3)", 60);
         let finished = running.terminate().expect_code(0);
-        assert!(!finished.log.contains("Kafka takes no records"), "{}", finished.log);
+        assert!(!finished.log.contains("Kafka is not accepting records"), "{}", finished.log);
         drop(world);
         pg.stop("immediate");
     }

@@ -110,7 +110,7 @@ fn a_publication_that_is_younger_than_the_changes_is_said_to_be() {
     world.sql("CREATE PUBLICATION younger FOR ALL TABLES");
     let arguments = ["stream", "--dsn", &world.dsn(), "--slot", &world.slot, "--publication", "younger"];
     let run = Walcat::new(&arguments).with(&["--sink", "stdout", "--once"]).run().expect_code(78);
-    run.expect_log(&["publication \"younger\" does not exist", "hint: ", "younger than the slot", "Drop the slot"]);
+    run.expect_log(&["publication \"younger\" does not exist", "hint: ", "newer than the slot", "Drop the slot"]);
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn who_holds_the_slot_is_said_with_client_and_since_when() {
     let config = crate::servers::file("held.toml", "[retry]\nfor = \"1s\"\n");
     let run = world.stream().with(&["--sink", "stdout", "--config", &config]).run().expect_code(69);
     run.expect_log(&[
-        "has been held by another process",
+        "another process has held the slot",
         "client 127.0.0.1",
         "application walcat",
         "since 20",

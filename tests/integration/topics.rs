@@ -20,7 +20,7 @@ fn a_topic_that_is_missing_is_asked_for_at_a_steady_pace() {
         // librdkafka gives a topic 30 s to appear.
         let patience = ["-X", "topic.metadata.propagation.max.ms=120000"];
         let mut running = world.stream_to_kafka().with(&arguments).with(&patience).spawn();
-        running.wait_for_log("Kafka takes no records");
+        running.wait_for_log("Kafka is not accepting records");
         let before = turns(&running.log()).len();
         eventually("five more seconds are told of", 30, || turns(&running.log()).len() > before + 6);
         let told = turns(&running.log());
