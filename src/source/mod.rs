@@ -1,4 +1,4 @@
-//! Where changes come from, as the loop sees it: the replication stream, or the polling of a slot.
+//! Where changes come from: the replication stream, or polls of a slot.
 
 pub mod open;
 pub mod options;
@@ -25,7 +25,7 @@ pub enum Feed {
     Streaming(Stream),
     /// One peek after another.
     Polling(Box<Peek>),
-    /// Nothing any more: the session has ended, so that the slot is free.
+    /// The session has ended, so the slot is free.
     Closed,
 }
 
@@ -34,12 +34,12 @@ pub enum Feed {
 pub enum Received {
     /// A frame of the replication protocol.
     Frame(CopyData),
-    /// What a peek brought.
+    /// Changes from a peek.
     Peeked(Peeked),
 }
 
 impl Feed {
-    /// What there is to read now, if anything.
+    /// Returns what can be read now, if anything.
     pub(crate) fn receive(&mut self, now: Instant) -> Result<Option<Received>, pg::Error> {
         Ok(match self {
             Feed::Streaming(stream) => stream.receive()?.map(Received::Frame),
@@ -48,7 +48,7 @@ impl Feed {
         })
     }
 
-    /// Whether bytes have arrived since this was asked last. A peek keeps its own clock.
+    /// Whether bytes have arrived since the last call. A peek keeps its own clock.
     pub(crate) fn take_sign_of_life(&mut self) -> bool {
         match self {
             Feed::Streaming(stream) => stream.take_sign_of_life(),
@@ -56,7 +56,7 @@ impl Feed {
         }
     }
 
-    /// Reports the positions.
+    /// Reports the positions to the server.
     pub(crate) fn update(&mut self, update: Update) -> Result<(), pg::Error> {
         match self {
             Feed::Streaming(stream) => stream.send(&status_update(update)),
@@ -68,7 +68,7 @@ impl Feed {
         }
     }
 
-    /// What may be confirmed: a peek goes on with it at once, where a stream waits for the next status update.
+    /// Passes on what may be confirmed: the polling engine confirms it at once, a stream with its next status update.
     pub(crate) fn confirm(&mut self, lsn: Lsn) {
         if let Feed::Polling(peek) = self {
             peek.confirm(lsn);
@@ -83,7 +83,7 @@ impl Feed {
         }
     }
 
-    /// The socket to wait for, and whether something is left to send; none while nothing can come.
+    /// The socket to wait for, and whether something is left to send; none while nothing can arrive.
     pub(crate) fn socket(&self) -> Result<Option<(RawFd, bool)>, pg::Error> {
         match self {
             Feed::Streaming(stream) => stream.socket().map(Some),
@@ -92,7 +92,7 @@ impl Feed {
         }
     }
 
-    /// When it has to be read again at the latest.
+    /// The latest time of the next read.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self {
             Feed::Streaming(_) | Feed::Closed => None,
@@ -100,14 +100,14 @@ impl Feed {
         }
     }
 
-    /// While nothing is read, silence is ours.
+    /// Notes that walcat is not reading, so silence is not the server's fault.
     pub(crate) fn not_reading(&mut self, now: Instant) {
         if let Feed::Polling(peek) = self {
             peek.not_reading(now);
         }
     }
 
-    /// Fails when a peek's server has been silent for too long; a stream's is asked for signs of life.
+    /// Fails when a peek's server has been silent for too long; a stream's server is asked for signs of life instead.
     pub(crate) fn check_stall(&self, now: Instant) -> Result<(), Stalled> {
         match self {
             Feed::Polling(peek) => peek.silent_for(now).map_or(Ok(()), |silent_for| Err(Stalled { silent_for })),
@@ -115,7 +115,7 @@ impl Feed {
         }
     }
 
-    /// Whether nothing more comes before what was read is confirmed.
+    /// Whether nothing more arrives before what was read is confirmed.
     pub(crate) fn waits_for_confirmation(&self) -> bool {
         match self {
             Feed::Streaming(_) | Feed::Closed => false,
@@ -123,7 +123,7 @@ impl Feed {
         }
     }
 
-    /// Whether the server holds something for this session: the slot, or a peek's snapshot.
+    /// Whether the session holds something on the server: the slot, or a peek's snapshot.
     pub(crate) fn is_attached(&self) -> bool {
         match self {
             Feed::Streaming(_) => true,
@@ -132,7 +132,7 @@ impl Feed {
         }
     }
 
-    /// Whether nothing was asked that this session has to see the end of.
+    /// Whether no command of this session is still running.
     pub(super) fn is_idle(&self) -> bool {
         match self {
             Feed::Streaming(_) => true,
@@ -141,7 +141,7 @@ impl Feed {
         }
     }
 
-    /// The server's process of the session, while the connection works; 0 where there is none.
+    /// The pid of the session's server process while the connection works; 0 without one.
     pub(crate) fn session_pid(&self) -> i32 {
         match self {
             Feed::Streaming(stream) => stream.session_pid(),
@@ -150,7 +150,7 @@ impl Feed {
         }
     }
 
-    /// Ends the session, so that another one gets the slot. To cancel what the server does takes a connection that works.
+    /// Ends the session, so that another process can use the slot. A working connection can also cancel a running command.
     pub(crate) fn close(&mut self, is_working: bool) {
         if let (Feed::Polling(peek), true) = (&mut *self, is_working) {
             peek.cancel();
@@ -158,7 +158,7 @@ impl Feed {
         *self = Feed::Closed;
     }
 
-    /// Ends it in order, so that the last report is known to be processed.
+    /// Ends the session in order, so that the server has processed the last report.
     pub(crate) fn finish(&mut self, waiter: &mut Waiter<'_>) -> Result<(), pg::Error> {
         let wait = &mut |socket, direction| waiter.wait(socket, direction);
         match self {

@@ -1,7 +1,7 @@
-//! From a connection string to a running stream: connect, look before anything is started, and START_REPLICATION.
+//! From a connection string to a running stream: connect, check the setup, and START_REPLICATION.
 //!
-//! Looks first, because the server reports some mistakes late or never: a publication that is missing when the WAL is
-//! decoded stops the stream for ever, and a start position below the slot's is moved in silence.
+//! walcat checks first because the server reports some mistakes late or never: a publication that is missing when the WAL
+//! is decoded stops the stream permanently, and the server silently raises a start position below the slot's.
 
 use std::time::Instant;
 
@@ -22,49 +22,49 @@ use crate::source::slot;
 use crate::source::waiting::Waiter;
 use crate::wire::replication::command::{self, StartReplication};
 
-/// A position that was delivered, and what messages call the place where it is kept.
+/// A delivered position, and the name of its store in messages.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The position.
     pub stored: Stored,
-    /// As in "the state file /var/lib/walcat/shop.json".
+    /// For example "the state file /var/lib/walcat/shop.json".
     pub store: String,
 }
 
 /// A running stream and what is known about it.
 #[derive(Debug)]
 pub struct Started {
-    /// What is read.
+    /// The running session.
     pub feed: Feed,
-    /// The server that it comes from: every other question goes there too.
+    /// The server of the stream: all other questions go to the same server.
     pub server: Server,
-    /// The cluster and its position before the stream began.
+    /// The cluster and its position before the stream started.
     pub system: System,
     /// The server's version, such as 150018.
     pub server_version: i32,
     /// The position that the stream starts from.
     pub start: Lsn,
-    /// The end of the last records before it that were delivered, as far as it is known.
+    /// The end of the last delivered records before that, as far as it is known.
     pub records: Reached,
-    /// The end of the WAL that could be decoded before the stream began.
+    /// The end of the WAL that could be decoded before the stream started.
     pub decodable: Lsn,
-    /// Whether what was known lies beyond what this server shares with it, and had no records.
+    /// Whether the known position is past the history that this server shares with it, and had no records there.
     pub is_cut: bool,
-    /// What a stored position is judged by.
+    /// The facts against which a stored position is judged.
     pub facts: Facts,
-    /// The tables that are published, if something was read from the slot before, as far as the server knows; else none.
+    /// The published tables, as far as the server knows them, if the slot was read before; otherwise none.
     pub read_tables: Vec<PublishedTable>,
     /// Whether the server is a standby, whose timeline may change.
     pub is_standby: bool,
-    /// The slot, where this run has made it.
+    /// The slot, if this run created it.
     pub new_slot: Option<String>,
 }
 
-/// Reads what is stored, as often as the slot has to be waited for: its holder may be the one that stores.
+/// Reads the stored position. walcat reads it again after each wait for the slot: the holder may store a newer one.
 pub type ReadStore<'a> = dyn FnMut() -> Result<Option<Known>, Error> + 'a;
 
-/// Connects, checks and starts the stream. While another process holds the slot it is looked at again and again: after a
-/// crash the dead session holds it for up to wal_sender_timeout.
+/// Connects, checks and starts the stream. While another process holds the slot, walcat tries again: after a crash the dead
+/// session holds the slot for up to wal_sender_timeout.
 ///
 /// # Errors
 /// [`Error::Postgres`], [`Error::Setup`], [`Error::Positions`], [`Error::SlotHeld`].
@@ -88,10 +88,10 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
                 continue;
             }
         };
-        // In this order: while another process still delivers, what is stored is never before the slot that was seen, nor
-        // after the WAL's end.
+        // The store is read at this point: while another process still delivers, its position is never before the slot
+        // that was seen, nor past the end of the WAL.
         let known = store()?;
-        // In this order: one that is promoted in between counts as a standby, whose timeline is asked for again.
+        // A standby that is promoted after this counts as a standby, and walcat asks for its timeline again.
         let is_standby = server::is_standby(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
         let read_tables = read_tables(source, &name, &mut connection, waiter)?;
         let (system, switches) = identify(&mut connection, waiter)?;
@@ -139,8 +139,8 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
     }
 }
 
-/// What [`start`] looks at before it makes or takes a slot, for `walcat check`: nothing is changed, and a slot that is held is
-/// not waited for. What comes later, from START_REPLICATION on, cannot be known without doing it.
+/// The checks of [`start`] before it creates or takes a slot, for `walcat check`. They change nothing and do not wait for a
+/// held slot. They cannot find what only START_REPLICATION shows.
 ///
 /// # Errors
 /// Those of [`start`].
@@ -167,7 +167,7 @@ pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<
     }
 }
 
-/// The cluster, its position, and how its timeline came about.
+/// Returns the cluster, its position, and the history of its timeline.
 fn identify(connection: &mut Connection, waiter: &mut Waiter<'_>) -> Result<(System, Vec<Switch>), Error> {
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let system = server::identify_system(connection, wait)?;
@@ -175,7 +175,7 @@ fn identify(connection: &mut Connection, waiter: &mut Waiter<'_>) -> Result<(Sys
     Ok((system, switches))
 }
 
-/// Begins to read. The connection comes back with a refusal that leaves it usable, such as an active slot (55006).
+/// Starts to read. A refusal that leaves the connection usable, such as an active slot (55006), returns the connection.
 fn begin(
     source: &Source,
     slot: &str,
@@ -198,8 +198,8 @@ fn begin(
     }
 }
 
-/// Where to start by what is stored: there, or, where the positions disagree and the operator accepts it, where the slot
-/// stands.
+/// Returns the start for a stored position: that position, or the slot's position if the two disagree and the operator
+/// accepts it.
 ///
 /// # Errors
 /// [`Error::Positions`].
@@ -209,12 +209,12 @@ pub fn check_stored(known: Option<&Known>, facts: &Facts, accept_gap: bool) -> R
     if let (Ok(Start { is_cut: true, lsn, records }), Some(stored)) = (&verdict, stored) {
         info!(slot = facts.slot.as_str(), idle:% = stored.end_lsn, stored_timeline = stored.timeline,
             timeline = facts.timeline, records_end:% = records.lsn, lsn:%;
-            "the server does not have the WAL up to the stored position, which held no records: going back");
+            "the server does not have the WAL up to the stored position, which held no records; going back");
     }
     accept(verdict, stored, facts, accept_gap)
 }
 
-/// A verdict, or the slot's position where the operator accepts that.
+/// Returns the verdict, or the slot's position if the operator accepts it.
 ///
 /// # Errors
 /// [`Error::Positions`].
@@ -228,14 +228,14 @@ pub fn accept(
         Err(disagreement) if accept_gap => {
             let end_lsn = stored.map_or(Lsn::INVALID, |stored| stored.end_lsn);
             warn!(slot = facts.slot.as_str(), lsn:% = facts.confirmed, stored:% = end_lsn,
-                disagreement:% = disagreement; "--accept-gap: going on from the slot's position");
+                disagreement:% = disagreement; "--accept-gap: continuing from the slot's position");
             Ok(Start::accepted(stored, facts))
         }
         verdict => Ok(verdict?),
     }
 }
 
-/// A slot that is missing may be made: no store says that it was read.
+/// A missing slot may be created if no store has a position of it.
 fn check_new_slot(source: &Source, system_identifier: &str, store: &mut ReadStore<'_>) -> Result<(), Error> {
     let Some(Known { stored, store }) = store()? else { return Ok(()) };
     match positions::judge_new_slot(&stored, &store, system_identifier, &source.slot) {
@@ -244,7 +244,7 @@ fn check_new_slot(source: &Source, system_identifier: &str, store: &mut ReadStor
     }
 }
 
-/// The tables that are published, where transactions were sent from the slot before.
+/// Returns the published tables, if the slot was read before.
 fn read_tables(
     source: &Source,
     slot: &str,
@@ -258,7 +258,7 @@ fn read_tables(
     Ok(publications::published_tables(connection, &source.publications, wait)?)
 }
 
-/// The server is one that walcat reads.
+/// Checks that walcat supports the server's version.
 ///
 /// # Errors
 /// [`Error::Setup`] for an older one.
@@ -272,7 +272,7 @@ pub fn check_version(server_version: i32) -> Result<(), Error> {
     })
 }
 
-/// Connects, again and again for as long as `connect_for` says when the server is not there.
+/// Connects. While the server does not answer, walcat tries again for up to `connect_for`.
 fn connect(source: &Source, waiter: &mut Waiter<'_>) -> Result<Connection, Error> {
     let started = Instant::now();
     let mut told = false;
@@ -287,17 +287,17 @@ fn connect(source: &Source, waiter: &mut Waiter<'_>) -> Result<Connection, Error
             return Err(error.into());
         }
         if !told {
-            warn!(slot = source.slot.as_str(), error:% = error; "PostgreSQL does not answer yet: waiting");
+            warn!(slot = source.slot.as_str(), error:% = error; "PostgreSQL does not answer yet; waiting");
             told = true;
         }
         waiter.sleep(ATTEMPT_INTERVAL)?;
     }
 }
 
-/// The publications exist.
+/// Checks that the publications exist.
 ///
 /// # Errors
-/// [`Error::Setup`] for the first that does not.
+/// [`Error::Setup`] for the first missing one.
 pub fn check_publications(
     publications: &[String],
     slot: &str,
@@ -314,24 +314,25 @@ pub fn check_publications(
     Err(Error::Setup {
         message: format!("the publication {missing} does not exist in the database {}", connection.database()),
         hint: format!(
-            "CREATE PUBLICATION {quoted} FOR ALL TABLES (or FOR TABLE ...); if the slot {slot} already holds changes \
-             from before the publication, PostgreSQL cannot decode them: drop and create the slot after it"
+            "run CREATE PUBLICATION {quoted} FOR ALL TABLES (or FOR TABLE ...); if the slot {slot} already holds \
+             changes from before the publication, PostgreSQL cannot decode them: drop the slot and create it after the \
+             publication"
         ),
     })
 }
 
-/// A position that was asked for is one that the server has, and leaves out nothing but what lies before it.
+/// Checks that the server has the requested position, and that it skips only what lies before it.
 fn check_startpos(source: &Source, startpos: Lsn, facts: &Facts, known: Option<&Known>) -> Result<Start, Error> {
     let start = check_stored(known, facts, source.accept_gap)?;
     let confirmed = facts.confirmed;
     if startpos > facts.wal_end {
         return Err(Error::Setup {
             message: format!(
-                "startpos {startpos} is past the end of the server's WAL, {}: all that is committed before it would be \
+                "startpos {startpos} is past the end of the server's WAL, {}: everything committed before it would be \
                  confirmed without being delivered",
                 facts.wal_end
             ),
-            hint: "leave --startpos away to start at the confirmed position".to_owned(),
+            hint: "omit --startpos to start at the confirmed position".to_owned(),
         });
     }
     if startpos >= confirmed {
@@ -339,11 +340,11 @@ fn check_startpos(source: &Source, startpos: Lsn, facts: &Facts, known: Option<&
     }
     Err(Error::Setup {
         message: format!(
-            "startpos {startpos} is below the confirmed position {confirmed} of the slot {}: the server would skip the {} \
-             bytes between in silence",
+            "startpos {startpos} is below {confirmed}, the confirmed position of the slot {}: the server would \
+             silently skip the {} bytes between them",
             source.slot,
             confirmed.bytes_since(startpos)
         ),
-        hint: "leave --startpos away to start at the confirmed position".to_owned(),
+        hint: "omit --startpos to start at the confirmed position".to_owned(),
     })
 }

@@ -1,4 +1,4 @@
-//! What is read, and how to get at it.
+//! What to read, and how to connect to it.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use crate::pg::Kind;
 use crate::pg::peek;
 use crate::pump::Error;
 
-/// The time between two attempts to connect or to get the slot.
+/// The time between two attempts to connect or to take the slot.
 pub(crate) const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What to read, and how to get at it.
+/// What to read, and how to connect to it.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The connection string; none for libpq's own variables and files.
+    /// The connection string; none for libpq's environment variables and files.
     pub dsn: Option<String>,
     /// The slot.
     pub slot: String,
@@ -21,35 +21,35 @@ pub struct Source {
     pub publications: Vec<String>,
     /// How the slot is read.
     pub engine: Engine,
-    /// What to do about the slot when it is not there.
+    /// What to do if the slot is missing.
     pub slot_mode: SlotMode,
-    /// Whether standbys keep a copy of a slot that is made.
+    /// Whether standbys keep a copy of a slot that walcat creates.
     pub failover: bool,
     /// Where to start; none for the slot's confirmed position.
     pub startpos: Option<Lsn>,
-    /// How long to keep trying to connect at the start; none for ever.
+    /// How long to try to connect at the start; none for no limit.
     pub connect_for: Option<Duration>,
-    /// How long to wait for a slot that another process holds; none for ever.
+    /// How long to wait for a slot that another process holds; none for no limit.
     pub slot_for: Option<Duration>,
-    /// Which process that holds the slot is ended.
+    /// Which holder of the slot walcat ends.
     pub takeover: Takeover,
-    /// Go on from the slot's position where the stored one disagrees.
+    /// Whether to continue from the slot's position if the stored one disagrees.
     pub accept_gap: bool,
 }
 
-/// Which process that holds the slot is ended.
+/// Which holder of the slot walcat ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takeover {
     /// None.
     Never,
-    /// Whichever it is: the user says that it is dead.
+    /// Any: the user says that it is dead.
     Anybody,
-    /// This one, which is our own of a connection that was lost: two instances would end each other for ever.
+    /// This one, our own process of a lost connection. Ending others would make two instances end each other without end.
     Own(i32),
 }
 
 impl Takeover {
-    /// Whether this process is ended.
+    /// Whether walcat ends this process.
     #[must_use]
     pub fn includes(self, pid: i32) -> bool {
         match self {
@@ -70,8 +70,8 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// A peek that takes longer than the server may be silent looks like a dead connection: it gets twice the time, again
-    /// and again until something is read.
+    /// A peek that takes longer than the server may be silent looks like a dead connection: it gets twice the time, and
+    /// again twice, until something is read.
     pub(crate) fn be_patient(&mut self, error: &Error, has_read: bool) {
         let Engine::Polling(settings) = self else { return };
         if has_read {
@@ -82,7 +82,7 @@ impl Engine {
         }
     }
 
-    /// The connection that it needs.
+    /// The kind of connection that the engine needs.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
@@ -92,15 +92,15 @@ impl Engine {
     }
 }
 
-/// Which slot is read.
+/// Which slot to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotMode {
-    /// One that exists.
+    /// An existing one.
     Existing,
-    /// One that exists, or a new one.
+    /// An existing one, or a new one.
     Create,
     /// A new one that ends with the session.
     Temporary,
-    /// One that exists, or, when another process reads it, a temporary copy of it: for a look without confirming.
+    /// An existing one or, if another process reads it, a temporary copy: for a peek that confirms nothing.
     ExistingOrCopy,
 }

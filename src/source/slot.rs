@@ -1,6 +1,6 @@
-//! Which slot is read, and what is done when it is not there or another process holds it.
+//! Which slot to read, and what to do if it is missing or another process holds it.
 //!
-//! A slot is never made anew by itself: one that is missing was dropped, and what was between is a gap.
+//! walcat never recreates a slot by itself: a missing slot was dropped, and the changes since then are a gap.
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,14 @@ use crate::source::options::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
 use crate::source::waiting::Waiter;
 use crate::wire::replication::command::{FAILOVER_SINCE, SlotOptions};
 
-/// Creating a slot says what it waits for after this time, and again each time it has passed.
+/// While a slot is being created, walcat logs what it waits for, each time this interval has passed.
 const SLOT_NOTICE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The slot that is to be read.
+/// The slot to read.
 pub(crate) enum Choice {
-    /// It can be begun with, as far as is known.
+    /// As far as walcat knows, the slot can be read.
     Free { name: String, confirmed: Lsn },
-    /// Another process reads it, so that a peek would fail.
+    /// Another process reads the slot, so a peek would fail.
     Held,
 }
 
@@ -33,7 +33,7 @@ impl From<(String, Lsn)> for Choice {
     }
 }
 
-/// The slot to read and its confirmed position; made or copied where that was asked for.
+/// Returns the slot to read and its confirmed position; creates or copies the slot on request.
 pub(crate) fn choose(
     source: &Source,
     database: &str,
@@ -59,7 +59,7 @@ pub(crate) fn choose(
     }
 }
 
-/// What [`choose`] would do, without doing it: the confirmed position of the slot; none where one would be made.
+/// The result of [`choose`] without its changes: the confirmed position of the slot; none if it would create one.
 pub(crate) fn rehearse(
     source: &Source,
     connection: &mut Connection,
@@ -80,24 +80,24 @@ pub(crate) fn rehearse(
 
 fn taken_name(slot: &str) -> Error {
     Error::Setup {
-        message: format!("a slot named {slot} exists already, so no temporary one of that name can be made"),
-        hint: "leave --slot away: walcat then makes up a name".to_owned(),
+        message: format!("the slot {slot} already exists, so a temporary slot cannot have that name"),
+        hint: "omit --slot: walcat then generates a name".to_owned(),
     }
 }
 
-/// The failure for a slot that is not there.
+/// The failure for a missing slot.
 #[must_use]
 pub fn missing_slot(name: &str) -> Error {
     Error::Setup {
         message: format!("the slot {name} does not exist"),
         hint: format!(
-            "walcat slot create --slot {name}, or stream with --create-slot; if it did exist, the changes since it was \
-             dropped are not in the stream"
+            "run walcat slot create --slot {name}, or stream with --create-slot; if the slot existed before, the \
+             changes since it was dropped are not in the stream"
         ),
     }
 }
 
-/// A slot is of the kind that walcat makes.
+/// Checks that the slot uses pgoutput.
 ///
 /// # Errors
 /// [`Error::Setup`].
@@ -105,25 +105,28 @@ pub fn check_plugin(slot: &Slot) -> Result<(), Error> {
     let name = &slot.slot_name;
     let message = match slot.plugin.as_deref() {
         Some("pgoutput") => return Ok(()),
-        Some(plugin) => format!("the slot {name} has the plugin {plugin}"),
-        None => format!("the slot {name} is a physical one"),
+        Some(plugin) => format!("the slot {name} uses the plugin {plugin}"),
+        None => format!("the slot {name} is a physical slot"),
     };
-    Err(Error::Setup { message, hint: "walcat works with logical slots of the plugin pgoutput".to_owned() })
+    Err(Error::Setup { message, hint: "use a logical slot with the plugin pgoutput".to_owned() })
 }
 
-/// A slot is one of this database.
+/// Checks that the slot belongs to this database.
 ///
 /// # Errors
 /// [`Error::Setup`].
 pub fn check_database(slot: &Slot, database: &str) -> Result<(), Error> {
     let Some(other) = slot.database.as_deref().filter(|other| *other != database) else { return Ok(()) };
     Err(Error::Setup {
-        message: format!("the slot {} belongs to the database {other}, and this is {database}", slot.slot_name),
+        message: format!(
+            "the slot {} belongs to the database {other}, but the connection is to {database}",
+            slot.slot_name
+        ),
         hint: "connect to the slot's database, or use another slot".to_owned(),
     })
 }
 
-/// The slot, where it exists, is one that can be read. Says whether it exists.
+/// Checks that the slot, if it exists, can be read. Returns whether it exists.
 pub(crate) fn check_existing(
     source: &Source,
     database: &str,
@@ -134,7 +137,7 @@ pub(crate) fn check_existing(
     found.map_or(Ok(false), |slot| check_slot(&slot, database).map(|()| true))
 }
 
-/// A slot that exists is one that can be read.
+/// Checks that an existing slot can be read.
 fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
     let name = &slot.slot_name;
     let setup = |message: String, hint: &str| Err(Error::Setup { message, hint: hint.to_owned() });
@@ -142,9 +145,9 @@ fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
     check_database(slot, database)?;
     if let Some(why) = slot.lost() {
         return setup(
-            format!("the slot {name} is lost for good: {why}"),
-            "the WAL that it needed is gone: changes are missing. Drop it, create a new one and copy the tables anew \
-             (max_slot_wal_keep_size bounds what slots may hold)",
+            format!("the slot {name} is permanently lost: {why}"),
+            "the server removed WAL that the slot needs: changes are missing. Drop the slot, create a new one and \
+             reload the tables (max_slot_wal_keep_size limits the WAL that a slot may retain)",
         );
     }
     if slot.is_two_phase() {
@@ -153,7 +156,7 @@ fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// A slot that another process holds, as far as it was dealt with.
+/// The wait for a slot that another process holds.
 #[derive(Default)]
 pub(crate) struct Held {
     told: bool,
@@ -161,7 +164,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Ends the holder where that was asked for, or waits a little.
+    /// Ends the holder if requested, otherwise waits a little.
     pub(crate) fn wait(
         &mut self,
         source: &Source,
@@ -188,7 +191,7 @@ impl Held {
             if is_over {
                 return Err(Error::SlotHeld { slot: slot.to_owned(), holder, seconds: began.elapsed().as_secs() });
             }
-            warn!(slot, holder = holder.as_str(); "the slot is held by another process: waiting");
+            warn!(slot, holder = holder.as_str(); "another process holds the slot; waiting");
             self.told = true;
         }
         Ok(waiter.sleep(ATTEMPT_INTERVAL)?)
@@ -207,7 +210,7 @@ fn create(
     Ok((source.slot.clone(), lsn))
 }
 
-/// Creates a slot, and says what it waits for while it does.
+/// Creates a slot, and logs what it waits for.
 ///
 /// # Errors
 /// [`Error::Setup`] when wal_level is not logical, and [`Error::Postgres`].
@@ -222,8 +225,8 @@ pub fn create_slot(
     let facts = server::facts(connection, &mut |socket, way| waiter.wait(socket, way))?;
     if facts.wal_level != "logical" {
         return Err(Error::Setup {
-            message: format!("wal_level is {} on the server, and logical decoding needs logical", facts.wal_level),
-            hint: "ALTER SYSTEM SET wal_level = logical, then restart the server".to_owned(),
+            message: format!("wal_level is {} on the server, but logical decoding requires logical", facts.wal_level),
+            hint: "run ALTER SYSTEM SET wal_level = logical, then restart the server".to_owned(),
         });
     }
     let (server, mut notice_at) = (connection.server(), Instant::now() + SLOT_NOTICE_INTERVAL);
@@ -239,18 +242,18 @@ pub fn create_slot(
     .map_err(Error::from)
 }
 
-/// The server can have standbys keep a copy of the slot, where that is asked for.
+/// Checks that the server supports failover slots if one is requested.
 fn check_failover(options: SlotOptions, server_version: i32) -> Result<(), Error> {
     if !options.failover || server_version >= FAILOVER_SINCE {
         return Ok(());
     }
     Err(Error::Setup {
-        message: format!("PostgreSQL {} has no failover slots", server_version / 10_000),
-        hint: "PostgreSQL 17 has them; leave --failover away".to_owned(),
+        message: format!("PostgreSQL {} does not support failover slots", server_version / 10_000),
+        hint: "upgrade to PostgreSQL 17 or later, or omit --failover".to_owned(),
     })
 }
 
-/// Asked on a connection of its own to the same server, since the first one is busy creating the slot.
+/// Asks on a second connection to the same server, since the first one is busy creating the slot.
 fn blocking_transactions(
     dsn: Option<&str>,
     server: &Server,
@@ -261,7 +264,7 @@ fn blocking_transactions(
     slots::blocking_transactions(&mut connection, &mut |socket, way| waiter.wait(socket, way))
 }
 
-/// Drops a slot that this run has made and cannot use: it would hold WAL for nobody.
+/// Drops a slot that this run created and cannot use: it would only retain WAL.
 pub(crate) fn drop_new(source: &Source, name: &str, waiter: &mut Waiter<'_>) -> Result<(), pg::Error> {
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let mut connection = Connection::connect(source.dsn.as_deref(), source.engine.kind(), wait)?;
@@ -285,7 +288,7 @@ fn copy(
     slots::copy(connection, &source.slot, &copy, wait)?;
     let pid = slot.active_pid.unwrap_or_default();
     warn!(slot = source.slot.as_str(), pid, copy = copy.as_str();
-        "the slot is read by another process: a temporary copy of it is read instead");
+        "another process reads the slot; reading a temporary copy of it");
     let copied = slots::find(connection, &copy, wait)?;
     Ok((copy, copied.map_or(Lsn::INVALID, |copied| copied.confirmed())))
 }

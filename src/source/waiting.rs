@@ -1,4 +1,4 @@
-//! Waiting for one PostgreSQL socket outside of the loop: connecting, start-up commands, the end of the copy.
+//! Waits for one PostgreSQL socket outside the loop: for connecting, start-up commands and the end of the copy.
 
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -7,34 +7,34 @@ use crate::pg::{self, Direction};
 use crate::poller::{Poller, Wakeup};
 use crate::signal::StopSignals;
 
-/// The longest sleep, so that the caller can look at its own deadlines.
+/// The longest sleep, so that the caller can check its own deadlines.
 const SLICE: Duration = Duration::from_millis(500);
 
-/// What goes on while PostgreSQL is waited for; says whether to go on waiting.
+/// Work to do while walcat waits for PostgreSQL; returns whether to continue waiting.
 pub type Meanwhile<'p> = dyn FnMut(Instant) -> bool + 'p;
 
-/// The poll and the signals, lent to a start-up step.
+/// The poll and the signals, borrowed by a start-up step.
 pub struct Waiter<'p> {
     poller: &'p mut Poller,
     signals: &'p mut StopSignals,
-    /// How many signals end the wait.
+    /// The number of signals that ends the wait.
     signals_max: u32,
     deadline: Option<Instant>,
     meanwhile: Option<&'p mut Meanwhile<'p>>,
 }
 
 impl<'p> Waiter<'p> {
-    /// Ends at the first signal.
+    /// The wait ends at the first signal.
     pub fn new(poller: &'p mut Poller, signals: &'p mut StopSignals) -> Self {
         Waiter { poller, signals, signals_max: 1, deadline: None, meanwhile: None }
     }
 
-    /// The same, with work to be done at every wake-up, and at least twice a second.
+    /// The same, with work at every wake-up, at least twice a second.
     pub fn with_work(poller: &'p mut Poller, signals: &'p mut StopSignals, meanwhile: &'p mut Meanwhile<'p>) -> Self {
         Waiter { meanwhile: Some(meanwhile), ..Waiter::new(poller, signals) }
     }
 
-    /// For the end of a run that a signal may have asked for: ends at the next signal, or at the deadline.
+    /// For the end of a run that a signal may have requested: the wait ends at the next signal, or at the deadline.
     #[must_use]
     pub fn until(self, deadline: Instant) -> Self {
         let signals_max = self.signals.received() + 1;
@@ -50,13 +50,13 @@ impl<'p> Waiter<'p> {
         self.pause(SLICE)
     }
 
-    /// Waits for a while.
+    /// Sleeps for a while.
     ///
     /// # Errors
     /// Those of [`Waiter::wait`].
     pub fn sleep(&mut self, time: Duration) -> Result<(), pg::Error> {
         let until = Instant::now() + time;
-        // Nothing of PostgreSQL's may cut it short.
+        // PostgreSQL's socket must not cut the sleep short.
         self.poller.disarm(Wakeup::Postgres);
         loop {
             let left = until.saturating_duration_since(Instant::now());

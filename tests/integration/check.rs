@@ -138,7 +138,7 @@ fn check_and_stream_agree_on_the_slot_and_the_role() {
     let temporary = Case::good("a temporary slot").config("temporary_slot = true\n");
     drop(&temporary);
     let taken =
-        Case::bad("a temporary slot of a name that is taken", "exists already").config("temporary_slot = true\n");
+        Case::bad("a temporary slot of a name that is taken", "already exists").config("temporary_slot = true\n");
     let plugin = Case::bad("another plugin", "its plugin is test_decoding");
     drop(&plugin);
     plugin.world.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'test_decoding')", plugin.world.slot));

@@ -160,7 +160,7 @@ fn an_instance_that_waited_for_the_slot_under_load_goes_on_when_it_is_free() {
     let mut first = stream(&world).deadline(120).spawn();
     first.wait_for_log("checkpoint read");
     let mut second = stream(&world).deadline(120).spawn();
-    second.wait_for_log("the slot is held by another process: waiting");
+    second.wait_for_log("another process holds the slot; waiting");
     let writers = Writers::start(&world);
     let before = world.wal_lsn();
     let later = format!("SELECT pg_current_wal_lsn() > '{before}'::pg_lsn + 100000");

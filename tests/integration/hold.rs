@@ -58,7 +58,7 @@ fn a_slot_past_its_limit_is_taken_away_by_a_checkpoint_though_kafka_is_away() {
     assert!(wal_bytes < 300 << 20, "{wal_bytes} bytes of WAL are kept");
     kafka.signal(libc::SIGCONT);
     // What was in flight is delivered, and then there is nothing to go on with.
-    let finished = running.wait().expect_code(78).expect_log(&["is lost for good"]);
+    let finished = running.wait().expect_code(78).expect_log(&["is permanently lost"]);
     let records = kafka::read(&kafka.brokers, &world.topic("t")).len();
     assert!(records > 1_000, "{records} records:\n{}", finished.log);
 }

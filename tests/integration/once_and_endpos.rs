@@ -125,7 +125,7 @@ fn a_start_below_the_confirmed_position_is_refused_with_both_positions() {
     once(&world);
     let confirmed = world.confirmed();
     let run = world.stream().with(&["--sink", "stdout", "--once", "--startpos", &below]).run();
-    run.expect_code(78).expect_log(&[&below, &confirmed, "in silence"]);
+    run.expect_code(78).expect_log(&[&below, &confirmed, "silently"]);
     let run = world.stream().with(&["--sink", "stdout", "--startpos", "0/2", "--endpos", "0/1"]).run();
     run.expect_code(2);
     assert_eq!(world.confirmed(), confirmed);

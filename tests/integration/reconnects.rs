@@ -120,7 +120,7 @@ fn a_slot_that_somebody_moved_is_a_gap_until_the_operator_accepts_it() {
     once().run().expect_code(78).expect_log(&["a gap: ", &moved, "bytes of WAL", "hint: ", "--accept-gap"]);
     world.sql("INSERT INTO t VALUES (3)");
     once().run().expect_code(78);
-    once().with(&["--accept-gap"]).run().expect_code(0).expect_log(&["going on from the slot's position"]);
+    once().with(&["--accept-gap"]).run().expect_code(0).expect_log(&["continuing from the slot's position"]);
     once().run().expect_code(0);
     let records = kafka::read(&world.kafka.brokers, &world.topic("t"));
     let ids: Vec<_> =

@@ -83,7 +83,7 @@ fn the_status_of_a_slot_that_is_lost_ends_with_78() {
     for format in ["table", "json"] {
         let run = slot(&world, &["status", "--format", format]).run().expect_code(78);
         assert!(run.stdout.contains("lost for good") && run.stdout.contains("error"), "{}", run.stdout);
-        run.expect_log(&["lost for good", "hint: "]);
+        run.expect_log(&["is permanently lost", "hint: "]);
     }
 }
 

@@ -180,7 +180,7 @@ fn a_dump_of_a_slot_that_is_read_reads_a_temporary_copy() {
     let active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
     eventually("the slot is active", 10, || world.sql(&active) == "t");
     let run = world.stream().with(&["--dump", "json", "--once"]).run().expect_code(0);
-    run.expect_log(&["WARN", "a temporary copy of it is read"]);
+    run.expect_log(&["WARN", "reading a temporary copy of it"]);
     assert_eq!(world.sql("SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'walcat_copy%'"), "0");
     holder.terminate().expect_code(0);
 }
