@@ -15,7 +15,7 @@ use crate::relations::AnnouncedType;
 
 const NAME: &str = "the catalog query";
 
-/// One row, one value: the reply as JSON, as [`Reply`] reads it. Settings of the session do not change it.
+/// One row, one value: the reply as JSON in the form of [`Reply`]. The settings of the session do not change it.
 const QUERY: &CStr = c"
 WITH RECURSIVE dropped(oid, base) AS (
   -- Types that are there no more, each with the type that the stream has named in its place.
@@ -120,63 +120,63 @@ SELECT pg_catalog.json_build_object(
       SELECT whole, pg_catalog.pg_snapshot_xmax(whole)::pg_catalog.text::pg_catalog.int8 AS xmax
       FROM (SELECT pg_catalog.pg_current_snapshot() AS whole) AS current) AS snapshot))";
 
-/// What is asked about a Relation.
+/// A question about a Relation.
 #[derive(Clone, Debug, Default)]
 pub struct Question {
     /// Its OID.
     pub relation: u32,
     /// The types of its columns.
     pub types: Vec<u32>,
-    /// These types as they were announced with it.
+    /// These types as announced with the Relation.
     pub announced: Vec<AnnouncedType>,
-    /// Other relations, to know whether they are still there.
+    /// Other relations, to learn whether they still exist.
     pub others: Vec<u32>,
-    /// The transaction that it came in; 0 for none.
+    /// The transaction that announced it; 0 for none.
     pub xid: u32,
 }
 
-/// A relation that is still there.
+/// A relation that still exists.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Other {
     /// Its OID.
     pub oid: u32,
-    /// Its schema today.
+    /// Its present schema.
     pub namespace: String,
-    /// Its name today.
+    /// Its present name.
     pub name: String,
 }
 
-/// What the catalog says.
+/// The catalog's answer.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Reply {
-    /// Of the relation.
+    /// About the relation.
     #[serde(flatten)]
     pub answer: CatalogAnswer,
-    /// Of the others, those that are there.
+    /// The other relations that still exist.
     pub others: Vec<Other>,
-    /// The WAL's end: what the catalog does not have any more was dropped before it.
+    /// The end of the WAL: everything missing from the catalog was dropped before it.
     pub wal_lsn: Lsn,
-    /// Whether the catalog has what the transaction has changed: a commit is streamed before others see it.
+    /// Whether the catalog shows the changes of the transaction: a commit is streamed before other sessions see it.
     pub is_visible: bool,
 }
 
-/// Asks the catalog, one question at a time.
+/// Queries the catalog, one question at a time.
 #[derive(Debug)]
 pub struct Catalog(Lookup);
 
 impl Catalog {
-    /// Connects only when it is asked something, to the server that the stream comes from: another one may lag behind it.
+    /// Connects at the first question, and to the server of the stream, because another server may lag behind.
     #[must_use]
     pub fn new(dsn: Option<String>, server: Server) -> Self {
         Catalog(Lookup::new(NAME, dsn, server))
     }
 
-    /// The stream comes from this server now.
+    /// Connects to this server from now on.
     pub fn follow(&mut self, server: Server) {
         self.0.follow(server);
     }
 
-    /// Asks; [`Catalog::poll`] gives the reply.
+    /// Sends a question; [`Catalog::poll`] returns the reply.
     ///
     /// # Errors
     /// Those of [`Lookup::ask`].
@@ -191,17 +191,17 @@ impl Catalog {
         self.0.ask(QUERY, &[&relation.to_string(), &list(types), &announced, &list(others), &xid.to_string()])
     }
 
-    /// The reply, when it is there. Call it whenever the socket is ready.
+    /// Returns the reply once it has arrived. The caller calls it whenever the socket is ready.
     ///
     /// # Errors
-    /// Those of [`Lookup::poll`], and [`Error::Answer`] for what is no reply.
+    /// Those of [`Lookup::poll`], and [`Error::Answer`] for an unreadable reply.
     pub fn poll(&mut self) -> Result<Option<Reply>, Error> {
         let Some(reply) = self.0.poll()? else { return Ok(None) };
         let not_understood = |error: serde_json::Error| Error::Answer { command: NAME, reason: error.to_string() };
         serde_json::from_str(&reply).map(Some).map_err(not_understood)
     }
 
-    /// When [`Catalog::poll`] has to be called again at the latest.
+    /// The latest time of the next call of [`Catalog::poll`].
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         self.0.deadline(now)

@@ -1,7 +1,7 @@
-//! A connection: which settings it pins, and commands on it while the caller decides how to wait.
+//! A connection: the settings that it pins, and commands whose waiting the caller controls.
 //!
-//! A replication connection takes the simple protocol only, so commands are text; the callers quote what
-//! goes into them with `quote_literal`.
+//! A replication connection accepts only the simple protocol, so commands are text; callers quote names and values with
+//! `quote_literal`.
 
 use std::ffi::CString;
 use std::os::fd::RawFd;
@@ -14,15 +14,15 @@ use super::sqlstate;
 use crate::limits::COMMAND_TIMEOUT;
 use crate::lsn::Lsn;
 
-/// Waits until the socket is ready, or for a while: it may return early, and fails with [`Error::Interrupted`] when the
-/// user asked to stop.
+/// Waits until the socket is ready, or for a while. It may return early, and fails with [`Error::Interrupted`] when the user
+/// has asked walcat to stop.
 pub type Wait<'w> = dyn FnMut(RawFd, Direction) -> Result<(), Error> + 'w;
 
-/// The settings that pin what the server sends, and that keep it from ending the session, each with the server version that
-/// it came with: for every connection that walcat makes, of whatever kind. They are SET, not startup options: those would
-/// replace options that the user's own conninfo or service file has, and a pooler refuses them.
+/// The settings that fix the form of what the server sends and keep it from ending the session, each with the server version
+/// that introduced it. Every connection of walcat has them. They are SET, not startup options: startup options would replace
+/// the options of the user's own conninfo or service file, and poolers reject them.
 const SESSION_SETTINGS: [(&str, &str, i32); 16] = [
-    // First: the others are under it until it is set.
+    // First, because it applies to the other commands until it is set.
     ("statement_timeout", "0", 0),
     ("client_encoding", "'UTF8'", 0),
     ("\"DateStyle\"", "'ISO'", 0),
@@ -34,13 +34,13 @@ const SESSION_SETTINGS: [(&str, &str, i32); 16] = [
     ("xmloption", "'content'", 0),
     ("search_path", "pg_catalog", 0),
     ("standard_conforming_strings", "on", 0),
-    // A standby takes no query that is serializable.
+    // A standby rejects serializable queries.
     ("default_transaction_isolation", "'read committed'", 0),
     ("lock_timeout", "0", 0),
     ("idle_in_transaction_session_timeout", "0", 0),
-    // Servers older than 14 are refused later, in words of ours.
+    // walcat rejects servers older than 14 later, with its own message.
     ("idle_session_timeout", "0", 140_000),
-    // It ends walsenders and peeks too.
+    // It also ends walsenders and peeks.
     ("transaction_timeout", "0", 170_000),
 ];
 
@@ -49,18 +49,18 @@ fn pinned(set: &str, server_version: i32) -> String {
     known.map(|(name, value, _)| format!("{set} {name} = {value};")).collect::<Vec<_>>().join(" ")
 }
 
-/// The command that pins [`SESSION_SETTINGS`] for a session.
+/// The command that sets [`SESSION_SETTINGS`] for a session.
 pub(super) fn pin_session(server_version: i32) -> String {
     pinned("SET", server_version)
 }
 
-/// The command that begins a transaction with [`SESSION_SETTINGS`], and leaves nothing of them to the session: a pooler
-/// hands it to others. What comes after it is sent by itself, as the server reads all of a command in one encoding.
+/// The command that begins a transaction with [`SESSION_SETTINGS`] and leaves none of them in the session, which a pooler
+/// hands to others. The caller sends the next command separately, because the server reads a whole command in one encoding.
 pub(super) fn begin_pinned(server_version: i32) -> String {
     format!("BEGIN ISOLATION LEVEL READ COMMITTED; {}", pinned("SET LOCAL", server_version))
 }
 
-/// An open connection whose session settings are pinned.
+/// An open connection with pinned session settings.
 #[derive(Debug)]
 pub struct Connection {
     pub(super) handle: Handle,
@@ -68,7 +68,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects and pins the session's settings. Without a `dsn` libpq's own variables and files apply.
+    /// Connects and pins the session's settings. Without a `dsn`, libpq's environment variables and files apply.
     ///
     /// # Errors
     /// [`Error::Conninfo`], [`Error::Connect`], and what `wait` returns.
@@ -76,7 +76,7 @@ impl Connection {
         Self::connect_to(dsn, None, kind, wait)
     }
 
-    /// The same, to the one of the conninfo's servers that another connection has reached.
+    /// The same, to the server of the conninfo that another connection has reached.
     ///
     /// # Errors
     /// Those of [`Connection::connect`].
@@ -103,10 +103,10 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Runs a command and returns its last result. `name` is what messages call it.
+    /// Runs a command and returns its last result. Messages call the command `name`.
     ///
     /// # Errors
-    /// [`Error::Command`] with the SQLSTATE, [`Error::Lost`], also after [`COMMAND_TIMEOUT`], and what `wait` returns.
+    /// [`Error::Command`] with the SQLSTATE, [`Error::Lost`], also after [`COMMAND_TIMEOUT`], and the errors of `wait`.
     pub fn command(&mut self, name: &'static str, text: &str, wait: &mut Wait<'_>) -> Result<QueryResult, Error> {
         let deadline = Instant::now() + COMMAND_TIMEOUT;
         self.command_without_limit(name, text, &mut |socket, direction| {
@@ -118,10 +118,10 @@ impl Connection {
         })
     }
 
-    /// The same for a command that may have to wait for others.
+    /// The same, without a time limit, for a command that may have to wait for other transactions.
     ///
     /// # Errors
-    /// [`Error::Command`] with the SQLSTATE, [`Error::Lost`], and what `wait` returns.
+    /// [`Error::Command`] with the SQLSTATE, [`Error::Lost`], and the errors of `wait`.
     pub fn command_without_limit(
         &mut self,
         name: &'static str,
@@ -135,18 +135,18 @@ impl Connection {
         match self.send(name, text, wait) {
             Ok(result) => self.send("COMMIT", "COMMIT", wait).map(|_| result),
             Err(error) => {
-                // A connection that is lost has nothing to roll back.
+                // A lost connection has nothing to roll back.
                 let _ = self.send("ROLLBACK", "ROLLBACK", wait);
                 Err(error)
             }
         }
     }
 
-    /// Sends a command as it is and takes in its results.
+    /// Sends a command unchanged and reads its results.
     pub(super) fn send(&mut self, name: &'static str, text: &str, wait: &mut Wait<'_>) -> Result<QueryResult, Error> {
         let text = CString::new(text).map_err(|_| Error::Answer {
             command: name,
-            reason: "a name in the command holds a NUL byte".to_owned(),
+            reason: "a name in the command contains a NUL byte".to_owned(),
         })?;
         if !self.handle.send_query(&text) {
             return Err(self.lost());
@@ -168,7 +168,7 @@ impl Connection {
         last.ok_or_else(|| Error::Answer { command: name, reason: "no result".to_owned() })
     }
 
-    /// Takes in the rest of a command that has failed: it is over only when libpq has given a null result.
+    /// Reads the rest of a failed command: it is over only when libpq has returned a null result.
     fn drain(&mut self, wait: &mut Wait<'_>) {
         while self.wait_for_result(wait).is_ok() && self.handle.result().is_some() {}
     }
@@ -179,19 +179,19 @@ impl Connection {
         self.handle.server_version()
     }
 
-    /// What it is for.
+    /// The purpose of the connection.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The server that it is connected to, for another connection to it.
+    /// The server of this connection, for another connection to it.
     #[must_use]
     pub fn server(&self) -> Server {
         Server::of(&self.handle)
     }
 
-    /// The database that it is connected to.
+    /// The database of this connection.
     #[must_use]
     pub fn database(&self) -> String {
         self.handle.database()
@@ -216,7 +216,7 @@ impl Connection {
     }
 }
 
-/// The failure that a result carries; when the session is gone with it, [`Error::Lost`].
+/// The failure in a result; [`Error::Lost`] if the server has ended the session with it.
 pub(super) fn command_error(name: &'static str, result: &QueryResult) -> Error {
     let fields = result.error();
     if fields.sqlstate.is_empty() || fields.sqlstate.starts_with("57P") {
@@ -235,9 +235,9 @@ pub(super) fn command_error(name: &'static str, result: &QueryResult) -> Error {
     }
 }
 
-/// The LSN of the change that the output plugin was called for, from the context that the server gives: `slot "s", output
-/// plugin "pgoutput", in the change callback, associated LSN 0/16B3748`. In other languages than English the words differ;
-/// then the failure is told as any other.
+/// The LSN of the change for which the server called the output plugin, from the context that the server sends: `slot "s",
+/// output plugin "pgoutput", in the change callback, associated LSN 0/16B3748`. In languages other than English the wording
+/// differs; then the failure is reported like any other.
 fn change_lsn(context: &str) -> Option<Lsn> {
     let (_, rest) = context.split_once("in the change callback, associated LSN ")?;
     rest.split_whitespace().next()?.parse().ok()

@@ -1,7 +1,7 @@
-//! Making a connection without waiting: one host of the conninfo after another, each within its time.
+//! Connects without blocking: tries one host of the conninfo after another, each with a time limit.
 //!
-//! libpq keeps `connect_timeout` only where it waits itself, and goes on to the next host, or to the next address of a name,
-//! only when one has refused: one that swallows everything, as a dead machine does, would hide what comes after it.
+//! libpq applies `connect_timeout` only in its blocking functions, and it moves to the next host, or to the next address of
+//! a name, only after a refusal. An unreachable host that drops all packets would hide the hosts after it.
 //!
 //! Source: PostgreSQL documentation, "34.1 Database Connection Control Functions".
 
@@ -21,25 +21,25 @@ use crate::limits::CONNECT_TIMEOUT;
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// `replication=database`: logical replication commands, and SQL by the simple protocol.
+    /// `replication=database`: logical replication commands, and SQL through the simple protocol.
     Replication,
     /// SQL only.
     Ordinary,
-    /// SQL, perhaps through a pooler that hands the session to others: nothing of it is set.
+    /// SQL, perhaps through a pooler that shares the session: no session settings.
     Pooled,
 }
 
-/// Which readiness of the socket is waited for.
+/// The readiness of the socket to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// It can be read.
+    /// Readable.
     Read,
-    /// It can be written.
+    /// Writable.
     Write,
 }
 
 impl Direction {
-    /// The same for the poll.
+    /// The same as an interest of the poll.
     #[must_use]
     pub fn interest(self) -> Interest {
         match self {
@@ -49,7 +49,7 @@ impl Direction {
     }
 }
 
-/// What libpq is told unless the conninfo says otherwise: find a dead peer within some 30 s.
+/// Options for libpq unless the conninfo sets them: they detect a dead peer within about 30 s.
 const SOCKET_DEFAULTS: [(&str, &str); 5] = [
     ("fallback_application_name", "walcat"),
     ("keepalives_idle", "15"),
@@ -61,17 +61,17 @@ const SOCKET_DEFAULTS: [(&str, &str); 5] = [
 /// libpq's default for an empty port.
 const DEFAULT_PORT: &str = "5432";
 
-/// Which of a conninfo's servers a connection has reached: its host, address and port.
+/// The server of the conninfo that a connection has reached: its host, address and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server(Vec<(&'static str, String)>);
 
 impl Server {
-    /// The server of a connection that is made.
+    /// The server of an open connection.
     pub(super) fn of(handle: &Handle) -> Self {
         let (host, address) = (handle.host(), handle.host_address());
         let has_addresses = handle.options().iter().any(|(key, value)| key == "hostaddr" && !value.is_empty());
         if host.is_empty() || (has_addresses && address.is_empty()) {
-            // Unheard of, and libpq takes no list of addresses that does not fit the hosts: the conninfo has to do.
+            // This should not happen, and libpq rejects a list of addresses that does not match the hosts: use the conninfo.
             return Server(Vec::new());
         }
         let mut pinned = vec![("host", host), ("port", handle.port()), ("target_session_attrs", "any".to_owned())];
@@ -82,11 +82,11 @@ impl Server {
     }
 }
 
-/// What is tried.
+/// The host being tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Target {
     host: String,
-    /// One of its addresses; empty for a Unix socket.
+    /// One of the host's addresses; empty for a Unix socket.
     address: String,
     port: String,
 }
@@ -96,7 +96,7 @@ impl Target {
         Target { host: handle.host(), address: handle.host_address(), port: handle.port() }
     }
 
-    /// The other addresses that a host name has. Resolving it blocks, as it does in libpq.
+    /// The other addresses of a host name. Resolving the name blocks, as it does in libpq.
     fn other_addresses(&self) -> Vec<String> {
         let port = self.port.parse().unwrap_or_default();
         let Ok(found) = (self.host.as_str(), port).to_socket_addrs() else { return Vec::new() };
@@ -107,24 +107,24 @@ impl Target {
     }
 }
 
-/// A connection that is being made.
+/// A connection in progress.
 #[derive(Debug)]
 pub(super) struct Connecting {
     parameters: Vec<(CString, CString)>,
     handle: Handle,
     direction: Direction,
     target: Target,
-    /// What each address gets.
+    /// The time limit for each address.
     timeout: Duration,
     deadline: Instant,
 }
 
 impl Connecting {
-    /// Begins, without waiting but for the resolution of host names. Without a `dsn` libpq's own variables and files
-    /// apply. With a `server` it is that one of the conninfo's.
+    /// Starts to connect; blocks only to resolve host names. Without a `dsn`, libpq's environment variables and files apply.
+    /// With a `server`, only that server of the conninfo is tried.
     ///
     /// # Errors
-    /// [`Error::Conninfo`] for parameters that are wrong in themselves, [`Error::Connect`].
+    /// [`Error::Conninfo`] for invalid parameters, and [`Error::Connect`].
     pub fn start(dsn: Option<&str>, server: Option<&Server>, kind: Kind) -> Result<Self, Error> {
         let mut parameters = Vec::new();
         for (key, value) in SOCKET_DEFAULTS {
@@ -142,20 +142,20 @@ impl Connecting {
         for (key, value) in server.iter().flat_map(|server| &server.0) {
             parameters.push((text(key)?, text(value)?));
         }
-        // Names in messages and in what is sent before any SET; poolers keep to it.
+        // For names in messages and for everything sent before the first SET; poolers keep this encoding.
         parameters.push((text("client_encoding")?, text("UTF8")?));
         if kind == Kind::Replication {
             parameters.push((text("replication")?, text("database")?));
         }
         let mut handle = start(&parameters)?;
         if kind != Kind::Replication && handle.options().iter().any(|(key, _)| key == "replication") {
-            // The conninfo, or a service, asks for it. libpq passes over a value that is empty, and some poolers refuse one
-            // that is there.
+            // The conninfo or a service file requests replication. libpq ignores an empty value, and some poolers
+            // reject any value.
             parameters.push((text("replication")?, text("false")?));
             handle = start(&parameters)?;
         }
         if handle.is_bad() {
-            // Failed before it could begin: the parameters are wrong in themselves, or the host has no address.
+            // It failed before the first attempt: the parameters are invalid, or the host has no address.
             let is_refused = ffi::refuses_parameters(&parameters);
             return Err(if is_refused { conninfo_error(one_line(&handle.error_message())) } else { failed(&handle) });
         }
@@ -166,12 +166,12 @@ impl Connecting {
         Ok(Connecting { parameters, handle, direction: Direction::Write, target, timeout, deadline })
     }
 
-    /// Goes on as far as it can without waiting; says whether the connection is made.
+    /// Continues without blocking; returns whether the connection is open.
     ///
     /// # Errors
     /// [`Error::Connect`] when no host is left.
     pub fn poll(&mut self, now: Instant) -> Result<bool, Error> {
-        // libpq takes a socket that it is asked to look at for one that is connected.
+        // libpq treats the socket as connected when PQconnectPoll is called, so wait until it is.
         if self.direction == Direction::Write && !self.handle.is_writable() {
             return self.skip_host_if_late(now);
         }
@@ -194,12 +194,12 @@ impl Connecting {
         Some((self.handle.socket()?, self.direction))
     }
 
-    /// The connection, once it is made.
+    /// The open connection.
     pub fn into_handle(self) -> Handle {
         self.handle
     }
 
-    /// Begins anew without the host that has had its time.
+    /// Starts again without the host whose time limit has passed.
     fn skip_host_if_late(&mut self, now: Instant) -> Result<bool, Error> {
         if now < self.deadline {
             return Ok(false);
@@ -210,7 +210,7 @@ impl Connecting {
             return Err(Error::Connect { sqlstate: None, needs_password: false, message });
         };
         warn!(host = host.as_str(), address = address.as_str(), port = port.as_str(),
-            timeout_s = self.timeout.as_secs(); "PostgreSQL does not answer: trying the next host");
+            timeout_s = self.timeout.as_secs(); "PostgreSQL does not answer; trying the next host");
         for (key, value) in left {
             self.parameters.push((text(&key)?, text(&value)?));
         }
@@ -236,14 +236,14 @@ fn failed(handle: &Handle) -> Error {
 }
 
 fn text(text: &str) -> Result<CString, Error> {
-    CString::new(text).map_err(|_| conninfo_error("it holds a NUL byte".to_owned()))
+    CString::new(text).map_err(|_| conninfo_error("it contains a NUL byte".to_owned()))
 }
 
 fn conninfo_error(message: String) -> Error {
     Error::Conninfo { message }
 }
 
-/// `connect_timeout` as psql takes it, of which less than 2 s counts as 2 s; [`CONNECT_TIMEOUT`] where there is none.
+/// `connect_timeout` with psql's meaning, where less than 2 s counts as 2 s; otherwise [`CONNECT_TIMEOUT`].
 fn timeout(options: &[(String, String)]) -> Duration {
     let given = options.iter().find(|(key, _)| key == "connect_timeout");
     match given.and_then(|(_, value)| value.trim().parse::<u64>().ok()) {
@@ -252,8 +252,8 @@ fn timeout(options: &[(String, String)]) -> Duration {
     }
 }
 
-/// The lists of hosts, addresses and ports without the address that was tried; none when it is the only one. A name gives
-/// way to its other addresses.
+/// The lists of hosts, addresses and ports without the address that was tried; none if no other is left. The other addresses
+/// of a name replace it.
 fn without(
     tried: &Target,
     options: &[(String, String)],
@@ -294,24 +294,24 @@ fn without(
     Some(lists)
 }
 
-/// libpq itself looks at a port only when it is about to connect, and then as at a server that is not there.
+/// libpq checks a port only when it connects, and reports it like an unreachable server.
 fn check_port(options: &[(String, String)]) -> Result<(), Error> {
     let Some((_, ports)) = options.iter().find(|(key, _)| key == "port") else { return Ok(()) };
-    // A list has one port for each host; an empty one stands for the default.
+    // A list has one port per host; an empty entry means the default.
     match ports.split(',').find(|port| !port.is_empty() && !port.trim().parse().is_ok_and(|port: u16| port > 0)) {
-        Some(port) => Err(conninfo_error(format!("the port {port} is not a number from 1 to 65535"))),
+        Some(port) => Err(conninfo_error(format!("invalid port {port}: use a number from 1 to 65535"))),
         None => Ok(()),
     }
 }
 
-/// A URI whose scheme libpq does not know is a database name to it, which the server repeats with the password in it.
+/// libpq takes a URI with an unknown scheme as a database name, and the server would repeat it with the password.
 fn check_scheme(dsn: &str) -> Result<(), Error> {
     let begins_as_uri = ["postgres://", "postgresql://"].iter().any(|scheme| dsn.starts_with(scheme));
     if begins_as_uri {
         return Ok(());
     }
     if dsn.starts_with("jdbc:") {
-        return Err(conninfo_error("\"jdbc:\" is the form of Java's driver".to_owned()));
+        return Err(conninfo_error("\"jdbc:\" URLs are for Java: use postgresql://".to_owned()));
     }
     if let Some((scheme, _)) = dsn.split_once("://")
         && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
@@ -319,13 +319,14 @@ fn check_scheme(dsn: &str) -> Result<(), Error> {
         return Err(conninfo_error(format!("unknown scheme \"{scheme}://\": use postgresql:// or postgres://")));
     }
     if !dsn.contains('=') && dsn.contains(['@', ':', '/']) {
-        let why = "it is neither a URI nor key=value pairs, and a database name with \"@\", \":\" or \"/\" is written dbname=NAME";
+        let why =
+            "it is neither a URI nor key=value pairs; write a database name with \"@\", \":\" or \"/\" as dbname=NAME";
         return Err(conninfo_error(why.to_owned()));
     }
     Ok(())
 }
 
-/// libpq looks for the file only when a server has answered, and then as if the server had failed.
+/// libpq reads the file only after a server has answered, and reports its absence as a failure of the server.
 fn check_root_certificate(options: &[(String, String)]) -> Result<(), Error> {
     let value = |wanted: &str| {
         options.iter().find(|(key, value)| key == wanted && !value.is_empty()).map(|(_, value)| value.as_str())
@@ -344,15 +345,15 @@ fn check_root_certificate(options: &[(String, String)]) -> Result<(), Error> {
     }
 }
 
-/// What libpq takes as a connection string; anything else is a bare database name.
+/// Whether libpq takes the text as a connection string; it takes any other text as a database name.
 fn is_conninfo(dsn: &str) -> bool {
     dsn.contains('=') || dsn.starts_with("postgres://") || dsn.starts_with("postgresql://")
 }
 
-/// libpq's own message may quote a part of the conninfo, a password among it: name what is known without it.
+/// libpq's own message may quote a part of the conninfo with a password, so this message does not use it.
 fn conninfo_complaint(dsn: &str) -> String {
     let form = if dsn.contains("://") { "a connection URI" } else { "a list of key=value pairs" };
-    format!("libpq does not take it as {form} (the text itself is not shown, it may hold a password)")
+    format!("libpq cannot parse it as {form} (the text is not shown because it may contain a password)")
 }
 
 #[cfg(test)]
@@ -371,7 +372,7 @@ mod tests {
         for (dsn, why) in [
             ("postgre://bob:hunter2@host/x", "unknown scheme \"postgre://\": use postgresql:// or postgres://"),
             ("mysql://bob:hunter2@host/x?a=b", "unknown scheme \"mysql://\""),
-            ("jdbc:postgresql://host/x?user=bob&password=hunter2", "\"jdbc:\" is the form of Java's driver"),
+            ("jdbc:postgresql://host/x?user=bob&password=hunter2", "\"jdbc:\" URLs are for Java"),
             ("bob:hunter2@host/x", "it is neither a URI nor key=value pairs"),
             ("hunter2 x://host", "it is neither a URI nor key=value pairs"),
         ] {
@@ -391,7 +392,7 @@ mod tests {
         let error = start("host=127.0.0.1 port=1 sslmode=verify-full sslrootcert=/nowhere.crt").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "cannot read the conninfo: sslrootcert: cannot read /nowhere.crt: No such file or directory (os error 2)"
+            "invalid conninfo: sslrootcert: cannot read /nowhere.crt: No such file or directory (os error 2)"
         );
         for dsn in [
             "host=127.0.0.1 port=1 sslmode=require sslrootcert=/nowhere.crt",
@@ -408,7 +409,7 @@ mod tests {
             assert!(matches!(error, Error::Conninfo { .. }), "{dsn}: {error}");
         }
         let handle = Connecting::start(Some("host=127.0.0.1 port=1"), None, Kind::Ordinary);
-        assert!(handle.is_ok(), "whether a server is there shows later");
+        assert!(handle.is_ok(), "an unreachable server shows only later");
     }
 
     #[test]
@@ -425,10 +426,10 @@ mod tests {
             |list: &[(&str, &str)], host, port| without(&target(host, "10.0.0.9", port), &options(list), Vec::new);
         let three = [("host", "a,b,a"), ("port", "1,2,3"), ("user", "u")];
         assert_eq!(left(&three, "a", "3"), Some(options(&[("host", "a,b"), ("port", "1,2")])));
-        assert_eq!(left(&three, "a", "2"), None, "it is none of them");
+        assert_eq!(left(&three, "a", "2"), None, "not one of them");
         let one_port = [("host", "a,b"), ("port", "7")];
         assert_eq!(left(&one_port, "a", "7"), Some(options(&[("host", "b"), ("port", "7")])));
-        assert_eq!(left(&[("host", "a"), ("port", "1")], "a", "1"), None, "there is no other");
+        assert_eq!(left(&[("host", "a"), ("port", "1")], "a", "1"), None, "no other host");
         let addresses = [("host", "a,"), ("hostaddr", "127.0.0.1,127.0.0.2"), ("port", ",")];
         let second = options(&[("host", "a"), ("hostaddr", "127.0.0.1"), ("port", "")]);
         let tried = target("127.0.0.2", "127.0.0.2", "5432");
@@ -446,7 +447,7 @@ mod tests {
         let first = without(&target, &given, others).expect("more addresses");
         let hosts = ("host", "a,db,db,b");
         assert_eq!(first, options(&[hosts, ("hostaddr", ",10.0.0.2,fe80::3,"), ("port", "7,7,7,7")]));
-        // The next one is silent too: the name is not resolved again.
+        // The next address is silent too: walcat does not resolve the name again.
         target.address = "fe80::3".into();
         let second = without(&target, &first, || panic!("resolved again"));
         assert_eq!(second, Some(options(&[("host", "a,db,b"), ("hostaddr", ",10.0.0.2,"), ("port", "7,7,7")])));

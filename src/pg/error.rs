@@ -1,4 +1,4 @@
-//! What can go wrong between walcat and PostgreSQL, sorted by who has to act.
+//! The failures between walcat and PostgreSQL, sorted by who has to act.
 
 use super::sqlstate;
 use crate::exit_code::ExitCode;
@@ -7,28 +7,28 @@ use crate::lsn::Lsn;
 /// A failure of the connection or of a command on it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// libpq refuses the connection string.
-    #[error("cannot read the conninfo: {message}")]
+    /// libpq rejects the connection string.
+    #[error("invalid conninfo: {message}")]
     Conninfo { message: String },
-    /// No connection could be made.
+    /// No server could be reached.
     #[error("cannot connect to PostgreSQL: {message}")]
     Connect { sqlstate: Option<String>, needs_password: bool, message: String },
-    /// A connection that worked is gone.
+    /// An open connection was lost.
     #[error("the connection to PostgreSQL is lost: {message}")]
     Lost { message: String },
     /// The server refused a command.
     #[error("{command} failed: {message} (SQLSTATE {sqlstate})")]
     Command { command: &'static str, sqlstate: String, message: String },
-    /// The server fails at one change, and would again each time: a value beyond its own limits.
+    /// The server fails at one change, and would fail again: a value exceeds the server's own limits.
     #[error("the server cannot print the change at {lsn}: {message} (SQLSTATE {sqlstate})")]
     Unprintable { sqlstate: String, message: String, lsn: Lsn },
-    /// Another process has moved the slot beyond what this one has delivered.
+    /// Another process has moved the slot past what this one has delivered.
     #[error("another process has moved the slot: {message}")]
     SlotMoved { message: String },
-    /// The server answered in a way that the protocol or its documentation does not allow.
-    #[error("{command}: the server's answer is not understood: {reason}")]
+    /// The server's answer violates the protocol or the documentation.
+    #[error("{command}: unexpected answer from the server: {reason}")]
     Answer { command: &'static str, reason: String },
-    /// The user asked to stop while something was waited for.
+    /// The user asked walcat to stop during a wait.
     #[error("stopped by a signal while waiting for PostgreSQL")]
     Interrupted,
     /// The operating system refused to wait.
@@ -36,21 +36,21 @@ pub enum Error {
     Wait(#[from] std::io::Error),
 }
 
-/// What messages call the command that ends another session.
+/// The name of the command that ends another session, in messages.
 pub(super) const TERMINATE: &str = "pg_terminate_backend";
 
-/// Who has to act on a failure. It decides both whether walcat tries again and the exit code.
+/// Who has to act on a failure. The class decides whether walcat retries, and the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// It may pass: the same may work a little later.
+    /// Temporary: the same may work a little later.
     Passing,
     /// Authentication failed, or a privilege is missing.
     Permission,
-    /// The set-up of walcat or of the server.
+    /// The setup of walcat or of the server.
     Setup,
     /// A value that the server cannot send.
     Data,
-    /// The server answered what the protocol does not allow.
+    /// The server's answer violates the protocol.
     Protocol,
     /// The user asked walcat to stop.
     Stopped,
@@ -73,7 +73,7 @@ impl Class {
 }
 
 impl Error {
-    /// The SQLSTATE, where the server sent one.
+    /// The SQLSTATE, if the server sent one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
@@ -116,8 +116,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match (self, self.sqlstate()) {
             (Error::Conninfo { .. }, _) => {
-                "write it as for psql: 'host=... port=... dbname=... user=...' or postgresql://user@host:port/dbname, and the \
-                 password into ~/.pgpass"
+                "write it as for psql: 'host=... port=... dbname=... user=...' or postgresql://user@host:port/dbname, \
+                 and put the password into ~/.pgpass"
             }
             (Error::Connect { needs_password: true, .. }, _) => {
                 "put the password into ~/.pgpass (or PGPASSFILE), or give the dsn as file:PATH or env:NAME"
@@ -127,33 +127,35 @@ impl Error {
             }
             (_, Some(sqlstate::INVALID_CATALOG_NAME)) => "name an existing database with dbname= in the dsn",
             (Error::Command { command: TERMINATE, .. }, Some(sqlstate::INSUFFICIENT_PRIVILEGE)) => {
-                "to end another role's session a role needs pg_signal_backend, and that of a superuser only a superuser ends: \
-                 GRANT pg_signal_backend TO the role of walcat, or end the session by hand"
+                "grant pg_signal_backend to walcat's role (only a superuser can end a superuser's session), or end the \
+                 session by hand"
             }
             (_, Some(sqlstate::INSUFFICIENT_PRIVILEGE)) => {
-                "run ALTER ROLE ... REPLICATION for the role of walcat; SELECT is not required"
+                "run ALTER ROLE ... REPLICATION for walcat's role; SELECT is not required"
             }
             (_, Some(sqlstate::TOO_MANY_CONNECTIONS)) => {
                 "raise max_wal_senders or max_connections, or stop other replication clients"
             }
-            (_, Some(sqlstate::CONFIGURATION_LIMIT_EXCEEDED)) => {
-                "raise max_replication_slots, or drop a slot that nobody uses"
+            (_, Some(sqlstate::CONFIGURATION_LIMIT_EXCEEDED)) => "raise max_replication_slots, or drop an unused slot",
+            (_, Some(sqlstate::OBJECT_IN_USE)) => "stop the process that reads the slot, or use another slot",
+            (_, Some(sqlstate::DUPLICATE_OBJECT)) => {
+                "run walcat slot status to check whether the existing slot is the right one"
             }
-            (_, Some(sqlstate::OBJECT_IN_USE)) => "another process reads the slot; stop it, or use another slot",
-            (_, Some(sqlstate::DUPLICATE_OBJECT)) => "it may be the one that was meant: walcat slot status shows it",
-            (_, Some(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE)) => "see: walcat slot status",
+            (_, Some(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE)) => {
+                "run walcat slot status to see the state of the slot"
+            }
             (_, Some(sqlstate::UNDEFINED_OBJECT)) => {
-                "create what is missing: walcat slot create, or CREATE PUBLICATION on the server"
+                "create the missing object: run walcat slot create, or CREATE PUBLICATION on the server"
             }
             (_, Some(sqlstate::CHARACTER_NOT_IN_REPERTOIRE | sqlstate::UNTRANSLATABLE_CHARACTER)) => {
-                "a text is not valid in its encoding: mend it, or keep its column out of the publication, for changes to come. \
-                 The slot still holds the transaction: to go on without it, move the slot past it with \
+                "a text is not valid in its encoding: for future changes, fix it or remove its column from the \
+                 publication. The slot still holds the transaction: to skip it, move the slot past it with \
                  pg_replication_slot_advance"
             }
             (Error::Unprintable { .. }, _) => {
-                "as text a value may have 1 GB at most, a row too (a bytea doubles its size): keep the column or the table out \
-                 of the publication, for changes to come. The slot still holds the transaction: to go on without it, move \
-                 the slot past it with pg_replication_slot_advance"
+                "PostgreSQL can send a value or a row of at most 1 GB as text (a bytea doubles in size): for future \
+                 changes, remove the column or the table from the publication. The slot still holds the transaction: \
+                 to skip it, move the slot past it with pg_replication_slot_advance"
             }
             (Error::Connect { .. }, None) => "check host and port, and that the server is running",
             (Error::SlotMoved { .. }, _) => "run one instance per slot",
@@ -164,16 +166,15 @@ impl Error {
     }
 }
 
-/// libpq's messages have several lines.
+/// libpq's messages have several lines; this joins them.
 pub(super) fn one_line(message: &str) -> String {
     let lines = message.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("LOCATION:"));
     let line = without_passwords(&lines.collect::<Vec<_>>().join("; "));
     if line.is_empty() { "the server closed the connection".to_owned() } else { line }
 }
 
-/// The SQLSTATE inside a failure to connect, as PQERRORS_VERBOSE lays it out (`SEVERITY:  SQLSTATE: message`), and the
-/// message without the lines that name the server's source code. libpq offers the code in no other way before there is
-/// a result.
+/// The SQLSTATE in a connection failure, in the format of PQERRORS_VERBOSE (`SEVERITY:  SQLSTATE: message`), and the message
+/// without the lines that name the server's source code. Before the first result, libpq offers the code in no other way.
 #[must_use]
 pub fn split_connect_message(verbose: &str) -> (Option<String>, String) {
     let sqlstate = verbose.match_indices(":  ").find_map(|(at, _)| {
@@ -186,7 +187,7 @@ pub fn split_connect_message(verbose: &str) -> (Option<String>, String) {
     (sqlstate, without_passwords(&message))
 }
 
-/// A text in which what looks like the password of a URI is masked: the server repeats a name that it does not know.
+/// Masks what looks like the password of a URI: the server repeats an unknown database name.
 fn without_passwords(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;

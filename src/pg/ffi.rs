@@ -1,7 +1,7 @@
 //! The one file that calls libpq: owners for its memory, and its calls with their contracts.
 //!
-//! Source: PostgreSQL documentation, chapter 34, "libpq". Nothing here blocks but [`Handle::connect_start`], which may
-//! resolve a host name. A handle is used on the thread that made it: the types are neither Send nor Sync.
+//! Source: PostgreSQL documentation, chapter 34, "libpq". Only [`Handle::connect_start`] can block, to resolve a host name.
+//! A handle is used on the thread that created it: the types are neither Send nor Sync.
 
 #![allow(unsafe_code, reason = "calls libpq")]
 
@@ -19,13 +19,13 @@ pub struct Handle(NonNull<pq::PGconn>);
 /// What [`Handle::connect_poll`] waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Polling {
-    /// The socket has to become readable.
+    /// The socket must become readable.
     Reading,
-    /// The socket has to become writable.
+    /// The socket must become writable.
     Writing,
     /// Connected.
     Done,
-    /// It failed: see [`Handle::error_message`].
+    /// The connection failed: see [`Handle::error_message`].
     Failed,
 }
 
@@ -34,11 +34,11 @@ pub enum Polling {
 pub enum CopyPoll {
     /// One CopyData message.
     Data(CopyData),
-    /// Nothing whole has arrived yet.
+    /// No complete message has arrived yet.
     Pending,
     /// The server has ended the copy; its result follows.
     End,
-    /// It failed: see [`Handle::error_message`].
+    /// The connection failed: see [`Handle::error_message`].
     Failed,
 }
 
@@ -51,7 +51,7 @@ pub struct Broken;
 #[error("libpq is out of memory")]
 pub struct OutOfMemory;
 
-/// The version of the libpq that is linked, as PQlibVersion numbers it (150018 is 15.18).
+/// The version of the linked libpq, as PQlibVersion numbers it (150018 is 15.18).
 #[must_use]
 pub fn library_version() -> i32 {
     // SAFETY: takes nothing and returns a constant of the library.
@@ -68,14 +68,14 @@ pub fn parse_conninfo(conninfo: &CStr) -> Result<Vec<(String, String)>, String> 
     let options = unsafe { pq::PQconninfoParse(conninfo.as_ptr(), &raw mut message) };
     if options.is_null() {
         let text = owned_text(message);
-        // SAFETY: PQfreemem takes what PQconninfoParse put there, or null.
+        // SAFETY: PQfreemem accepts what PQconninfoParse stored there, or null.
         unsafe { pq::PQfreemem(message.cast()) };
         return Err(text);
     }
     Ok(take_options(options))
 }
 
-/// The options of an array that have a value; frees the array.
+/// Returns the options of an array that have a value, and frees the array.
 fn take_options(options: *mut pq::PQconninfoOption) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut option = options;
@@ -97,8 +97,8 @@ fn take_options(options: *mut pq::PQconninfoOption) -> Vec<(String, String)> {
     found
 }
 
-/// Whether libpq refuses the parameters themselves, such as a port that is no number (PQpingParams:
-/// PQPING_NO_ATTEMPT). For parameters with which a connection has just failed: with others it would wait for a server.
+/// Whether libpq rejects the parameters themselves, such as a port that is not a number (PQpingParams:
+/// PQPING_NO_ATTEMPT). Only for parameters of a connection that has just failed: with others it would wait for a server.
 #[must_use]
 pub fn refuses_parameters(parameters: &[(CString, CString)]) -> bool {
     let (keywords, values) = parameter_arrays(parameters);
@@ -106,7 +106,7 @@ pub fn refuses_parameters(parameters: &[(CString, CString)]) -> bool {
     unsafe { pq::PQpingParams(keywords.as_ptr(), values.as_ptr(), 1) == pq::PGPing::PQPING_NO_ATTEMPT }
 }
 
-/// The arrays of keywords and values that libpq takes, each ended by a null pointer. They borrow from the parameters.
+/// The arrays of keywords and values for libpq, each ended by a null pointer. They borrow from the parameters.
 fn parameter_arrays(parameters: &[(CString, CString)]) -> (Vec<*const c_char>, Vec<*const c_char>) {
     let end = std::iter::once(ptr::null());
     let keywords = parameters.iter().map(|(key, _)| key.as_ptr()).chain(end.clone()).collect();
@@ -115,24 +115,24 @@ fn parameter_arrays(parameters: &[(CString, CString)]) -> (Vec<*const c_char>, V
 }
 
 impl Handle {
-    /// Begins to connect without waiting (PQconnectStartParams with expand_dbname). Resolving a host name may block.
+    /// Starts to connect without blocking (PQconnectStartParams with expand_dbname). Resolving a host name may block.
     ///
     /// # Errors
-    /// [`OutOfMemory`]; every other failure shows in [`Handle::connect_poll`].
+    /// [`OutOfMemory`]; [`Handle::connect_poll`] reports every other failure.
     pub fn connect_start(parameters: &[(CString, CString)]) -> Result<Self, OutOfMemory> {
         let (keywords, values) = parameter_arrays(parameters);
         // SAFETY: two null-terminated arrays of the same length, of C strings that outlive the call; libpq copies them.
         let handle = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 1) };
         let handle = Handle(NonNull::new(handle).ok_or(OutOfMemory)?);
-        // SAFETY: the handle is open. With PQERRORS_VERBOSE a failure names its SQLSTATE also while connecting, where
-        // there is no PGresult to ask.
+        // SAFETY: the handle is open. With PQERRORS_VERBOSE a failure to connect also names its SQLSTATE, although there
+        // is no PGresult then.
         unsafe { pq::PQsetErrorVerbosity(handle.raw(), pq::PGVerbosity::PQERRORS_VERBOSE) };
         // SAFETY: the handle is open; the callback takes no state and does not unwind.
         unsafe { pq::PQsetNoticeProcessor(handle.raw(), Some(forget_notice), ptr::null_mut()) };
         Ok(handle)
     }
 
-    /// Goes on connecting as far as it can without waiting (PQconnectPoll).
+    /// Continues to connect without blocking (PQconnectPoll).
     pub fn connect_poll(&mut self) -> Polling {
         // SAFETY: the handle is open and used on this thread only.
         match unsafe { pq::PQconnectPoll(self.raw()) } {
@@ -144,7 +144,7 @@ impl Handle {
         }
     }
 
-    /// The socket; none while there is none. It may change until the connection is made (PQsocket).
+    /// The socket; none without one. It may change until the connection is open (PQsocket).
     #[must_use]
     pub fn socket(&self) -> Option<RawFd> {
         // SAFETY: the handle is open.
@@ -152,8 +152,7 @@ impl Handle {
         (socket >= 0).then_some(socket)
     }
 
-    /// Whether the socket can be written without waiting: for a connection that is being made, whether it is made or
-    /// has failed.
+    /// Whether the socket can be written without blocking. While connecting, this means: connected, or failed.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         let Some(socket) = self.socket() else { return true };
@@ -162,14 +161,14 @@ impl Handle {
         unsafe { libc::poll(&raw mut descriptor, 1, 0) != 0 }
     }
 
-    /// The host that is tried, or connected to (PQhost).
+    /// The host being tried or connected (PQhost).
     #[must_use]
     pub fn host(&self) -> String {
         // SAFETY: the handle is open; the string is copied at once.
         owned_text(unsafe { pq::PQhost(self.raw()) })
     }
 
-    /// The address of it that is tried, or connected to (PQhostaddr); empty before there is one, and for a Unix socket.
+    /// The address of the host being tried or connected (PQhostaddr); empty before there is one, and for a Unix socket.
     #[must_use]
     pub fn host_address(&self) -> String {
         // SAFETY: the handle is open; the string is copied at once.
@@ -183,7 +182,7 @@ impl Handle {
         owned_text(unsafe { pq::PQport(self.raw()) })
     }
 
-    /// The options in use, those of libpq's own variables and files among them (PQconninfo). Holds the password.
+    /// The options in use, including those from libpq's environment variables and files (PQconninfo). Contains the password.
     #[must_use]
     pub fn options(&self) -> Vec<(String, String)> {
         // SAFETY: the handle is open.
@@ -191,14 +190,14 @@ impl Handle {
         if options.is_null() { Vec::new() } else { take_options(options) }
     }
 
-    /// Whether a failed connection wanted a password that nobody gave (PQconnectionNeedsPassword).
+    /// Whether the connection failed because a required password was missing (PQconnectionNeedsPassword).
     #[must_use]
     pub fn needs_password(&self) -> bool {
         // SAFETY: the handle is open.
         unsafe { pq::PQconnectionNeedsPassword(self.raw()) != 0 }
     }
 
-    /// The newest error, as libpq words it.
+    /// The newest error, in libpq's words.
     #[must_use]
     pub fn error_message(&self) -> String {
         // SAFETY: the handle is open; "the result string ... is part of the connection", copied before the next call.
@@ -219,7 +218,7 @@ impl Handle {
         owned_text(unsafe { pq::PQdb(self.raw()) })
     }
 
-    /// The process of the server that serves it (PQbackendPID); 0 without a connection.
+    /// The pid of the server process of the connection (PQbackendPID); 0 without a connection.
     #[must_use]
     pub fn backend_pid(&self) -> i32 {
         // SAFETY: the handle is open.
@@ -233,20 +232,20 @@ impl Handle {
         unsafe { pq::PQstatus(self.raw()) == pq::ConnStatusType::CONNECTION_BAD }
     }
 
-    /// Makes sends non-blocking (PQsetnonblocking). Says whether that worked.
+    /// Makes sends non-blocking (PQsetnonblocking). Returns whether that worked.
     pub fn set_nonblocking(&mut self) -> bool {
         // SAFETY: the handle is open.
         unsafe { pq::PQsetnonblocking(self.raw(), 1) == 0 }
     }
 
-    /// Sends a command without waiting for its result (PQsendQuery). Says whether that worked.
+    /// Sends a command without waiting for its result (PQsendQuery). Returns whether that worked.
     pub fn send_query(&mut self, command: &CStr) -> bool {
         // SAFETY: the handle is open; libpq copies the command into its own buffer.
         unsafe { pq::PQsendQuery(self.raw(), command.as_ptr()) == 1 }
     }
 
-    /// Sends a query with text parameters (PQsendQueryParams). Not for a replication connection, which takes only the
-    /// simple protocol.
+    /// Sends a query with text parameters (PQsendQueryParams). A replication connection does not support it, because it
+    /// accepts only the simple protocol.
     pub fn send_query_params(&mut self, command: &CStr, parameters: &[&CStr]) -> bool {
         let values: Vec<*const c_char> = parameters.iter().map(|value| value.as_ptr()).collect();
         let count = c_int::try_from(values.len()).unwrap_or(c_int::MAX);
@@ -266,7 +265,7 @@ impl Handle {
         }
     }
 
-    /// Sends a query without parameters whose values come in binary format (PQsendQueryParams).
+    /// Sends a query without parameters and requests its values in binary format (PQsendQueryParams).
     pub fn send_query_params_binary(&mut self, command: &CStr) -> bool {
         // SAFETY: the handle is open; the command outlives the call; there are no parameters, so null arrays are allowed.
         unsafe {
@@ -283,27 +282,27 @@ impl Handle {
         }
     }
 
-    /// Has the rows of the query that was just sent come one by one (PQsetSingleRowMode).
+    /// Requests the rows of the query just sent one by one (PQsetSingleRowMode).
     pub fn single_rows(&mut self) -> bool {
         // SAFETY: the handle is open.
         unsafe { pq::PQsetSingleRowMode(self.raw()) == 1 }
     }
 
-    /// Asks the server to give up the command that is under way (PQcancel). Connects to it once more, and waits for that.
+    /// Cancels the running command (PQcancel). This opens another connection to the server and blocks meanwhile.
     pub fn cancel(&mut self) {
-        // SAFETY: the handle is open; the object that is returned is ours until it is freed below.
+        // SAFETY: the handle is open; the returned object is ours until it is freed below.
         let cancel = unsafe { pq::PQgetCancel(self.raw()) };
         if cancel.is_null() {
             return;
         }
         let mut reason = [0_u8; 256];
-        // SAFETY: the object is live, and the buffer as long as is said. A request that fails changes nothing.
+        // SAFETY: the object is live, and the buffer has the stated length. A failed request changes nothing.
         unsafe { pq::PQcancel(cancel, reason.as_mut_ptr().cast(), 256) };
         // SAFETY: freed once.
         unsafe { pq::PQfreeCancel(cancel) };
     }
 
-    /// Whether the socket has something to take in, by poll(2) without waiting. The end of the connection counts too.
+    /// Whether the socket has data to read, by poll(2) without waiting. The end of the connection counts as data.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         let Some(socket) = self.socket() else { return false };
@@ -312,7 +311,7 @@ impl Handle {
         unsafe { libc::poll(&raw mut descriptor, 1, 0) > 0 }
     }
 
-    /// Takes in what the socket has (PQconsumeInput). Says whether the connection still works.
+    /// Reads what the socket has (PQconsumeInput). Returns whether the connection still works.
     pub fn consume_input(&mut self) -> bool {
         // SAFETY: the handle is open.
         unsafe { pq::PQconsumeInput(self.raw()) == 1 }
@@ -325,13 +324,13 @@ impl Handle {
         unsafe { pq::PQisBusy(self.raw()) == 1 }
     }
 
-    /// The next result of the command, none when there are no more (PQgetResult). Call it while not busy.
+    /// The next result of the command; none after the last (PQgetResult). Only call this while not busy.
     pub fn result(&mut self) -> Option<QueryResult> {
         // SAFETY: the handle is open; the result belongs to the caller, who frees it by PQclear in Drop.
         NonNull::new(unsafe { pq::PQgetResult(self.raw()) }).map(QueryResult)
     }
 
-    /// Sends what is queued as far as the socket takes it (PQflush): false when something is left to send.
+    /// Sends queued data as far as the socket accepts it (PQflush): false if something is left to send.
     ///
     /// # Errors
     /// When the connection failed: see [`Handle::error_message`].
@@ -344,7 +343,7 @@ impl Handle {
         }
     }
 
-    /// Queues one CopyData message (PQputCopyData): false when it could not be queued because buffers are full.
+    /// Queues one CopyData message (PQputCopyData): false if the buffers are full.
     ///
     /// # Errors
     /// When the connection failed: see [`Handle::error_message`].
@@ -358,7 +357,7 @@ impl Handle {
         }
     }
 
-    /// Queues CopyDone (PQputCopyEnd): false when it could not be queued because buffers are full.
+    /// Queues CopyDone (PQputCopyEnd): false if the buffers are full.
     ///
     /// # Errors
     /// When the connection failed: see [`Handle::error_message`].
@@ -392,7 +391,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the one owner closes it, once.
+        // SAFETY: the only owner closes it, once.
         unsafe { pq::PQfinish(self.raw()) };
     }
 }
@@ -415,17 +414,17 @@ impl Deref for CopyData {
 
 impl Drop for CopyData {
     fn drop(&mut self) {
-        // SAFETY: "When the data is no longer needed it should be freed by PQfreemem"; the one owner does it, once.
+        // SAFETY: "When the data is no longer needed it should be freed by PQfreemem"; the only owner does it, once.
         unsafe { pq::PQfreemem(self.start.as_ptr().cast::<c_void>()) };
     }
 }
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done, without rows.
+    /// It succeeded without rows.
     Command,
-    /// Done, with rows.
+    /// It succeeded with rows.
     Rows,
     /// Replication has started (PGRES_COPY_BOTH).
     CopyBoth,
@@ -440,18 +439,18 @@ pub struct QueryResult(NonNull<pq::PGresult>);
 /// The fields of an ErrorResponse.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ErrorFields {
-    /// Five characters; empty for an error that libpq itself raised.
+    /// Five characters; empty for an error of libpq itself.
     pub sqlstate: String,
     /// The primary message.
     pub message: String,
     /// The detail, if any.
     pub detail: Option<String>,
-    /// What the server was doing.
+    /// The context of the error on the server.
     pub context: Option<String>,
 }
 
 impl QueryResult {
-    /// What became of the command (PQresultStatus).
+    /// The outcome of the command (PQresultStatus).
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         // SAFETY: the result is live until Drop.
@@ -538,12 +537,12 @@ impl QueryResult {
 
 impl Drop for QueryResult {
     fn drop(&mut self) {
-        // SAFETY: the one owner frees it, once.
+        // SAFETY: the only owner frees it, once.
         unsafe { pq::PQclear(self.0.as_ptr()) };
     }
 }
 
-/// Notices go nowhere: libpq's default prints them to stderr, past the log's format.
+/// Drops notices: libpq's default prints them to stderr, which would break the log's format.
 unsafe extern "C" fn forget_notice(_: *mut c_void, _: *const c_char) {}
 
 /// Copies a C string; empty for null, and without final newlines.
@@ -551,7 +550,7 @@ fn owned_text(text: *const c_char) -> String {
     if text.is_null() {
         return String::new();
     }
-    // SAFETY: the callers pass a C string of libpq's that is valid for the call.
+    // SAFETY: the callers pass one of libpq's C strings that is valid for the call.
     let text = unsafe { CStr::from_ptr(text) };
     text.to_string_lossy().trim_end().to_owned()
 }

@@ -1,8 +1,8 @@
-//! A query on a connection of its own that never blocks the loop: one at a time, for one value.
+//! Queries on a separate connection that never block the loop: one query at a time, for one value.
 //!
-//! The connection is made at the first query, to the server that the stream comes from, and kept. One that was lost while
-//! it was idle is made again; every other failure is the caller's. Each query is a transaction of its own whose settings are
-//! pinned, so that nothing is left in the session: a pooler may lie between.
+//! The first query opens the connection, to the server of the stream, and later queries reuse it. If the connection is lost
+//! while idle, the next query opens it again; the caller handles every other failure. Each query runs in its own
+//! transaction with pinned settings, so nothing is left in the session: there may be a pooler between.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
@@ -14,14 +14,14 @@ use super::error::{Error, split_connect_message};
 use super::ffi::{Handle, Outcome};
 use crate::limits::CONNECT_TIMEOUT;
 
-/// How often a connection that is being made is looked at, at least: it keeps times of its own.
+/// The longest interval between checks of a connection in progress, because it has its own time limits.
 const CONNECTING_SLICE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum State {
     /// No connection.
     Closed,
-    /// Connecting, to ask afterwards.
+    /// Connecting; the query follows.
     Connecting { connecting: Box<Connecting>, query: Query },
     /// Waiting for the end of a command.
     Asking { asked: Asked, command: Command, sent: bool },
@@ -29,26 +29,26 @@ enum State {
     Idle(Handle),
 }
 
-/// A connection with a query under way.
+/// A connection with a running query.
 #[derive(Debug)]
 struct Asked {
     handle: Handle,
     query: Query,
-    /// Whether the connection had been idle before.
+    /// Whether the connection was idle before.
     was_idle: bool,
-    /// The value that the present command has brought.
+    /// The value that the present command has returned.
     value: Option<String>,
     deadline: Instant,
 }
 
-/// A query's commands, one after another.
+/// The commands of a query, one after another.
 #[derive(Debug)]
 enum Command {
     /// The transaction with its settings.
     Begin,
     /// The query itself.
     Query,
-    /// The end, with the answer in hand.
+    /// The end, after the answer.
     Commit { answer: String },
 }
 
@@ -59,10 +59,10 @@ struct Query {
     parameters: Vec<CString>,
 }
 
-/// Asks, one query at a time.
+/// Runs queries, one at a time.
 #[derive(Debug)]
 pub struct Lookup {
-    /// What messages call it.
+    /// The name of the query in messages.
     name: &'static str,
     dsn: Option<String>,
     server: Server,
@@ -70,19 +70,19 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Connects only when it is asked something.
+    /// Connects at the first query.
     #[must_use]
     pub fn new(name: &'static str, dsn: Option<String>, server: Server) -> Self {
         Lookup { name, dsn, server, state: State::Closed }
     }
 
-    /// Asks this server from now on: the stream comes from there.
+    /// Queries this server from now on: the stream comes from it.
     pub fn follow(&mut self, server: Server) {
         self.server = server;
         self.state = State::Closed;
     }
 
-    /// Sends a query for one value, in place of one that is under way; [`Lookup::poll`] gives the answer.
+    /// Sends a query for one value, in place of a running one; [`Lookup::poll`] returns the answer.
     ///
     /// # Errors
     /// [`Error::Conninfo`] and [`Error::Connect`].
@@ -101,10 +101,10 @@ impl Lookup {
         Ok(())
     }
 
-    /// The answer, when it is there. Call it whenever the socket is ready, and at the deadline.
+    /// Returns the answer once it has arrived. Call this whenever the socket is ready, and at the deadline.
     ///
     /// # Errors
-    /// [`Error::Connect`], [`Error::Command`], [`Error::Lost`], and [`Error::Answer`] for none.
+    /// [`Error::Connect`], [`Error::Command`], [`Error::Lost`], and [`Error::Answer`] without an answer.
     pub fn poll(&mut self) -> Result<Option<String>, Error> {
         loop {
             match std::mem::replace(&mut self.state, State::Closed) {
@@ -140,7 +140,7 @@ impl Lookup {
                             }
                         };
                     }
-                    // It ended while it was idle, which shows only now.
+                    // The connection was lost while idle, which shows only now.
                     Err(Error::Lost { .. }) if asked.was_idle => self.state = self.connect(asked.query)?,
                     Err(error) => return Err(error),
                 },
@@ -152,7 +152,7 @@ impl Lookup {
         }
     }
 
-    /// The socket to wait for while a query is under way.
+    /// The socket to wait for while a query is running.
     #[must_use]
     pub fn socket(&self) -> Option<(RawFd, Direction)> {
         match &self.state {
@@ -164,7 +164,7 @@ impl Lookup {
         }
     }
 
-    /// When [`Lookup::poll`] has to be called again at the latest.
+    /// The latest time of the next call of [`Lookup::poll`].
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         match &self.state {
@@ -179,7 +179,7 @@ impl Lookup {
         Ok(State::Connecting { connecting: Box::new(connecting), query })
     }
 
-    /// Takes in what there is of the present command's results.
+    /// Reads the available results of the present command.
     fn progress(&self, asked: &mut Asked) -> Result<Progress, Error> {
         let handle = &mut asked.handle;
         let sent = handle.flush().map_err(|_| lost(handle))?;
@@ -199,15 +199,15 @@ impl Lookup {
     }
 }
 
-/// How a command stands.
+/// The progress of a command.
 enum Progress {
     Waiting { sent: bool },
     Done,
 }
 
-/// Begins the transaction of a query, which comes back when the connection is lost.
+/// Begins the transaction of a query; a lost connection returns the query.
 fn begin(mut handle: Handle, query: Query, was_idle: bool) -> Result<State, (Query, Error)> {
-    let text = CString::new(begin_pinned(handle.server_version())).expect("a command of ours holds no NUL byte");
+    let text = CString::new(begin_pinned(handle.server_version())).expect("our commands contain no NUL byte");
     if handle.is_bad() || !handle.send_query(&text) {
         return Err((query, lost(&handle)));
     }

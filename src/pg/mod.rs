@@ -1,5 +1,5 @@
-//! PostgreSQL through libpq: connections that never block the loop, the replication stream, the polling of a slot, and the
-//! catalog.
+//! PostgreSQL through libpq: connections that never block the loop, the replication stream, the polling of a slot, and
+//! catalog queries.
 
 pub mod catalog;
 pub mod conn;
@@ -18,7 +18,7 @@ pub use conn::{Connection, Wait};
 pub use connecting::{Direction, Kind, Server};
 pub use error::Error;
 
-/// The version of the libpq that is linked, such as 15.18.
+/// The version of the linked libpq, such as 15.18.
 #[must_use]
 pub fn library_version() -> String {
     let version = ffi::library_version();

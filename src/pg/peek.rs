@@ -1,10 +1,11 @@
 //! The polling source: `pg_logical_slot_peek_binary_changes` on an ordinary connection, one peek after another.
 //!
-//! A round is a transaction of its own (so that a pooler in transaction mode may lie between): what is flushed, then the
-//! peek, in single-row mode and binary format. When all of it is delivered, `pg_replication_slot_advance` moves the slot
-//! to the last row's LSN, which for a commit is its end LSN. The `get` variant would move the slot before
-//! anything is delivered. Nothing else moves the slot but a message of walcat's own, so that it never stands inside a
-//! record: the server takes any LSN verbatim, and would skip a transaction whose commit record straddles it.
+//! A round is a transaction of its own, so that it works through a pooler in transaction mode. It reads the flushed
+//! position, then peeks in single-row mode and binary format. When all rows are delivered,
+//! `pg_replication_slot_advance` moves the slot to the last row's LSN, which for a commit is its end LSN. The `get`
+//! variant would move the slot before anything is delivered. Apart from that, only walcat's own message moves the slot,
+//! so the slot is never inside a WAL record: the server accepts any LSN as it is, and would skip a transaction whose
+//! commit record contains it.
 //!
 //! Source: PostgreSQL documentation, "9.28.6 Replication Management Functions" and "34.6 Retrieving Query Results in
 //! Chunks" (single-row mode).
@@ -27,22 +28,22 @@ const PEEK: &str = "pg_logical_slot_peek_binary_changes";
 const EMIT: &str = "pg_logical_emit_message";
 const ADVANCE: &str = "pg_replication_slot_advance";
 
-/// What is flushed.
+/// The flushed position.
 const FLUSHED: &str = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
      ELSE pg_catalog.pg_current_wal_flush_lsn() END";
 
-/// How it polls.
+/// The settings of the polling.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The time from the end of one round to the next, when nothing is left to read.
+    /// The time from the end of one round to the next when nothing is left to read.
     pub interval: Duration,
-    /// Changes after which a peek ends, at the end of a transaction.
+    /// The number of changes after which a peek ends, at the end of a transaction.
     pub changes_max: u32,
-    /// WAL that the slot may hold while nothing of it is of interest.
+    /// The WAL that the slot may retain while none of it has changes for walcat.
     pub idle_bytes: u64,
-    /// How long the server may be silent in a command; none for ever.
+    /// How long the server may be silent in a command; none for no limit.
     pub stall_timeout: Option<Duration>,
-    /// How many times as long it may be, after commands that took longer.
+    /// The factor on this limit, after commands that took longer.
     pub patience_factor: u32,
 }
 
@@ -51,13 +52,13 @@ pub struct Settings {
 pub struct Row(QueryResult);
 
 impl Row {
-    /// Where it belongs in the WAL, as XLogData has it.
+    /// Its position in the WAL, as in XLogData.
     ///
     /// # Errors
-    /// [`Error::Answer`] for a value that is no pg_lsn.
+    /// [`Error::Answer`] for a value that is not a pg_lsn.
     pub fn lsn(&self) -> Result<Lsn, Error> {
         let bytes = self.0.bytes(0, 0).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(|bytes| Lsn(u64::from_be_bytes(bytes))).ok_or_else(|| not_understood("a row without an LSN"))
+        bytes.map(|bytes| Lsn(u64::from_be_bytes(bytes))).ok_or_else(|| not_understood("a row has no LSN"))
     }
 
     /// The message.
@@ -65,23 +66,23 @@ impl Row {
     /// # Errors
     /// [`Error::Answer`] for NULL.
     pub fn message(&self) -> Result<&[u8], Error> {
-        self.0.bytes(0, 1).ok_or_else(|| not_understood("a row without data"))
+        self.0.bytes(0, 1).ok_or_else(|| not_understood("a row has no data"))
     }
 }
 
-/// What a peek has for its reader.
+/// What a peek returns.
 #[derive(Debug)]
 pub enum Peeked {
     /// A message.
     Row(Row),
-    /// All that was committed before this position has been read.
+    /// Everything committed before this position has been read.
     ReadUpTo(Lsn),
 }
 
-/// How a round went so far.
+/// The state of a round.
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
-    /// What was flushed before it.
+    /// The flushed position before it.
     flushed: Lsn,
     rows: u32,
     /// The last row's LSN.
@@ -90,7 +91,7 @@ struct Round {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Until the next round.
+    /// Waiting for the next round.
     Waiting { until: Instant },
     /// The transaction begins.
     Beginning(Round),
@@ -98,17 +99,17 @@ enum State {
     Peeking(Round),
     /// The transaction ends.
     Ending(Round),
-    /// All that was read is to be delivered.
+    /// Waiting until everything that was read is delivered.
     Delivering(Round),
-    /// The slot moves on.
+    /// Moving the slot.
     Advancing { round: Round, to: Lsn },
-    /// A message is written, to be read in the next round.
+    /// Writing a message, which the next round reads.
     Emitting,
-    /// The server is spoken to, so that it does not end a session that idles between two rounds.
+    /// Sending a query so that the server does not end a session that is idle between two rounds.
     Pinging(Idle),
 }
 
-/// What a session that idles waits for.
+/// What an idle session waits for.
 #[derive(Clone, Copy, Debug)]
 enum Idle {
     Round { until: Instant },
@@ -124,7 +125,7 @@ impl From<Idle> for State {
     }
 }
 
-/// The source.
+/// The polling source.
 #[derive(Debug)]
 pub struct Peek {
     connection: Connection,
@@ -132,23 +133,23 @@ pub struct Peek {
     slot: String,
     peek: CString,
     state: State,
-    /// Where the slot stands.
+    /// The position of the slot.
     advanced: Lsn,
-    /// What may be confirmed.
+    /// The position that may be confirmed.
     confirmed: Lsn,
     unsent: bool,
-    /// The server refuses the message that moves an idle slot on, which has been told.
+    /// Whether the server has refused the message that advances an idle slot; the warning is logged once.
     is_emit_refused: bool,
-    /// When the server was asked or answered last.
+    /// When the server was last asked or last answered.
     heard_at: Instant,
-    /// When the session began to idle.
+    /// When the session became idle.
     idle_since: Instant,
-    /// How long it may; none for ever. It cannot be set for a session that a pooler may hand to others.
+    /// How long it may be idle; none for no limit. walcat cannot set this for a session that a pooler may share.
     idle_max: Option<Duration>,
 }
 
 impl Peek {
-    /// Nothing is asked yet.
+    /// Creates the source; sends nothing yet.
     #[must_use]
     pub fn new(
         connection: Connection,
@@ -170,7 +171,7 @@ impl Peek {
             connection,
             settings,
             slot: slot.to_owned(),
-            peek: CString::new(peek).expect("names were checked: none holds a NUL byte"),
+            peek: CString::new(peek).expect("names were checked: none contains a NUL byte"),
             state: State::Waiting { until: now },
             advanced: confirmed,
             confirmed,
@@ -182,7 +183,7 @@ impl Peek {
         }
     }
 
-    /// What there is to read now, if anything.
+    /// Returns what can be read now, if anything.
     ///
     /// # Errors
     /// [`Error::Command`] with the SQLSTATE, 55006 while another process holds the slot, and [`Error::Lost`].
@@ -223,24 +224,24 @@ impl Peek {
         }
     }
 
-    /// What may be confirmed now; the slot follows when the round is delivered.
+    /// Notes what may be confirmed; the slot follows when the round is delivered.
     pub fn confirm(&mut self, lsn: Lsn) {
         self.confirmed = self.confirmed.max(lsn);
     }
 
-    /// Whether the next round waits for what was read to be confirmed.
+    /// Whether the next round waits until what was read is confirmed.
     #[must_use]
     pub fn waits_for_confirmation(&self) -> bool {
         matches!(self.state, State::Delivering(_) | State::Pinging(Idle::Delivery(_)))
     }
 
-    /// While nothing is read, silence is ours.
+    /// Notes that walcat is not reading, so silence is not the server's fault.
     pub fn not_reading(&mut self, now: Instant) {
         self.heard_at = now;
     }
 
-    /// How long the server has been silent, once that is longer than it may be. While it decodes it is silent too: there
-    /// is no asking whether it is alive.
+    /// How long the server has been silent, once that exceeds the limit. While it decodes it is silent too, and walcat
+    /// cannot ask it for a sign of life.
     #[must_use]
     pub fn silent_for(&self, now: Instant) -> Option<Duration> {
         let silent_for = now.saturating_duration_since(self.heard_at);
@@ -251,13 +252,13 @@ impl Peek {
         self.settings.stall_timeout.map(|timeout| timeout.saturating_mul(self.settings.patience_factor))
     }
 
-    /// Whether a command is under way, with the slot and a snapshot held for it.
+    /// Whether a command is running and the server holds the slot and a snapshot for it.
     #[must_use]
     pub fn is_asking(&self) -> bool {
         !matches!(self.state, State::Waiting { .. } | State::Delivering(_))
     }
 
-    /// The socket to wait for and whether something is left to send; none while nothing is asked.
+    /// The socket to wait for and whether something is left to send; none while no command is running.
     #[must_use]
     pub fn socket(&self) -> Option<(RawFd, bool)> {
         if !self.is_asking() {
@@ -266,7 +267,7 @@ impl Peek {
         Some((self.connection.handle.socket()?, self.unsent))
     }
 
-    /// When [`Peek::receive`] has to be called again at the latest.
+    /// The latest time of the next call of [`Peek::receive`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
@@ -277,20 +278,20 @@ impl Peek {
         }
     }
 
-    /// The server's process of the session, while the connection works.
+    /// The pid of the session's server process, while the connection works.
     #[must_use]
     pub fn session_pid(&self) -> i32 {
         self.connection.handle.backend_pid()
     }
 
-    /// Gives up what the server is doing: without it a peek goes on after its session's end, and holds the slot.
+    /// Cancels the running command: otherwise a peek continues after the end of its session and holds the slot.
     pub fn cancel(&mut self) {
         if self.is_asking() && !self.connection.handle.is_bad() {
             self.connection.handle.cancel();
         }
     }
 
-    /// Ends the round that is under way and moves the slot to what is confirmed.
+    /// Ends the present round and moves the slot to the confirmed position.
     ///
     /// # Errors
     /// Those of [`Connection::command`].
@@ -299,7 +300,7 @@ impl Peek {
             self.cancel();
             loop {
                 self.connection.wait_for_result(wait)?;
-                // What was cancelled has failed, and that is as it should be.
+                // A cancelled command fails as intended.
                 if self.connection.handle.result().is_none() {
                     break;
                 }
@@ -314,21 +315,21 @@ impl Peek {
         Ok(())
     }
 
-    /// A result of the command that is under way, or its end.
+    /// Handles a result of the running command, or its end.
     fn handle(&mut self, result: Option<QueryResult>, now: Instant) -> Result<Option<Peeked>, Error> {
         let failed = result.as_ref().filter(|result| result.outcome() == Outcome::Failed);
         match (&mut self.state, result.as_ref()) {
             (State::Emitting, Some(result)) => {
                 if failed.is_some() && !std::mem::replace(&mut self.is_emit_refused, true) {
                     warn!(slot = self.slot.as_str(), error:% = command_error(EMIT, result);
-                        "the message that moves an idle slot on is refused: while no table of the publication is written, the \
-                         slot keeps its WAL (GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text), and the \
-                         role must be able to write)");
+                        "the server refuses the message that advances an idle slot; while no table of the publication \
+                         changes, the slot retains its WAL (run GRANT EXECUTE ON FUNCTION \
+                         pg_logical_emit_message(boolean, text, text); the role must be able to write)");
                 }
             }
             (State::Advancing { .. }, Some(result)) if failed.is_some() => {
                 return Err(match command_error(ADVANCE, result) {
-                    // The slot does not go back.
+                    // A slot does not move backwards.
                     Error::Command { sqlstate, message, .. }
                         if sqlstate == sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE =>
                     {
@@ -340,7 +341,7 @@ impl Peek {
             (_, Some(result)) if failed.is_some() => return Err(command_error(PEEK, result)),
             (State::Beginning(round), Some(result)) if result.row_count() > 0 => {
                 let flushed = result.value(0, 0).and_then(|text| text.parse().ok());
-                round.flushed = flushed.ok_or_else(|| not_understood("no position"))?;
+                round.flushed = flushed.ok_or_else(|| not_understood("no flushed position"))?;
                 check_slot(result, self.advanced)?;
                 let idle_ms = result.value(0, 2).and_then(|text| text.parse().ok()).filter(|ms| *ms > 0);
                 self.idle_max = idle_ms.map(Duration::from_millis);
@@ -363,7 +364,7 @@ impl Peek {
         Ok(None)
     }
 
-    /// The command that was under way in `state` is over.
+    /// Handles the end of the command that ran in `state`.
     fn ended(&mut self, state: State, now: Instant) -> Result<Option<Peeked>, Error> {
         let waiting = State::Waiting { until: now + self.settings.interval };
         match state {
@@ -383,13 +384,13 @@ impl Peek {
             }
             State::Ending(round) if round.rows > 0 => {
                 self.state = State::Delivering(round);
-                // A peek that ended early may have left something.
+                // A peek that ended early may have left changes.
                 Ok((!self.ended_early(round)).then_some(Peeked::ReadUpTo(round.flushed)))
             }
             State::Ending(round) => {
                 self.state = waiting;
                 if round.flushed.bytes_since(self.advanced) >= self.settings.idle_bytes {
-                    // A standby takes no message; its slot moves with the next transaction.
+                    // A standby accepts no message; its slot moves with the next transaction.
                     self.send(&format!(
                         "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
                          THEN pg_catalog.{EMIT}(false, '{IDLE_PREFIX}', '') END"
@@ -418,7 +419,7 @@ impl Peek {
         self.ping_at().is_some_and(|ping_at| now >= ping_at)
     }
 
-    /// Well before the server's patience with an idle session has passed.
+    /// The time of the next query, well before the server ends the idle session.
     fn ping_at(&self) -> Option<Instant> {
         self.idle_max.map(|idle_max| self.idle_since + idle_max / 2)
     }
@@ -436,12 +437,12 @@ impl Peek {
 
     fn begin_command(&self) -> String {
         let begin = begin_pinned(self.connection.server_version());
-        // The session's own value, outside of this transaction.
+        // The session's own value, outside this transaction.
         let idle = "(SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout')";
         format!("{begin} {}, {idle}", self.look_command())
     }
 
-    /// What is flushed, and where the slot stands.
+    /// The query for the flushed position and the position of the slot.
     fn look_command(&self) -> String {
         let slot = quote_literal(&self.slot);
         format!(
@@ -454,7 +455,7 @@ impl Peek {
     }
 
     fn send(&mut self, command: &str) -> Result<(), Error> {
-        let command = CString::new(command).map_err(|_| not_understood("a name with a NUL byte"))?;
+        let command = CString::new(command).map_err(|_| not_understood("a name contains a NUL byte"))?;
         if !self.connection.handle.send_query(&command) {
             return Err(self.connection.lost());
         }
@@ -465,7 +466,7 @@ impl Peek {
     /// The next result, `Some(None)` at the end of the command, or none while the server works.
     fn result(&mut self, now: Instant) -> Result<Option<Option<QueryResult>>, Error> {
         self.unsent = !self.connection.handle.flush().map_err(|_| self.connection.lost())?;
-        // Rows that libpq holds already need no look at the socket.
+        // Rows that libpq already holds do not need the socket.
         if self.connection.handle.is_busy() {
             // A part of a large row is a sign of life too.
             if self.connection.handle.is_readable() {
@@ -482,14 +483,16 @@ impl Peek {
     }
 }
 
-/// The slot stands where this process has moved it. It is free between two peeks, so anybody may move it; and a server that
-/// has crashed behind a pooler may have forgotten.
+/// Checks that the slot is where this process has moved it. It is free between two peeks, so another process may move it;
+/// and a server that has crashed behind a pooler may have lost the move.
 fn check_slot(look: &QueryResult, advanced: Lsn) -> Result<(), Error> {
     let stands = look.value(0, 1).and_then(|text| text.parse::<Lsn>().ok());
     match stands {
         Some(lsn) if lsn == advanced => Ok(()),
-        Some(lsn) => Err(Error::SlotMoved { message: format!("it stands at {lsn}, and was last moved to {advanced}") }),
-        None => Err(Error::SlotMoved { message: "it is not there".to_owned() }),
+        Some(lsn) => {
+            Err(Error::SlotMoved { message: format!("it is at {lsn}, but walcat last moved it to {advanced}") })
+        }
+        None => Err(Error::SlotMoved { message: "it no longer exists".to_owned() }),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Publications and their tables: facts only.
+//! Facts about publications and their tables.
 
 use serde::Deserialize;
 
@@ -62,12 +62,12 @@ pub fn published_tables(
     Ok(json_row(&connection.command(NAME, &query, wait)?, NAME)?.unwrap_or_default())
 }
 
-/// Those of the publications that are not certainly older than all that the slot still has to decode.
+/// Those of the publications that may be newer than a change that the slot still has to decode.
 ///
-/// The slot's `catalog_xmin` is the oldest transaction of which it may still need to see that it is not over: whatever was
-/// committed before is visible at every change to come. So a row of `pg_publication` from before it proves that the
-/// publication works. One from after it proves nothing: ALTER PUBLICATION writes a new row too, and there may be no change
-/// between the slot and the publication; [`try_decoding`] tells more.
+/// The slot's `catalog_xmin` is the oldest transaction that the slot may still have to treat as unfinished: every later
+/// change sees everything committed before it. So a row of `pg_publication` older than `catalog_xmin` proves that the
+/// publication works. A newer row proves nothing: ALTER PUBLICATION writes a new row too, and there may be no change
+/// between the slot and the publication; [`try_decoding`] finds out more.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -87,18 +87,18 @@ pub fn perhaps_too_young(
     Ok((0..result.row_count()).filter_map(|row| result.value(row, 0).map(str::to_owned)).collect())
 }
 
-/// How many changes are decoded for a try.
+/// The number of changes to decode for a try.
 const TRIED_CHANGES_MAX: u32 = 10_000;
 
-/// Decodes the slot's WAL with the publications, up to `TRIED_CHANGES_MAX` changes for them, on a temporary copy of the slot;
-/// where sessions are shared, on the slot itself, which a peek does not move.
+/// Decodes the slot's WAL with the publications, up to `TRIED_CHANGES_MAX` changes for them, on a temporary copy of the
+/// slot. On shared sessions it uses the slot itself, which a peek does not move.
 ///
-/// The first change of any table makes the server look for the publications: where one is not there yet the peek fails, as
-/// the stream would (before PostgreSQL 18, which only warns). Success is a proof for what was decoded, so not for a
-/// publication that is dropped and made again after that.
+/// The first change of any table makes the server look up the publications: if one does not exist at that time, the peek
+/// fails as the stream would (before PostgreSQL 18, which only warns). Success proves only what was decoded, so not a
+/// publication that is dropped and recreated later in the WAL.
 ///
 /// # Errors
-/// 42704 for a publication that the server does not see, 57014 after ten seconds; those of [`Connection::command`].
+/// 42704 for a publication that the server cannot see, 57014 after ten seconds; those of [`Connection::command`].
 pub fn try_decoding(
     connection: &mut Connection,
     slot: &str,

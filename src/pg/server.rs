@@ -1,7 +1,7 @@
-//! Facts about a server: which cluster it is, where its WAL stands, its settings.
+//! Facts about a server: its cluster, its WAL position, its settings.
 //!
-//! Facts only: `pump/start`, `positions` and `checks` judge them. Each function is one round trip; a replication
-//! connection takes SQL by the simple protocol too.
+//! Only facts: `source/open`, `positions` and `checks` judge them. Each function is one round trip; a replication
+//! connection accepts SQL through the simple protocol too.
 
 use serde::Deserialize;
 
@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use crate::positions::{Switch, parse_timeline_history};
 use crate::wire::replication::command;
 
-/// The oldest server that walcat reads: 14 sends logical messages and can skip what is not published.
+/// The oldest server that walcat supports: version 14 sends logical messages and can skip unpublished tables.
 pub const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// The answer to IDENTIFY_SYSTEM.
@@ -24,13 +24,13 @@ pub struct System {
     pub identifier: String,
     /// The timeline.
     pub timeline: u32,
-    /// What is flushed to disk (on a standby: what can be decoded).
+    /// The position flushed to disk (on a standby: the position up to which it can decode).
     pub flushed: Lsn,
     /// The database of the connection.
     pub database: String,
 }
 
-/// Settings and use of the server.
+/// Settings and usage of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct ServerFacts {
     /// `wal_level`.
@@ -57,12 +57,12 @@ pub struct ServerFacts {
     pub failover: FailoverFacts,
 }
 
-/// Settings that a failover depends on; none for what this version does not have, or the role may not see.
+/// Settings that a failover depends on; none if this version has no such setting, or the role may not see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct FailoverFacts {
     /// On the primary: the standbys that logical walsenders wait for (17 and later).
     pub synchronized_standby_slots: Option<String>,
-    /// Slots that `synchronized_standby_slots` names and that are not there.
+    /// Slots that `synchronized_standby_slots` names but that do not exist.
     pub missing_standby_slots: Vec<String>,
     /// On the standby: whether it copies failover slots (17 and later).
     pub sync_replication_slots: Option<String>,
@@ -74,7 +74,7 @@ pub struct FailoverFacts {
     pub primary_conninfo_has_dbname: Option<bool>,
 }
 
-/// IDENTIFY_SYSTEM, or what it says by SQL on a connection that is none for replication.
+/// IDENTIFY_SYSTEM, or the same facts by SQL on an ordinary connection.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -97,7 +97,7 @@ pub fn identify_system(connection: &mut Connection, wait: &mut Wait<'_>) -> Resu
     })
 }
 
-/// The timeline is the one that is written now; a standby knows only that of its last restart point.
+/// A primary reports the timeline that it writes; a standby knows only the timeline of its last restartpoint.
 fn identify_system_by_sql(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<System, Error> {
     const NAME: &str = "reading the system's identity";
     const QUERY: &str = "SELECT pg_catalog.json_build_object(\
@@ -122,11 +122,11 @@ pub fn is_standby(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<bo
     Ok(result.value(0, 0) == Some("t"))
 }
 
-/// TIMELINE_HISTORY: the timelines before this one; none for the first, which has no history. A connection that is none
-/// for replication reads the file that it comes from, where the role may; else none.
+/// TIMELINE_HISTORY: the timelines before this one; none for the first, which has no history. An ordinary connection reads
+/// the server's history file if the role may; otherwise none.
 ///
 /// # Errors
-/// Those of [`Connection::command`], and [`Error::Answer`] for what is no history.
+/// Those of [`Connection::command`], and [`Error::Answer`] for an invalid history.
 pub fn timeline_history(connection: &mut Connection, timeline: u32, wait: &mut Wait<'_>) -> Result<Vec<Switch>, Error> {
     const NAME: &str = "TIMELINE_HISTORY";
     if timeline <= 1 {
@@ -142,11 +142,11 @@ pub fn timeline_history(connection: &mut Connection, timeline: u32, wait: &mut W
         result => result?,
     };
     let switches = parse_timeline_history(result.value(0, column).unwrap_or_default());
-    switches.ok_or_else(|| Error::Answer { command: NAME, reason: "it is no history of timelines".to_owned() })
+    switches.ok_or_else(|| Error::Answer { command: NAME, reason: "not a timeline history".to_owned() })
 }
 
-/// On a standby, the end of the WAL that it has replayed, which is what it decodes; none on a primary. More than that
-/// may have been received and flushed.
+/// On a standby, the end of the replayed WAL, up to which it decodes; none on a primary. The standby may have received and
+/// flushed more.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -156,7 +156,7 @@ pub fn replayed(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<Opti
     Ok(result.value(0, 0).and_then(|text| text.parse().ok()))
 }
 
-/// Settings and use of the server.
+/// Settings and usage of the server.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -188,7 +188,7 @@ pub fn facts(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<ServerF
     json_row(&result, NAME)?.ok_or_else(|| Error::Answer { command: NAME, reason: "no row".to_owned() })
 }
 
-/// The first value of the first row, read as JSON.
+/// The first value of the first row, parsed as JSON.
 pub(super) fn json_row<T: for<'de> Deserialize<'de>>(
     result: &QueryResult,
     command: &'static str,

@@ -1,6 +1,6 @@
-//! Slots: what the server says of one, and the commands that make, copy, free and drop it.
+//! Slots: the server's facts about one, and the commands that create, copy, free and drop it.
 //!
-//! Each function is one round trip; a replication connection takes SQL by the simple protocol too.
+//! Each function is one round trip; a replication connection accepts SQL through the simple protocol too.
 
 use serde::Deserialize;
 
@@ -11,7 +11,7 @@ use super::server::json_row;
 use crate::lsn::Lsn;
 use crate::wire::replication::command::{self, SlotOptions, quote_literal};
 
-/// A row of `pg_replication_slots`, as far as this server version has its columns.
+/// A row of `pg_replication_slots`, with the columns that this server version has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Slot {
     /// The slot's name.
@@ -28,13 +28,13 @@ pub struct Slot {
     pub active: bool,
     /// That process.
     pub active_pid: Option<i32>,
-    /// The oldest WAL that the slot keeps.
+    /// The oldest WAL that the slot retains.
     pub restart_lsn: Option<Lsn>,
-    /// What was confirmed.
+    /// The confirmed position.
     pub confirmed_flush_lsn: Option<Lsn>,
     /// reserved, extended, unreserved or lost.
     pub wal_status: Option<String>,
-    /// Bytes that may still be written before the slot is in danger (`max_slot_wal_keep_size`).
+    /// Bytes that the server may still write before the slot is in danger (`max_slot_wal_keep_size`).
     pub safe_wal_size: Option<i64>,
     /// Whether prepared transactions are decoded at PREPARE.
     pub two_phase: Option<bool>,
@@ -42,7 +42,7 @@ pub struct Slot {
     pub invalidation_reason: Option<String>,
     /// Whether it conflicted with recovery (16).
     pub conflicting: Option<bool>,
-    /// Whether it is kept on standbys (17 and later).
+    /// Whether standbys keep a copy of it (17 and later).
     pub failover: Option<bool>,
 }
 
@@ -53,19 +53,19 @@ impl Slot {
         self.confirmed_flush_lsn.unwrap_or(Lsn::INVALID)
     }
 
-    /// The oldest WAL that it keeps; 0/0 when there is none.
+    /// The oldest WAL that it retains; 0/0 when there is none.
     #[must_use]
     pub fn restart(&self) -> Lsn {
         self.restart_lsn.unwrap_or(Lsn::INVALID)
     }
 
-    /// Whether prepared transactions are decoded at PREPARE, which walcat does not read.
+    /// Whether prepared transactions are decoded at PREPARE, which walcat does not support.
     #[must_use]
     pub fn is_two_phase(&self) -> bool {
         self.two_phase == Some(true)
     }
 
-    /// Why the slot can never be read again, if so.
+    /// Why the slot can never be read again; none if it can.
     #[must_use]
     pub fn lost(&self) -> Option<String> {
         match (&self.invalidation_reason, self.wal_status.as_deref()) {
@@ -84,7 +84,7 @@ pub struct ReplicationLag {
     pub application_name: Option<String>,
     /// startup, catchup, streaming, backup or stopping.
     pub state: Option<String>,
-    /// Time between flush on the server and the client's report of write.
+    /// The time between the flush on the server and the client's report of the write.
     pub write_lag: Option<String>,
     /// The same for flush.
     pub flush_lag: Option<String>,
@@ -92,7 +92,7 @@ pub struct ReplicationLag {
     pub replay_lag: Option<String>,
 }
 
-/// Who holds a slot, as far as the role may see it: client, application, and since when.
+/// The holder of a slot, as far as the role may see it: client, application, and since when.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -108,7 +108,7 @@ pub fn holder(connection: &mut Connection, pid: i32, wait: &mut Wait<'_>) -> Res
     Ok(result.value(0, 0).map(str::to_owned))
 }
 
-/// The slot's row; none when there is no such slot.
+/// The slot's row; none if the slot does not exist.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -118,8 +118,8 @@ pub fn find(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Res
     json_row(&connection.command("reading pg_replication_slots", &query, wait)?, "reading pg_replication_slots")
 }
 
-/// Whether no transaction was ever sent from a slot, as far as the server's statistics tell: they do not survive its crash,
-/// and are no part of what a standby copies.
+/// Whether no transaction was ever sent from a slot, according to the server's statistics: a crash erases them, and standbys
+/// do not copy them.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -131,7 +131,7 @@ pub fn is_unread(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -
     Ok(result.value(0, 0).is_none_or(|count| count == "0"))
 }
 
-/// The statistics of the process that reads a slot; none when nobody does.
+/// The statistics of the process that reads a slot; none if no process reads it.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -145,7 +145,7 @@ pub fn replication_lag(
     json_row(&connection.command(NAME, &query, wait)?, NAME)
 }
 
-/// Ends the session of a process, as `pg_terminate_backend` does; says whether there was one.
+/// Ends the session of a process with `pg_terminate_backend`; returns whether the process existed.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -167,8 +167,8 @@ pub fn blocking_transactions(connection: &mut Connection, wait: &mut Wait<'_>) -
     Ok((0..result.row_count()).filter_map(|row| result.value(row, 0).map(str::to_owned)).collect())
 }
 
-/// Makes a slot and returns its consistent point: by CREATE_REPLICATION_SLOT, or by SQL on a connection that is none for
-/// replication. Waits for every older transaction.
+/// Creates a slot and returns its consistent point: by CREATE_REPLICATION_SLOT, or by SQL on an ordinary connection. It
+/// waits for every older transaction.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -183,7 +183,7 @@ pub fn create(
         return create_by_sql(connection, name, options, wait);
     }
     let text = command::create_replication_slot(name, options, connection.server_version());
-    // It waits for the end of every transaction that is older.
+    // The command waits for the end of every older transaction.
     let result = connection.command_without_limit(NAME, &text, wait)?;
     result
         .value(0, 1)
@@ -206,7 +206,7 @@ fn create_by_sql(
     lsn.ok_or_else(|| Error::Answer { command: NAME, reason: "no LSN".to_owned() })
 }
 
-/// Copies a slot to a temporary one of this session, which ends with it.
+/// Copies a slot to a temporary slot of this session, which ends with the session.
 ///
 /// # Errors
 /// Those of [`Connection::command`].
@@ -216,7 +216,7 @@ pub fn copy(connection: &mut Connection, name: &str, copy: &str, wait: &mut Wait
     connection.command("pg_copy_logical_replication_slot", &query, wait).map(|_| ())
 }
 
-/// Drops a slot; fails when it is active.
+/// Drops a slot; fails if it is active.
 ///
 /// # Errors
 /// Those of [`Connection::command`].

@@ -1,4 +1,4 @@
-//! The SQLSTATEs that walcat knows, by their names in PostgreSQL, and the class of failure that each belongs to.
+//! The SQLSTATEs that walcat handles, with their names in PostgreSQL, and the class of failure of each.
 //!
 //! Source: PostgreSQL documentation, appendix A, "PostgreSQL Error Codes".
 
@@ -24,8 +24,8 @@ pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 pub const OBJECT_IN_USE: &str = "55006";
 pub const INTERNAL_ERROR: &str = "XX000";
 
-/// The class of a failure with this SQLSTATE. An unknown one is taken as passing: the server is short of something, or
-/// shuts down.
+/// The class of a failure with this SQLSTATE. An unknown SQLSTATE counts as passing: the server has run out of a
+/// resource, or shuts down.
 pub(super) fn class_of(sqlstate: &str) -> Class {
     match sqlstate {
         INSUFFICIENT_PRIVILEGE => Class::Permission,
@@ -47,7 +47,7 @@ pub(super) fn class_of(sqlstate: &str) -> Class {
     }
 }
 
-/// Whether a value beyond the server's own limits fails with it, among other causes.
+/// Whether a value that exceeds the server's own limits fails with this SQLSTATE, among other causes.
 pub(super) fn is_of_change(sqlstate: &str) -> bool {
     matches!(sqlstate, INTERNAL_ERROR | PROGRAM_LIMIT_EXCEEDED)
 }

@@ -17,48 +17,48 @@ const START_REPLICATION: &str = "START_REPLICATION";
 pub struct Stream {
     connection: Connection,
     unsent: bool,
-    /// Bytes have arrived that [`Stream::take_sign_of_life`] has not told yet.
+    /// Whether bytes have arrived since the last call of [`Stream::take_sign_of_life`].
     has_heard: bool,
 }
 
 impl Stream {
-    /// Sends START_REPLICATION and waits until the copy has begun.
+    /// Sends START_REPLICATION and waits until the copy starts.
     ///
     /// # Errors
-    /// The connection comes back with a refusal that leaves it usable, such as an active slot (55006).
+    /// A refusal that leaves the connection usable, such as an active slot (55006), returns the connection.
     pub fn start(mut connection: Connection, command: &str, wait: &mut Wait<'_>) -> Result<Self, (Connection, Error)> {
         match connection.command(START_REPLICATION, command, wait) {
             Ok(result) if result.outcome() == Outcome::CopyBoth => {
                 Ok(Stream { connection, unsent: false, has_heard: false })
             }
             Ok(_) => {
-                let reason = "it did not begin to copy".to_owned();
+                let reason = "the copy did not start".to_owned();
                 Err((connection, Error::Answer { command: START_REPLICATION, reason }))
             }
             Err(error) => Err((connection, error)),
         }
     }
 
-    /// The socket to wait for, and for what: reading, and writing too while something is left to send.
+    /// The socket to wait for, always for reading, and whether to wait for writing too.
     ///
     /// # Errors
-    /// [`Error::Lost`] when there is no socket any more.
+    /// [`Error::Lost`] if there is no socket any more.
     pub fn socket(&self) -> Result<(RawFd, bool), Error> {
         Ok((self.connection.handle.socket().ok_or_else(|| self.connection.lost())?, self.unsent))
     }
 
-    /// The server's process of the session, while the connection works.
+    /// The pid of the session's server process, while the connection works.
     #[must_use]
     pub fn session_pid(&self) -> i32 {
         self.connection.handle.backend_pid()
     }
 
-    /// The next CopyData message; none when libpq and the socket hold no whole one.
+    /// The next CopyData message; none if libpq and the socket hold no complete one.
     ///
     /// # Errors
-    /// [`Error::Lost`], or the server's error when it ended the stream with one.
+    /// [`Error::Lost`], or the error with which the server ended the stream.
     pub fn receive(&mut self) -> Result<Option<CopyData>, Error> {
-        // Bytes inside OpenSSL raise no readiness: one more round after the first that yields nothing.
+        // Bytes inside OpenSSL raise no readiness event: try once more after the first empty round.
         for _ in 0..3 {
             match self.connection.handle.copy_data() {
                 CopyPoll::Data(data) => return Ok(Some(data)),
@@ -77,23 +77,24 @@ impl Stream {
         }
     }
 
-    /// Whether bytes have arrived since this was asked last, of a message that is not whole yet too: a large one takes long
-    /// on a slow link.
+    /// Whether bytes have arrived since the last call. Bytes of an incomplete message count: a large message takes long on a
+    /// slow link.
     pub fn take_sign_of_life(&mut self) -> bool {
         std::mem::take(&mut self.has_heard)
     }
 
-    /// Queues a CopyData message and sends what the socket takes.
+    /// Queues a CopyData message and sends what the socket accepts.
     ///
     /// # Errors
     /// [`Error::Lost`].
     pub fn send(&mut self, data: &[u8]) -> Result<(), Error> {
-        // A buffer that cannot grow is reported as "not queued": the next status update says the same and more.
+        // libpq reports a buffer that cannot grow as "not queued": the next status update has the same positions or
+        // later ones.
         self.connection.handle.put_copy_data(data).map_err(|_| self.connection.lost())?;
         self.flush()
     }
 
-    /// Sends what is left, as far as the socket takes it.
+    /// Sends what is left, as far as the socket accepts it.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -102,11 +103,11 @@ impl Stream {
         Ok(())
     }
 
-    /// Ends the copy: CopyDone, then reads until the server has ended it too, so that the last status update is known
-    /// to be processed and a late error is not lost.
+    /// Ends the copy: sends CopyDone, then reads until the server has ended it too. So the server has processed the
+    /// last status update, and no late error is lost.
     ///
     /// # Errors
-    /// The server's error, [`Error::Lost`], and what `wait` returns.
+    /// The server's error, [`Error::Lost`], and the errors of `wait`.
     pub fn finish(&mut self, wait: &mut Wait<'_>) -> Result<(), Error> {
         while !self.connection.handle.put_copy_end().map_err(|_| self.connection.lost())? {
             // libpq's buffer is full.
@@ -148,7 +149,7 @@ impl Stream {
         }
     }
 
-    /// Why the server ended the stream.
+    /// The reason why the server ended the stream.
     fn end(&mut self) -> Error {
         if self.connection.handle.is_bad() && self.connection.handle.is_busy() {
             return self.connection.lost();

@@ -126,7 +126,7 @@ fn a_host_that_swallows_everything_is_left_for_the_next_one() {
     );
     let status = || {
         let status = Walcat::new(&["slot", "status", "--dsn", &dsn, "--slot", &world.slot]).run();
-        status.expect_code(0).expect_log(&["PostgreSQL does not answer: trying the next host", "timeout_s=2"])
+        status.expect_code(0).expect_log(&["PostgreSQL does not answer; trying the next host", "timeout_s=2"])
     };
     // The connection is made, and nobody reads what is sent on it.
     status();
@@ -168,7 +168,7 @@ fn an_address_that_swallows_everything_is_left_for_the_next_one_of_its_name() {
         .expect("unshare");
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{log}");
-    assert!(log.contains("PostgreSQL does not answer: trying the next host"), "{log}");
+    assert!(log.contains("PostgreSQL does not answer; trying the next host"), "{log}");
     assert!(log.contains("address=127.0.0.1"), "{log}");
 }
 

@@ -141,13 +141,13 @@ fn a_server_that_refuses_walcats_own_message_is_told_of_once() {
             .spawn();
     running.wait_for_log("streaming started");
     world.sql("INSERT INTO noise (text) SELECT repeat('x', 500) FROM generate_series(1, 5000)");
-    running.wait_for_log("the message that moves an idle slot on is refused");
+    running.wait_for_log("the server refuses the message that advances an idle slot");
     // Some rounds later it is still told once, and a change is delivered.
     world.confirm_change("INSERT INTO t VALUES (1)", 30);
     world.sql("INSERT INTO noise (text) SELECT repeat('x', 500) FROM generate_series(1, 5000)");
     world.confirm_change("INSERT INTO t VALUES (2)", 30);
     let finished = running.terminate().expect_code(0).expect_log(&["permission denied", "GRANT EXECUTE"]);
-    assert_eq!(finished.log.matches("is refused").count(), 1, "{}", finished.log);
+    assert_eq!(finished.log.matches("the server refuses the message").count(), 1, "{}", finished.log);
     assert_eq!(finished.stdout.lines().count(), 2);
 }
 

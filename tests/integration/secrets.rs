@@ -82,7 +82,7 @@ fn no_password_is_in_what_a_wrong_place_for_it_gives() {
         let uri = format!("{scheme}somebody:{}@127.0.0.1/db", planted("scheme"));
         let run = Walcat::new(&stream).with(&[&uri]).env("PGHOST", "127.0.0.1").env("PGPORT", &world.pg.port);
         let run = run.env("PGUSER", "postgres").run().expect_code(78);
-        hides(&run.expect_log(&["cannot read the conninfo", "hint: write it as for psql", "postgresql://"]));
+        hides(&run.expect_log(&["invalid conninfo", "hint: write it as for psql", "postgresql://"]));
     }
     let named = format!("host=127.0.0.1 port={} user=postgres dbname=a://b:{}@c", world.pg.port, planted("named"));
     hides(&Walcat::new(&stream).with(&[&named]).run().expect_code(78).expect_log(&["a://b:********@c"]));

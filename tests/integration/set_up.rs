@@ -48,7 +48,7 @@ fn what_is_missing_on_the_server_is_named() {
     let database = run(&world.pg.dsn("no_such_database"), slot, publication);
     database.expect_log(&["\"no_such_database\" does not exist", "hint: name an existing database"]);
     run("host=127.0.0.1 prot=1", slot, publication)
-        .expect_log(&["cannot read the conninfo", "hint: write it as for psql"]);
+        .expect_log(&["invalid conninfo", "hint: write it as for psql"]);
 
     let other = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
     let elsewhere = run(&other.dsn(), slot, &other.publication);
