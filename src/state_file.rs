@@ -1,7 +1,7 @@
 //! `[state] file`: the last delivered position on disk, for at-least-once delivery.
 //!
-//! Written whole each time and atomically: a temporary file, fsync, rename, fsync of the directory; so a crash leaves
-//! the old content or the new one. JSON, one object.
+//! walcat replaces the whole file atomically: a temporary file, fsync, rename, fsync of the directory. After a crash
+//! the file has the old content or the new one. The format is one JSON object.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -13,14 +13,14 @@ use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
 use crate::positions::Stored;
 
-/// A state file that cannot be used.
+/// The state file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
     #[error("cannot read the state file {path}: {source}")]
     Read { path: String, source: io::Error },
     /// It holds something else.
-    #[error("the state file {path} is not one of walcat's: {reason}")]
+    #[error("the state file {path} is not a walcat state file: {reason}")]
     Malformed { path: String, reason: String },
     /// It cannot be written.
     #[error("cannot write the state file {path}: {source}")]
@@ -42,16 +42,16 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Error::Read { .. } | Error::Write { .. } => {
-                "[state] file names it; its directory has to be writable, as the file is replaced each time"
+                "make the directory of [state] file writable: walcat replaces the file at each write"
             }
             Error::Malformed { .. } => {
-                "name another file in [state]; or remove this one, and walcat begins at the slot's position"
+                "name another file in [state]; or remove this one, and walcat starts at the slot's position"
             }
         }
     }
 }
 
-/// The file, and what it says.
+/// The file and its content.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
@@ -61,7 +61,7 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Reads the file; one that does not exist says nothing yet. Positions are written at most once per `interval`.
+    /// Reads the file; a missing file has no position. walcat writes positions at most once per `interval`.
     ///
     /// # Errors
     /// [`Error::Read`], [`Error::Malformed`].
@@ -71,7 +71,7 @@ impl StateFile {
         Ok(file)
     }
 
-    /// Reads it anew: another process may have written it while this one waited for the slot.
+    /// Reads the file again: another process may have written it while this one waited for the slot.
     ///
     /// # Errors
     /// Those of [`StateFile::open`].
@@ -90,8 +90,8 @@ impl StateFile {
         Ok(())
     }
 
-    /// Whether it can be replaced: a file beside it is made and taken away again. Found here it is found before a stream
-    /// begins.
+    /// Checks whether the file can be replaced: creates a file beside it and removes it. So a failure shows before a stream
+    /// starts.
     ///
     /// # Errors
     /// [`Error::Write`].
@@ -109,34 +109,34 @@ impl StateFile {
         }
     }
 
-    /// What it says.
+    /// The content of the file.
     #[must_use]
     pub fn stored(&self) -> Option<&Stored> {
         self.stored.as_ref()
     }
 
-    /// The stored position; 0/0 when there is none.
+    /// The stored position; 0/0 if there is none.
     #[must_use]
     pub fn end_lsn(&self) -> Lsn {
         self.stored.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn)
     }
 
-    /// What messages call it.
+    /// The name of the file in messages.
     #[must_use]
     pub fn name(&self) -> String {
         format!("the state file {}", self.path.display())
     }
 
-    /// When a position that is not in it has to be written at the latest.
+    /// The latest time to write a position that is not in the file yet.
     #[must_use]
     pub fn due_at(&self, now: Instant) -> Instant {
         self.written_at.map_or(now, |at| at + self.interval)
     }
 
-    /// Replaces what it says.
+    /// Replaces the content of the file.
     ///
     /// # Errors
-    /// [`Error::Write`]: the file says what it said before.
+    /// [`Error::Write`]; the file keeps its old content.
     pub fn write(&mut self, stored: Stored, now: Instant) -> Result<(), Error> {
         let failed = |source| Error::Write { path: self.path.display().to_string(), source };
         let mut text = serde_json::to_vec(&stored).map_err(|error| failed(error.into()))?;
@@ -148,7 +148,7 @@ impl StateFile {
     }
 }
 
-/// Of one length, so that a name that leaves no room for the one leaves none for the other.
+/// As long as [`TRIAL_SUFFIX`], so that a file name that is too long for one is too long for the other.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 const TRIAL_SUFFIX: &str = ".try";
 
@@ -220,7 +220,7 @@ mod tests {
                 .check_writable()
         };
         assert!(check(&directory.path().join("state.json")).is_ok());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "no file is left");
         for path in [
             directory.path().join("no/state.json"),
             directory.path().to_owned(),

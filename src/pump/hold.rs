@@ -156,7 +156,7 @@ impl Pump {
         let taken = self.session.resume_lsn();
         let known = open::Known {
             stored: self.identity.at(taken, self.session.records_end()),
-            store: "what was read before the session was given up".to_owned(),
+            store: "what was read before the session was closed".to_owned(),
         };
         let is_same = started.system.identifier == self.identity.system_identifier
             && started.system.timeline == self.identity.timeline;

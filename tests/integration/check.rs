@@ -171,7 +171,7 @@ fn check_and_stream_agree_on_the_state_file() {
             .config(&state(directory.to_str().expect("UTF-8"))),
         Case::bad("a name that leaves no room", "error    cannot write the state file")
             .config(&state(long.to_str().expect("UTF-8"))),
-        Case::bad("another file", "is not one of walcat's").config(&state(&file("other.state", "hello"))),
+        Case::bad("another file", "is not a walcat state file").config(&state(&file("other.state", "hello"))),
         Case::good("a state file to be").config(&state(&format!("{}.new", file("good.state", "")))),
     ];
     try_all(cases);

@@ -52,7 +52,7 @@ fn a_checkpoint_topic_that_was_deleted_is_a_disagreement_until_it_is_accepted() 
     // The topic is there again after the first one, and has a start record.
     for _ in 0..2 {
         let run = stream(&world).with(&["--once"]).run().expect_code(78);
-        run.expect_log(&[&topic(&world), "is not there", "has been read", "--accept-gap"]);
+        run.expect_log(&[&topic(&world), "does not exist", "has been read", "--accept-gap"]);
         assert_eq!(world.confirmed(), before);
     }
     assert_eq!(times(&world), once_each(1..=5));

@@ -107,7 +107,7 @@ fn a_connection_that_is_made_again_takes_the_slot_over_from_nobody_else() {
     world.wait_confirmed(30);
     proxy.set(Weather::Fair);
     // What the second one has delivered is a gap for the first one.
-    let first = first.wait().expect_code(78).expect_log(&["somebody else moved the slot"]);
+    let first = first.wait().expect_code(78).expect_log(&["another process moved the slot"]);
     assert!(!first.log.contains("takeover: "), "{}", first.log);
     second.terminate().expect_code(0);
 }

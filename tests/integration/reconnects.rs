@@ -117,7 +117,7 @@ fn a_slot_that_somebody_moved_is_a_gap_until_the_operator_accepts_it() {
     let end = world.wal_lsn();
     world.sql(&format!("SELECT pg_replication_slot_advance('{}', '{end}')", world.slot));
     let moved = world.confirmed();
-    once().run().expect_code(78).expect_log(&["a gap: ", &moved, "bytes of WAL", "hint: ", "--accept-gap"]);
+    once().run().expect_code(78).expect_log(&["gap: ", &moved, "bytes of WAL", "hint: ", "--accept-gap"]);
     world.sql("INSERT INTO t VALUES (3)");
     once().run().expect_code(78);
     once().with(&["--accept-gap"]).run().expect_code(0).expect_log(&["continuing from the slot's position"]);
@@ -141,7 +141,7 @@ fn a_store_ahead_of_the_server_is_refused() {
     for (text, expected) in [
         (stored(&identifier, "FFF/0"), "a failover that lost changes"),
         (stored("1", "0/10"), "the system identifier 1"),
-        ("nonsense".to_owned(), "is not one of walcat's"),
+        ("nonsense".to_owned(), "is not a walcat state file"),
     ] {
         let state = file("ahead.json", &text);
         let config = file("ahead.toml", &format!("[state]\nfile = \"{state}\"\n"));

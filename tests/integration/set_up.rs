@@ -31,7 +31,7 @@ fn what_is_missing_on_the_server_is_named() {
             .run()
             .expect_code(78)
     };
-    let create = format!("hint: walcat slot create --slot {slot}");
+    let create = format!("hint: run walcat slot create --slot {slot}");
     run(&dsn, slot, publication).expect_log(&[&format!("the slot {slot} does not exist"), &create]);
     for command in ["status", "drop"] {
         let run = Walcat::new(&["slot", command, "--dsn", &dsn, "--slot", slot]).run().expect_code(78);
@@ -47,8 +47,7 @@ fn what_is_missing_on_the_server_is_named() {
     ]);
     let database = run(&world.pg.dsn("no_such_database"), slot, publication);
     database.expect_log(&["\"no_such_database\" does not exist", "hint: name an existing database"]);
-    run("host=127.0.0.1 prot=1", slot, publication)
-        .expect_log(&["invalid conninfo", "hint: write it as for psql"]);
+    run("host=127.0.0.1 prot=1", slot, publication).expect_log(&["invalid conninfo", "hint: write it as for psql"]);
 
     let other = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
     let elsewhere = run(&other.dsn(), slot, &other.publication);
