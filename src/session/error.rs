@@ -1,4 +1,4 @@
-//! Why a session cannot go on.
+//! The failures that stop a session.
 
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
@@ -6,22 +6,22 @@ use crate::ring::UnknownTicket;
 use crate::wire::pgoutput::DecodeError;
 use crate::wire::replication;
 
-/// What the server may not send, or what walcat did wrong.
+/// The server broke the protocol, or walcat has a defect.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A frame that is none of the streaming protocol's.
+    /// The bytes are not a frame of the streaming protocol.
     #[error("the server sent a frame that cannot be decoded, after {after}: {source}")]
     Frame { after: Lsn, source: replication::DecodeError },
-    /// A message that is none of pgoutput's.
+    /// The bytes are not a message of pgoutput.
     #[error("the server sent a message that cannot be decoded, at {lsn}: {source}")]
     Message { lsn: Lsn, source: DecodeError },
-    /// A message where it may not be.
+    /// The message is not allowed at this point.
     #[error("the server broke the protocol at {lsn}: {reason}")]
     Order { lsn: Lsn, reason: String },
-    /// What was read of a transaction does not come again as it was.
-    #[error("the transaction committed at {commit_lsn} was read in part, and comes again with other changes")]
+    /// The server sent a partly read transaction again, with other changes.
+    #[error("the server sent the transaction committed at {commit_lsn} again with other changes")]
     Differs { commit_lsn: Lsn },
-    /// A record settled that was never in flight.
+    /// A record was settled that is not in flight.
     #[error(transparent)]
     Ticket(#[from] UnknownTicket),
 }

@@ -1,22 +1,22 @@
-//! When the job is done: `--once` and `--endpos`, judged on positions alone.
+//! The end of the job: `--once` and `--endpos`, judged by positions only.
 
 use crate::lsn::Lsn;
 
-/// When the job is done.
+/// The end of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// Never by itself.
+    /// The job has no end.
     Forever,
-    /// Every transaction that ends at or before the server's flush position at the start. The target is compared, never
-    /// confirmed: it may lie inside a record.
+    /// After every transaction that ends at or before the server's flush position at the start. walcat compares the
+    /// target but never confirms it, because it may lie inside a record.
     Once { target: Lsn },
-    /// Every transaction whose commit LSN is at or before the LSN. `server_flushed` is the server's flush position at
-    /// the start: where the LSN lies below it, a commit record may begin at that very LSN and is waited for.
+    /// After every transaction whose commit LSN is at or before this LSN. `server_flushed` is the server's flush position at
+    /// the start: if the LSN lies before it, a commit record may start exactly at the LSN, so walcat waits for it.
     EndLsn { lsn: Lsn, server_flushed: Lsn },
 }
 
 impl Goal {
-    /// Whether everything that is wanted lies before `position`, up to which everything has been read.
+    /// Whether the whole job lies before `position`, if everything before `position` has been read.
     #[must_use]
     pub fn is_reached(self, position: Lsn) -> bool {
         match self {
@@ -27,7 +27,7 @@ impl Goal {
         }
     }
 
-    /// Whether a transaction with this commit LSN, or a message at this LSN, is no longer wanted.
+    /// Whether a transaction with this commit LSN, or a message at this LSN, is past the end of the job.
     #[must_use]
     pub fn is_beyond(self, lsn: Lsn) -> bool {
         match self {
@@ -52,7 +52,7 @@ mod tests {
             (once, 99, false),
             (once, 100, true),
             (inside, 99, false),
-            // A commit record may begin at 100, and it is wanted.
+            // A commit record may start at 100, and it belongs to the job.
             (inside, 100, false),
             (inside, 101, true),
             (at_the_end, 99, false),

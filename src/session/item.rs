@@ -1,23 +1,23 @@
-//! What a source hands to a session: one keepalive, one message of the plugin, or a position that has been read up to.
+//! The input of a session: a keepalive, a message of the plugin, or a position up to which everything has been read.
 
 use super::Error;
 use crate::lsn::Lsn;
 use crate::wire::pgoutput::{self, Context, Message};
 use crate::wire::replication::{self, Frame};
 
-/// One item, borrowed from the bytes it came in.
+/// One item, borrowed from the received bytes.
 #[derive(Clone, Copy, Debug)]
 pub enum Item<'a> {
     /// A keepalive of a walsender.
     Keepalive {
-        /// The last position that was sent: with no open transaction nothing before it is missing.
+        /// The last sent position: without an open transaction, everything before it has been received.
         wal_end: Lsn,
-        /// Whether the server wants a status update at once.
+        /// Whether the server requests a status update at once.
         reply_requested: bool,
     },
     /// A message of the output plugin.
     Message {
-        /// Its position; 0/0 for a message that belongs nowhere, such as Relation.
+        /// Its position; 0/0 for a message without one, such as Relation.
         lsn: Lsn,
         /// The message.
         message: Message<'a>,
@@ -27,7 +27,7 @@ pub enum Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// Decodes a frame of a replication stream. `after` names it in errors: the last position that was received.
+    /// Decodes a frame of a replication stream. Errors name it by `after`, the last received position.
     ///
     /// # Errors
     /// [`Error::Frame`], [`Error::Message`].

@@ -1,4 +1,4 @@
-//! What each message of the output plugin does to the session.
+//! Handles each message of the output plugin.
 
 use super::resumption::Extent;
 use super::{EnvelopeClock, Error, IDLE_PREFIX, Open, Phase, Sealed, Session, Step, Truncations};
@@ -55,11 +55,11 @@ impl Session {
             }
             Message::Logical(message) => self.logical(lsn, &message, processed_unix_ns),
             Message::Origin(_) => Ok(Step::Nothing),
-            _ => Err(order(lsn, "a message of streamed or two-phase transactions, which were not asked for")),
+            _ => Err(order(lsn, "a message of streamed or two-phase transactions, which walcat did not request")),
         }
     }
 
-    /// Those of one Relation come right before it.
+    /// Keeps the types of a Relation, which come right before it.
     fn announce_type(&mut self, message: &TypeMessage<'_>) {
         if std::mem::take(&mut self.types_are_old) {
             self.types.clear();
@@ -116,7 +116,7 @@ impl Session {
                 self.advance();
                 Step::Sealed(Sealed { commit_lsn: commit.commit_lsn, end_lsn: commit.end_lsn, xid })
             }
-            // A transaction without records moves the position, but not past one that is pending.
+            // A transaction without records advances the position, but not past a pending one.
             None => {
                 self.confirm_after_all(commit.end_lsn);
                 Step::Nothing
@@ -142,7 +142,7 @@ impl Session {
         Ok(Step::Change { change: Change { relation: Some(index), operation, position }, ticket, sealed: None })
     }
 
-    /// The change that a Truncate is for one of its relations.
+    /// The change of a Truncate for one of its relations.
     ///
     /// # Errors
     /// [`Error::Order`] for a relation that was never announced.
@@ -176,7 +176,7 @@ impl Session {
         if passed {
             return Ok(Step::Nothing);
         }
-        // One that a polling walcat wrote to have a position at a record's end.
+        // A polling walcat wrote this message to get a position at the end of a record.
         if !message.transactional && message.prefix == IDLE_PREFIX {
             self.confirm_after_all(lsn);
             self.reach(lsn);
@@ -200,7 +200,8 @@ impl Session {
             self.phase = Phase::Done;
             return Ok(Step::Beyond);
         }
-        // A unit of confirmation of its own, confirmed by its start: it comes again unless something after it is.
+        // A unit of confirmation by itself, confirmed by its start: the server sends it again unless something after it
+        // is confirmed.
         let ticket = self.ring.open(lsn).ok_or_else(|| order(lsn, "the ring is full"))?;
         self.ring.seal(ticket, lsn)?;
         let position = Position {
@@ -215,10 +216,10 @@ impl Session {
         Ok(Step::Change { change: Change { relation: None, operation, position }, ticket, sealed })
     }
 
-    /// The sink has taken the change as this many records, of which `values` have a value.
+    /// Notes that the sink has taken the change as this many records, of which `values` have a value.
     ///
     /// # Errors
-    /// [`Error::Ticket`] when the ticket is not in flight.
+    /// [`Error::Ticket`] if the ticket is not in flight.
     pub fn emitted(&mut self, change: &Change<'_>, ticket: Ticket, records: u32, values: u64) -> Result<(), Error> {
         self.ring.add(ticket, records)?;
         self.counters.records += u64::from(records);
@@ -233,7 +234,7 @@ impl Session {
     }
 
     fn known(&mut self, lsn: Lsn, relation: u32) -> Result<RelationIndex, Error> {
-        let unknown = || order(lsn, &format!("a row of the relation with OID {relation}, which it has not announced"));
+        let unknown = || order(lsn, &format!("a row of the relation with OID {relation}, which was not announced"));
         self.relations.index_of(relation).ok_or_else(unknown)
     }
 
@@ -256,7 +257,7 @@ impl Session {
         Ok((position, ticket))
     }
 
-    /// The open transaction's entry, made now when this is its first record.
+    /// The entry of the open transaction; the first record opens it.
     fn ticket(&mut self, lsn: Lsn) -> Result<Ticket, Error> {
         let Phase::Transaction(open) = &mut self.phase else {
             return Err(order(lsn, "a change outside a transaction"));

@@ -1,7 +1,7 @@
-//! The state of one replication session: frames in, steps out. Knows neither libpq nor Kafka, reads no clock.
+//! The state of one replication session: frames in, steps out. It does not know libpq or Kafka and reads no clock.
 //!
-//! It follows transactions, numbers the records, opens and seals the ring's entries, decides what may be confirmed, and
-//! knows when the job is done. The pump does what the steps say: hands changes to the sink, asks the catalog, sends
+//! It follows transactions, numbers the records, opens and seals the entries of the ring, decides what may be confirmed, and
+//! knows when the job is done. The pump carries out the steps: it passes changes to the sink, asks the catalog and sends
 //! status updates.
 
 mod error;
@@ -28,7 +28,7 @@ use crate::lsn::Lsn;
 use crate::relations::{AnnouncedType, Relations};
 use crate::ring::Ring;
 
-/// The prefix of non-transactional messages that only move a slot on, and become no record.
+/// The prefix of non-transactional messages that only advance a slot and become no record.
 pub const IDLE_PREFIX: &str = "walcat.idle";
 
 /// A transaction between its Begin and its Commit.
@@ -41,9 +41,9 @@ struct Open {
     total_order: u64,
     /// The number of the next logical message.
     message_order: u64,
-    /// Counts transactions, so that the relations' own numbers begin anew in each.
+    /// The number of the transaction, so that the relations' own numbers start again in each.
     sequence: u64,
-    /// What was read of it.
+    /// How much of it was read.
     extent: Extent,
 }
 
@@ -51,12 +51,12 @@ struct Open {
 enum Phase {
     Between,
     Transaction(Open),
-    /// A transaction that was read in part comes again: what was taken of it is not wanted.
+    /// The server sends a partly read transaction again: walcat skips the part that it has taken.
     Again {
         open: Open,
         seen: Extent,
     },
-    /// A transaction that was delivered before: none of it is wanted.
+    /// A transaction that was delivered before: walcat skips it.
     Passing {
         commit_lsn: Lsn,
     },
@@ -74,10 +74,10 @@ pub struct Counters {
     pub records: u64,
 }
 
-/// How a session is to run.
+/// The settings of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// The slot's confirmed position, or the position that was asked for.
+    /// The slot's confirmed position, or the requested position.
     pub start: Lsn,
     /// When it ends.
     pub goal: Goal,
@@ -85,7 +85,7 @@ pub struct Options {
     pub confirming: Confirming,
     /// The envelope's clock.
     pub clock: EnvelopeClock,
-    /// What becomes of a TRUNCATE.
+    /// What to do with a TRUNCATE.
     pub truncations: Truncations,
     /// When status updates are due.
     pub timing: Timing,
@@ -103,21 +103,21 @@ pub struct Session {
     ring: Ring,
     feedback: Feedback,
     relations: Relations,
-    /// The types of the Relation that comes next, or came last.
+    /// The types of the next Relation, or of the last one.
     types: Vec<AnnouncedType>,
     types_are_old: bool,
     last_commit_time: PgTimestamp,
-    /// Numbers the transactions as they begin.
+    /// The number of the newest transaction.
     sequence: u64,
-    /// What ends at or before it was delivered before.
+    /// Everything that ends at or before this position was delivered before.
     delivered_before: Lsn,
-    /// The transaction that was read in part when the session was given up; it comes next.
+    /// The transaction that was read in part when the session was closed; the server sends it first.
     again: Option<Open>,
     counters: Counters,
 }
 
 impl Session {
-    /// A session that starts now.
+    /// Creates a session that starts now.
     #[must_use]
     pub fn new(options: Options, now: Instant) -> Self {
         let mut session = Session {
@@ -140,60 +140,60 @@ impl Session {
         session
     }
 
-    /// What ends at or before `lsn` was delivered before, as a store says: it is passed over when it comes again.
+    /// Skips everything that ends at or before `lsn`: it was delivered before, according to a store.
     pub fn pass_before(&mut self, lsn: Lsn) {
         self.delivered_before = lsn;
     }
 
-    /// Where a new connection goes on so that nothing is missing: after all that was read whole, which is delivered or
-    /// still in flight.
+    /// The position from which a new connection continues without a gap: after everything that was read whole, delivered or
+    /// in flight.
     #[must_use]
     pub fn resume_lsn(&self) -> Lsn {
         self.ring.greatest_confirm().map_or(Lsn::INVALID, |confirm| confirm.lsn).max(self.feedback.delivered())
     }
 
-    /// The last position that records were handed out for, delivered or not; 0/0 for none. A server that does not have it
-    /// lacks what consumers may hold.
+    /// The last position for which records were passed to the sink, delivered or not; 0/0 for none. A server that does
+    /// not have it misses changes that consumers may hold.
     #[must_use]
     pub fn records_end(&self) -> Lsn {
         let in_flight = self.ring.greatest_confirm().map_or(Lsn::INVALID, |confirm| confirm.records_end);
         let open = match self.partly_read() {
-            // It ends after the beginning of its commit record.
+            // It ends after the start of its commit record.
             Some(Open { ticket: Some(_), transaction, .. }) => Lsn(transaction.commit_lsn.0 + 1),
             _ => Lsn::INVALID,
         };
         in_flight.max(open).max(self.feedback.records_end())
     }
 
-    /// The WAL of the server that is connected now is another one after `limit`: nothing beyond it is claimed. What has
-    /// records ends before it; an idle position may have lain beyond.
+    /// Gives up every position past `limit`, because the WAL of the new server differs after it. Records end before it; an
+    /// idle position may have been past it.
     pub fn cut(&mut self, limit: Lsn) {
         self.ring.cut(limit);
         self.feedback.cut(limit);
     }
 
-    /// What has to be read up to `target` on a server whose WAL is another one after `limit`.
+    /// Moves a target that lies past `limit`, because the WAL of the new server differs after it.
     pub fn cut_goal(&mut self, limit: Lsn) {
         if let Goal::Once { target } = &mut self.goal {
             *target = limit.min(*target);
         }
     }
 
-    /// A store says that all up to `lsn` is delivered: it is passed over when it comes again.
+    /// Starts at `lsn`: according to a store, everything before it was delivered, so the session skips it.
     pub fn begin_at(&mut self, lsn: Lsn) {
         self.pass_before(lsn);
         self.feedback.heard_position(lsn);
         self.feedback.deliver(lsn);
     }
 
-    /// A new connection goes on at [`Session::resume_lsn`]. What is in flight stays in flight; a transaction that was
-    /// read in part comes again from its first record.
+    /// Prepares for a new connection that continues at [`Session::resume_lsn`]. Records in flight stay in flight; the server
+    /// sends a partly read transaction again from its first record.
     ///
     /// # Errors
-    /// [`Error::Ticket`], a defect.
+    /// [`Error::Ticket`], which is a defect.
     pub fn reconnected(&mut self, now: Instant) -> Result<(), Error> {
         if let Some(Open { ticket: Some(ticket), .. }) = self.partly_read() {
-            // Its records settle as any others, and confirm nothing.
+            // Its records settle like any others, and confirm nothing.
             self.ring.seal(ticket, Lsn::INVALID)?;
         }
         self.again = None;
@@ -202,7 +202,7 @@ impl Session {
         Ok(())
     }
 
-    /// A new connection begins again at what is stored: nothing that is in flight will be delivered.
+    /// Prepares for a new connection that starts again at the stored position: nothing in flight will be delivered.
     pub fn restarted(&mut self, now: Instant) {
         self.ring.clear();
         self.phase = Phase::Between;
@@ -218,10 +218,10 @@ impl Session {
         self.feedback.reconnected(now);
     }
 
-    /// Takes one item. Call it only while [`Session::has_room`].
+    /// Handles one item. Only call this while [`Session::has_room`].
     ///
     /// # Errors
-    /// [`Error::Order`]: the stream cannot go on; nothing of the item is confirmed.
+    /// [`Error::Order`]: the stream cannot continue, and nothing of the item is confirmed.
     pub fn accept<'a>(&mut self, item: &Item<'a>, now: Instant, processed_unix_ns: i64) -> Result<Step<'a>, Error> {
         match *item {
             Item::Keepalive { wal_end, reply_requested } => {
@@ -230,7 +230,7 @@ impl Session {
                     self.feedback.reply_requested();
                 }
                 if matches!(self.phase, Phase::Between) {
-                    // The last sent position holds no change that is not in the ring.
+                    // Every change before the last sent position is in the ring.
                     self.confirm_after_all(wal_end);
                     self.reach(wal_end);
                 }
@@ -250,15 +250,15 @@ impl Session {
         }
     }
 
-    /// `records` of an entry are delivered. Call [`Session::advance`] after a batch of reports.
+    /// Notes that `records` of an entry are delivered. Call [`Session::advance`] after a batch of reports.
     ///
     /// # Errors
-    /// [`Error::Ticket`] when the ticket is not in flight, or has fewer records under way.
+    /// [`Error::Ticket`] if the ticket is not in flight, or has fewer records in flight.
     pub fn settle(&mut self, ticket: Ticket, records: u32) -> Result<(), Error> {
         Ok(self.ring.settle(ticket, records)?)
     }
 
-    /// Confirms what has become confirmable.
+    /// Confirms everything that can be confirmed now.
     pub fn advance(&mut self) {
         if let Some(confirm) = self.ring.advance() {
             self.feedback.deliver(confirm.lsn);
@@ -272,7 +272,7 @@ impl Session {
         self.ring.has_room()
     }
 
-    /// Whether everything that was read is delivered. A transaction of which only a part was read is not.
+    /// Whether everything that was read is delivered. A partly read transaction does not count as delivered.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.ring.is_empty()
@@ -284,7 +284,7 @@ impl Session {
         matches!(self.phase, Phase::Transaction(_)) || self.partly_read().is_some()
     }
 
-    /// Whether the job's end is reached.
+    /// Whether the job is done.
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self.phase, Phase::Done)
@@ -295,7 +295,7 @@ impl Session {
         &mut self.relations
     }
 
-    /// The transaction that is being read.
+    /// The transaction being read.
     #[must_use]
     pub fn xid(&self) -> Option<u32> {
         match self.phase {
@@ -304,12 +304,12 @@ impl Session {
         }
     }
 
-    /// The types that were announced for the Relation that came last.
+    /// The types announced for the last Relation.
     pub fn take_types(&mut self) -> Vec<AnnouncedType> {
         std::mem::take(&mut self.types)
     }
 
-    /// Positions and when status updates are due.
+    /// The positions, and when status updates are due.
     pub fn feedback(&mut self) -> &mut Feedback {
         &mut self.feedback
     }
@@ -326,7 +326,7 @@ impl Session {
         self.counters
     }
 
-    /// Confirms a position that nothing new is before: now, or together with the newest entry in flight.
+    /// Confirms a position before which nothing is missing: now, or together with the newest entry in flight.
     fn confirm_after_all(&mut self, lsn: Lsn) {
         if self.ring.is_empty() {
             self.feedback.deliver(lsn);
@@ -335,7 +335,7 @@ impl Session {
         }
     }
 
-    /// Everything up to `lsn` has been read: is that the end of the job?
+    /// Ends the job if everything up to `lsn` was all of it.
     fn reach(&mut self, lsn: Lsn) {
         if self.goal.is_reached(lsn) {
             self.phase = Phase::Done;

@@ -1,8 +1,8 @@
-//! A transaction that was read in part and comes again on a new connection: what was taken of it is passed over, and the
-//! session goes on with the first change after that.
+//! Resumes a partly read transaction that the server sends again on a new connection: the session skips the changes that it
+//! has taken, and continues with the first change after them.
 //!
-//! The server decodes the same WAL into the same changes, in the order of their LSNs. That it does so is checked: where the
-//! changes differ, [`Error::Differs`] has the whole transaction read again as a new one.
+//! The server decodes the same WAL into the same changes, in the order of their LSNs. The session checks this: if the
+//! changes differ, [`Error::Differs`] makes the pump read the whole transaction again as a new one.
 
 use super::{Error, Open, Phase, Session};
 use crate::change::Transaction;
@@ -13,7 +13,7 @@ use crate::lsn::Lsn;
 pub(super) struct Extent {
     /// The LSN of the last change.
     lsn: Lsn,
-    /// How many changes have it: the rows of one COPY share an LSN.
+    /// How many changes have this LSN: the rows of one COPY share an LSN.
     at_lsn: u64,
     changes: u64,
 }
@@ -35,14 +35,14 @@ impl Extent {
 }
 
 impl Session {
-    /// A session that was given up in order is followed by a new one at [`Session::resume_lsn`], on the same timeline. What
-    /// is in flight stays in flight, and no change is taken twice, of a transaction that was read in part neither.
+    /// Prepares for a new session after one that was closed in order. It starts at [`Session::resume_lsn`], on the same
+    /// timeline. Records in flight stay in flight, and no change is taken twice, even of a partly read transaction.
     pub fn resumed(&mut self, now: std::time::Instant) {
         self.again = self.partly_read();
         self.begin_connection(now);
     }
 
-    /// The transaction that was read in part, if there is one.
+    /// The partly read transaction, if there is one.
     pub(super) fn partly_read(&self) -> Option<Open> {
         match self.phase {
             Phase::Transaction(open) | Phase::Again { open, .. } => Some(open).filter(|open| !open.extent.is_empty()),
@@ -50,10 +50,10 @@ impl Session {
         }
     }
 
-    /// A transaction begins; says whether it is the one that was read in part.
+    /// Handles the Begin of a transaction; returns whether it is the partly read one.
     ///
     /// # Errors
-    /// [`Error::Differs`] for another one.
+    /// [`Error::Differs`] if it is another one.
     pub(super) fn begin_again(&mut self, transaction: Transaction) -> Result<bool, Error> {
         let Some(open) = self.again.take() else { return Ok(false) };
         let expected = open.transaction;
@@ -64,10 +64,10 @@ impl Session {
         Ok(true)
     }
 
-    /// Counts a change of the transaction; says whether it was taken before.
+    /// Counts a change of the transaction; returns whether it was taken before.
     ///
     /// # Errors
-    /// [`Error::Differs`] when it is none of those that were.
+    /// [`Error::Differs`] if it is not one of the taken changes.
     pub(super) fn was_taken(&mut self, lsn: Lsn) -> Result<bool, Error> {
         match &mut self.phase {
             Phase::Passing { .. } => Ok(true),
@@ -85,7 +85,7 @@ impl Session {
                 open.extent.add(lsn);
                 Ok(false)
             }
-            // An error of the server's, which the caller finds.
+            // The server broke the protocol; the caller reports it.
             Phase::Between | Phase::Done => Ok(false),
         }
     }

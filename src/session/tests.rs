@@ -95,7 +95,7 @@ fn a_transaction_is_confirmed_by_its_end_once_all_its_records_are_settled() {
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(60));
     feed(&mut session, &begin(70)).unwrap();
-    assert_eq!(change(&mut session, &insert(65)).0.data_collection_order, 1, "numbers begin anew in each transaction");
+    assert_eq!(change(&mut session, &insert(65)).0.data_collection_order, 1, "numbers start again in each transaction");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_keepalive_confirms_only_what_is_not_in_flight() {
     let (_, ticket) = change(&mut session, &insert(30));
     feed(&mut session, &commit(50, 60)).unwrap();
     feed(&mut session, &keepalive(110, 0)).unwrap();
-    assert_eq!(session.feedback().confirmed(), Lsn(20), "a record is under way");
+    assert_eq!(session.feedback().confirmed(), Lsn(20), "a record is in flight");
     session.settle(ticket, 1).unwrap();
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(110), "the keepalive's position waited for the record");
@@ -139,8 +139,8 @@ fn what_was_delivered_before_is_passed_over_whole() {
     assert!(feed(&mut session, &insert(30)).unwrap().is_none());
     assert!(!session.is_inside_transaction());
     feed(&mut session, &commit(50, 60)).unwrap();
-    assert!(feed(&mut session, &message(60)).unwrap().is_none(), "a message is at its own end");
-    // The next commit record begins where the last one ended.
+    assert!(feed(&mut session, &message(60)).unwrap().is_none(), "a message ends where it starts");
+    // The next commit record starts where the last one ended.
     feed(&mut session, &begin(60)).unwrap();
     let (position, _) = change(&mut session, &insert(55));
     assert_eq!((position.total_order, position.data_collection_order), (1, 1));
@@ -148,7 +148,7 @@ fn what_was_delivered_before_is_passed_over_whole() {
 }
 
 #[test]
-fn a_new_connection_goes_on_after_what_was_read_whole() {
+fn a_new_connection_continues_after_what_was_read_whole() {
     let mut session = session(Goal::Forever);
     feed(&mut session, &begin(50)).unwrap();
     let (_, whole) = change(&mut session, &insert(30));
@@ -158,7 +158,7 @@ fn a_new_connection_goes_on_after_what_was_read_whole() {
     assert_eq!(session.resume_lsn(), Lsn(60));
     session.reconnected(Instant::now()).unwrap();
     let error = feed(&mut session, &insert(65)).unwrap_err();
-    assert!(error.to_string().contains("which it has not announced"), "{error}");
+    assert!(error.to_string().contains("which was not announced"), "{error}");
 
     session.settle(whole, 1).unwrap();
     session.settle(cut, 1).unwrap();
@@ -181,7 +181,7 @@ fn on_a_server_that_parts_from_the_last_one_an_idle_position_in_flight_is_cut() 
     feed(&mut session, &begin(50)).unwrap();
     let (_, ticket) = change(&mut session, &insert(30));
     feed(&mut session, &commit(50, 60)).unwrap();
-    // Nothing of it is of interest, and it waits for the record.
+    // It has no changes for walcat, and it waits for the record.
     feed(&mut session, &keepalive(150, 0)).unwrap();
     assert_eq!((session.resume_lsn(), session.records_end()), (Lsn(150), Lsn(60)));
     session.reconnected(Instant::now()).unwrap();
@@ -192,7 +192,7 @@ fn on_a_server_that_parts_from_the_last_one_an_idle_position_in_flight_is_cut() 
     session.advance();
     assert_eq!(session.feedback().confirmed(), Lsn(80), "150 is a position of the other server");
     feed(&mut session, &keepalive(100, 0)).unwrap();
-    assert!(session.is_done(), "what was to be read up to 200 is all before the fork");
+    assert!(session.is_done(), "the whole job lies before the fork");
     assert_eq!((session.feedback().confirmed(), session.records_end()), (Lsn(100), Lsn(60)));
 }
 
@@ -201,7 +201,7 @@ fn records_of_a_transaction_that_was_read_in_part_are_records() {
     let mut session = session(Goal::Forever);
     feed(&mut session, &keepalive(40, 0)).unwrap();
     feed(&mut session, &begin(50)).unwrap();
-    assert_eq!(session.records_end(), Lsn::INVALID, "it has none yet");
+    assert_eq!(session.records_end(), Lsn::INVALID, "it has no records yet");
     change(&mut session, &insert(30));
     assert_eq!((session.resume_lsn(), session.records_end()), (Lsn(40), Lsn(51)));
 }
@@ -242,9 +242,9 @@ fn what_the_protocol_does_not_allow_is_refused_with_its_lsn() {
         (vec![commit(50, 60)], "0/3C: Commit outside a transaction"),
         (vec![begin(50), begin(60)], "0/3C: Begin inside a transaction"),
         (vec![begin(50), commit(51, 60)], "Commit at 0/33 of the transaction begun for 0/32"),
-        (vec![begin(50), relation_unknown], "OID 1, which it has not announced"),
+        (vec![begin(50), relation_unknown], "OID 1, which was not announced"),
         (vec![begin(50), cut], "at 0/1E"),
-        (vec![xlogdata(30, b"E")], "which were not asked for"),
+        (vec![xlogdata(30, b"E")], "which walcat did not request"),
         (vec![b"?".to_vec()], "unknown type 0x3F"),
     ] {
         let mut session = session(Goal::Forever);
@@ -260,7 +260,7 @@ fn what_the_protocol_does_not_allow_is_refused_with_its_lsn() {
 }
 
 #[test]
-fn a_session_that_was_given_up_goes_on_after_the_last_change_that_was_taken() {
+fn a_session_that_was_closed_continues_after_the_last_taken_change() {
     let mut session = session(Goal::Forever);
     feed(&mut session, &begin(50)).unwrap();
     let (_, ticket) = change(&mut session, &insert(30));
@@ -276,7 +276,7 @@ fn a_session_that_was_given_up_goes_on_after_the_last_change_that_was_taken() {
         feed(&mut session, &begin(50)).unwrap();
         assert!(feed(&mut session, &insert(30)).unwrap().is_none(), "it was taken before");
     }
-    assert!(feed(&mut session, &insert(30)).unwrap().is_none(), "the second with this LSN too");
+    assert!(feed(&mut session, &insert(30)).unwrap().is_none(), "the second change with this LSN was taken too");
     let (third, same) = change(&mut session, &insert(30));
     assert_eq!((third.total_order, third.data_collection_order, same), (3, 3, ticket));
     change(&mut session, &insert(40));
@@ -289,7 +289,7 @@ fn a_session_that_was_given_up_goes_on_after_the_last_change_that_was_taken() {
 }
 
 #[test]
-fn a_transaction_that_comes_again_with_other_changes_is_read_anew() {
+fn a_transaction_that_is_sent_again_with_other_changes_is_read_again() {
     for frames in [
         vec![begin(51)],
         vec![begin(50), insert(31)],
@@ -305,7 +305,7 @@ fn a_transaction_that_comes_again_with_other_changes_is_read_anew() {
         };
         session.resumed(Instant::now());
         let result = again(&mut session, &frames);
-        // The third change at a lower LSN is one more than there were.
+        // A third change at a lower LSN is one more than before.
         let result = if frames.len() == 3 && frames[1] == insert(29) {
             result.and_then(|()| again(&mut session, &[insert(30)]))
         } else {
@@ -317,6 +317,6 @@ fn a_transaction_that_comes_again_with_other_changes_is_read_anew() {
         session.settle(ticket, 1).unwrap();
         session.settle(ticket, 1).unwrap();
         session.advance();
-        assert_eq!(session.feedback().confirmed(), Lsn(10), "the records that were taken confirm nothing");
+        assert_eq!(session.feedback().confirmed(), Lsn(10), "the taken records confirm nothing");
     }
 }
