@@ -1,8 +1,8 @@
-//! What PostgreSQL sends and takes on a replication connection: bytes in, borrowed views out.
+//! The messages of a replication connection in both directions: bytes in, borrowed views out.
 //!
 //! No I/O, no allocation, no logging, and no panic on any input.
 
-// The compiler checks what makes wire input harmless.
+// With these lints the compiler checks that wire input is harmless.
 #![cfg_attr(
     not(test),
     deny(

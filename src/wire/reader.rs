@@ -1,4 +1,4 @@
-//! Takes fields off the front of a message; every field is checked before it is read.
+//! Reads fields from the front of a message, and checks each field before reading it.
 //!
 //! Source: PostgreSQL documentation, "55.6 Message Data Types": integers in network byte order, strings ended by a zero
 //! byte.
@@ -7,7 +7,7 @@ use super::error::DecodeError;
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
 
-/// The part of a message that is not read yet.
+/// The unread part of a message.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -19,7 +19,7 @@ impl<'a> Reader<'a> {
         Reader { rest: message, offset: 0 }
     }
 
-    /// Where the next field begins.
+    /// The offset of the next field.
     pub(crate) fn offset(&self) -> usize {
         self.offset
     }
@@ -30,7 +30,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// What was taken since `earlier`, a copy of this reader made before.
+    /// The bytes read since `earlier`, an older copy of this reader.
     pub(crate) fn since(&self, earlier: &Reader<'a>, reading: &'static str) -> Result<&'a [u8], DecodeError> {
         earlier.clone().bytes(self.offset.saturating_sub(earlier.offset), reading)
     }
@@ -60,14 +60,14 @@ impl<'a> Reader<'a> {
         self.array(reading).map(|bytes| PgTimestamp(i64::from_be_bytes(bytes)))
     }
 
-    /// An Int32 that says how many bytes or items follow.
+    /// An Int32 that holds the number of bytes or items that follow.
     pub(crate) fn length(&mut self, reading: &'static str) -> Result<usize, DecodeError> {
         let offset = self.offset;
         let value = self.i32(reading)?;
         usize::try_from(value).map_err(|_| DecodeError::Negative { reading, offset, value })
     }
 
-    /// A string ended by a zero byte, which is taken too.
+    /// A string; the zero byte that ends it is read too.
     pub(crate) fn string(&mut self, reading: &'static str) -> Result<&'a str, DecodeError> {
         let offset = self.offset;
         let length = self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.truncated(reading))?;
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
             .map_err(|error| DecodeError::NotUtf8 { reading, offset: offset.saturating_add(error.valid_up_to()) })
     }
 
-    /// Fails when anything is left.
+    /// Fails if anything is left.
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
         match self.rest.len() {
             0 => Ok(()),

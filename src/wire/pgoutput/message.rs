@@ -1,4 +1,4 @@
-//! A transaction and what happens in it.
+//! Transactions and the changes in them.
 //!
 //! ```text
 //! Begin    = 'B' Int64 final_lsn, Int64 commit_time, Int32 xid
@@ -11,7 +11,7 @@
 //! Message  = 'M' [Int32 xid] Int8 flags (1: transactional), Int64 lsn, String prefix, Int32 length, bytes
 //! ```
 //!
-//! The xid of the last five is there within a stream block only. `old` and `new` are in [`super::tuple`].
+//! The last five have an xid only within a stream block. [`super::tuple`] describes `old` and `new`.
 
 use super::tuple::{OldTuple, Tuple};
 use crate::clock::PgTimestamp;
@@ -28,7 +28,7 @@ const MESSAGE_IS_TRANSACTIONAL: u8 = 1;
 /// Bytes of an OID in a Truncate.
 const OID_SIZE: usize = 4;
 
-/// `B`: a transaction begins; it comes after the commit, when streaming is off.
+/// `B`: a transaction begins. Without streaming, the server sends it after the commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Begin {
     /// The LSN of the commit record.
@@ -76,7 +76,7 @@ impl Commit {
 /// `O`: the transaction was replicated to this server from another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin<'a> {
-    /// The LSN of the commit on the server where it was made.
+    /// The LSN of the commit on the server of origin.
     pub commit_lsn: Lsn,
     /// The origin's name on this server.
     pub name: &'a str,
@@ -112,9 +112,9 @@ pub struct Update<'a> {
     pub xid: Option<u32>,
     /// The table, by the OID of its Relation message.
     pub relation: u32,
-    /// The row before; absent under DEFAULT and INDEX when no column of the key changed.
+    /// The row before the change; absent with DEFAULT and INDEX if no column of the key changed.
     pub old: Option<OldTuple<'a>>,
-    /// The row after.
+    /// The row after the change.
     pub new: Tuple<'a>,
 }
 
@@ -136,7 +136,7 @@ pub struct Delete<'a> {
     pub xid: Option<u32>,
     /// The table, by the OID of its Relation message.
     pub relation: u32,
-    /// The row before.
+    /// The row before the change.
     pub old: OldTuple<'a>,
 }
 
@@ -151,7 +151,7 @@ impl<'a> Delete<'a> {
 pub struct Truncate<'a> {
     /// The transaction, within a stream block.
     pub xid: Option<u32>,
-    /// The options as they came; bits other than the first two are not in use so far.
+    /// The received byte; bits other than the first two are unused so far.
     pub options: u8,
     /// TRUNCATE ... CASCADE.
     pub cascade: bool,
@@ -181,25 +181,25 @@ impl<'a> Truncate<'a> {
 pub struct Oids<'a>(&'a [[u8; OID_SIZE]]);
 
 impl<'a> Oids<'a> {
-    /// Goes through them.
+    /// Iterates over the OIDs.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = u32> + Clone + use<'a> {
         self.0.iter().map(|bytes| u32::from_be_bytes(*bytes))
     }
 }
 
-/// `M`: what `pg_logical_emit_message` wrote.
+/// `M`: a message of `pg_logical_emit_message`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogicalMessage<'a> {
     /// The transaction, within a stream block.
     pub xid: Option<u32>,
-    /// The flags as they came; bits other than the first are not in use so far.
+    /// The received byte; bits other than the first are unused so far.
     pub flags: u8,
-    /// Whether it is part of a transaction; if not, it stands alone, perhaps before the Begin of a transaction with a
-    /// lower LSN.
+    /// Whether it is part of a transaction. If not, it stands alone, possibly before the Begin of a transaction with a lower
+    /// LSN.
     pub transactional: bool,
-    /// Where the message is in the WAL.
+    /// The position of the message in the WAL.
     pub lsn: Lsn,
-    /// What the writer said it is.
+    /// The writer's label.
     pub prefix: &'a str,
     /// Any bytes.
     pub content: &'a [u8],

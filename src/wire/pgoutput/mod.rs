@@ -1,7 +1,7 @@
 //! The messages of PostgreSQL's `pgoutput` plugin, protocol versions 1 to 4, decoded into borrowed views.
 //!
-//! Does no I/O, allocates nothing and panics on no input; a message is decoded whole or not at all, and a byte after
-//! its end is an error. Which message may follow which is not known here but in `session`.
+//! The decoder does no I/O, allocates nothing and panics on no input. It decodes a message completely or not at all, and a
+//! byte after the end of a message is an error. `session` checks the order of messages.
 //!
 //! ```text
 //! message = Begin | Commit | Origin | Insert | Update | Delete | Truncate | Message     (message)
@@ -10,7 +10,7 @@
 //!         | Begin Prepare | Prepare | Commit Prepared | Rollback Prepared | Stream Prepare (prepared)
 //! ```
 //!
-//! Each begins with a byte that names it; its fields follow without padding, integers in network byte order.
+//! Each message starts with a byte that names it; the fields follow without padding, integers in network byte order.
 //!
 //! Source: PostgreSQL documentation, "55.9 Logical Replication Message Formats".
 
@@ -33,16 +33,16 @@ pub use relation::{RelationMessage, ReplicaIdentity, TypeMessage};
 pub use streamed::{StreamAbort, StreamCommit, StreamStart};
 pub use tuple::{Cell, Cells, OldTuple, Tuple};
 
-/// What the bytes of a message do not say of its form.
+/// What a decoder must know besides the bytes of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// Between Stream Start and Stream Stop: seven message types carry an xid more.
+    /// Between Stream Start and Stream Stop: seven message types have an additional xid.
     pub in_stream: bool,
-    /// The stream was started with `streaming 'parallel'`: Stream Abort carries LSN and time.
+    /// The stream was started with `streaming 'parallel'`: Stream Abort has an LSN and a time.
     pub parallel: bool,
 }
 
-/// A message, borrowed from the bytes it came in.
+/// A message, borrowed from the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// `B`
@@ -86,7 +86,7 @@ pub enum Message<'a> {
 }
 
 impl Message<'_> {
-    /// What the documentation calls it, in lower case.
+    /// Its name in the documentation, in lower case.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -112,7 +112,7 @@ impl Message<'_> {
         }
     }
 
-    /// The byte that it begins with.
+    /// Its first byte.
     #[must_use]
     pub fn letter(&self) -> char {
         match self {
@@ -139,10 +139,10 @@ impl Message<'_> {
     }
 }
 
-/// Decodes one message, which is all of `message`.
+/// Decodes one message, which takes up all of `message`.
 ///
 /// # Errors
-/// [`DecodeError`], when the bytes are not exactly one message of a known type.
+/// [`DecodeError`] if the bytes are not exactly one message of a known type.
 pub fn decode(message: &[u8], context: Context) -> Result<Message<'_>, DecodeError> {
     let mut reader = Reader::new(message);
     let tag = reader.u8("the message type")?;
@@ -177,7 +177,7 @@ fn decode_tagged<'a>(tag: u8, context: Context, reader: &mut Reader<'a>) -> Resu
     Ok(message)
 }
 
-/// The xid with which seven message types begin within a stream block.
+/// The xid at the start of seven message types within a stream block.
 fn xid(context: Context, reader: &mut Reader<'_>) -> Result<Option<u32>, DecodeError> {
     match context.in_stream {
         true => reader.u32("the xid").map(Some),

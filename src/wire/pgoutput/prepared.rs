@@ -1,4 +1,4 @@
-//! Two-phase commit (protocol version 3 on, `two_phase`).
+//! Two-phase commit (since protocol version 3, `two_phase`).
 //!
 //! ```text
 //! Begin Prepare     = 'b' Int64 prepare_lsn, Int64 end_lsn, Int64 prepare_time, Int32 xid, String gid
@@ -15,7 +15,7 @@ use crate::lsn::Lsn;
 use crate::wire::error::DecodeError;
 use crate::wire::reader::Reader;
 
-/// A transaction that is prepared: where, when, and under which name.
+/// A prepared transaction: its position, its time and its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prepared<'a> {
     /// The LSN of the prepare record.
@@ -73,7 +73,7 @@ impl<'a> Prepared<'a> {
 /// `K`: a prepared transaction is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitPrepared<'a> {
-    /// As of a transaction that was not prepared.
+    /// The same fields as for a transaction that was not prepared.
     pub commit: Commit,
     /// The transaction.
     pub xid: u32,

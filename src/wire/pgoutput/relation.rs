@@ -1,4 +1,4 @@
-//! What describes the rows: Relation and Type.
+//! The messages that describe rows: Relation and Type.
 //!
 //! ```text
 //! Relation = 'R' [Int32 xid] Int32 oid, String namespace, String name, Int8 replica_identity,
@@ -7,8 +7,8 @@
 //! Type     = 'Y' [Int32 xid] Int32 oid, String namespace, String name
 //! ```
 //!
-//! The xid is there within a stream block only. An empty namespace stands for `pg_catalog`. The columns are checked
-//! when the message is decoded, so that going through them cannot fail.
+//! Both have an xid only within a stream block. An empty namespace means `pg_catalog`. The decoder checks the columns, so
+//! iterating over them cannot fail.
 
 use crate::wire::error::DecodeError;
 use crate::wire::reader::Reader;
@@ -16,7 +16,7 @@ use crate::wire::reader::Reader;
 /// Bit of a column's flags: it belongs to the replica identity.
 const COLUMN_IS_PART_OF_KEY: u8 = 1;
 
-/// What the old row holds: `pg_class.relreplident`.
+/// The content of an old row: `pg_class.relreplident`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaIdentity {
     /// `d`: the primary key, if there is one.
@@ -25,12 +25,12 @@ pub enum ReplicaIdentity {
     Nothing,
     /// `f`: the whole row.
     Full,
-    /// `i`: the columns of a chosen unique index.
+    /// `i`: the columns of a selected unique index.
     Index,
 }
 
 impl ReplicaIdentity {
-    /// The letter that stands for it on the wire and in `pg_class`.
+    /// Its letter on the wire and in `pg_class`.
     #[must_use]
     pub fn letter(self) -> char {
         match self {
@@ -53,7 +53,8 @@ impl ReplicaIdentity {
     }
 }
 
-/// `R`: a table and its published columns; it comes before the table's first change and whenever they may differ.
+/// `R`: a table and its published columns. The server sends it before the table's first change and after possible
+/// changes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelationMessage<'a> {
     /// The transaction, within a stream block.
@@ -64,7 +65,7 @@ pub struct RelationMessage<'a> {
     pub namespace: &'a str,
     /// Table name.
     pub name: &'a str,
-    /// What an old row holds.
+    /// The content of an old row.
     pub replica_identity: ReplicaIdentity,
     /// The published columns, in the order of the tuples' cells.
     pub columns: ColumnList<'a>,
@@ -82,7 +83,7 @@ impl<'a> RelationMessage<'a> {
         })
     }
 
-    /// Goes through the columns.
+    /// Iterates over the columns.
     #[must_use]
     pub fn columns(&self) -> Columns<'a> {
         Columns { left: self.columns.count, reader: Reader::new(self.columns.bytes) }
@@ -110,7 +111,7 @@ impl<'a> ColumnList<'a> {
 /// One column of a [`RelationMessage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnMessage<'a> {
-    /// The flags as they came; bits other than the first are not in use so far.
+    /// The received byte; bits other than the first are unused so far.
     pub flags: u8,
     /// Whether it belongs to the replica identity.
     pub part_of_key: bool,
@@ -160,9 +161,9 @@ impl<'a> Iterator for Columns<'a> {
 pub struct TypeMessage<'a> {
     /// The transaction, within a stream block.
     pub xid: Option<u32>,
-    /// `pg_type.oid`, as the Relation's column has it.
+    /// `pg_type.oid`, as in the Relation's column.
     pub oid: u32,
-    /// Schema name; for a domain that of its base type, and so is the name.
+    /// Schema name; a domain has the schema and the name of its base type.
     pub namespace: &'a str,
     /// Type name.
     pub name: &'a str,

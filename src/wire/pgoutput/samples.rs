@@ -1,16 +1,16 @@
 //! One message of each type as hexadecimal text, for the unit tests and for `tests/mutation.rs`.
 
-/// In a stream block or not, and under `streaming 'parallel'` or not: (in_stream, parallel).
+/// Whether a sample is in a stream block, and whether under `streaming 'parallel'`: (in_stream, parallel).
 pub type Flags = (bool, bool);
 
-/// Outside of a stream block.
+/// Outside a stream block.
 const OUT: Flags = (false, false);
 /// In a stream block.
 const IN: Flags = (true, false);
 /// Under `streaming 'parallel'`.
 const PARALLEL: Flags = (false, true);
 
-/// The bytes of a text of hexadecimal digits, in which `#` begins a comment.
+/// Parses hexadecimal digits, in which `#` starts a comment.
 pub fn bytes(hex: &str) -> Vec<u8> {
     let digits: String = hex.lines().filter_map(|line| line.split('#').next()).collect();
     let digits: Vec<char> = digits.chars().filter(|digit| !digit.is_whitespace()).collect();
@@ -18,7 +18,7 @@ pub fn bytes(hex: &str) -> Vec<u8> {
     digits.chunks(2).map(byte).collect()
 }
 
-/// Every sample: its name, the context that it belongs to, its bytes.
+/// Every sample: its name, its context, its bytes.
 pub const ALL: &[(&str, Flags, &str)] = &[
     ("begin", OUT, BEGIN),
     ("commit", OUT, COMMIT),

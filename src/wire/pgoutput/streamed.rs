@@ -1,4 +1,4 @@
-//! A transaction that is sent before it commits, in blocks (protocol version 2 on, `streaming`).
+//! Transactions that the server sends in blocks before they commit (since protocol version 2, `streaming`).
 //!
 //! ```text
 //! Stream Start  = 'S' Int32 xid, Int8 first_segment
@@ -7,7 +7,7 @@
 //! Stream Abort  = 'A' Int32 xid, Int32 subxid [, Int64 abort_lsn, Int64 abort_time]
 //! ```
 //!
-//! LSN and time of a Stream Abort are there under `streaming 'parallel'` only (version 4).
+//! A Stream Abort has the LSN and the time only with `streaming 'parallel'` (version 4).
 
 use super::message::Commit;
 use crate::clock::PgTimestamp;
@@ -20,7 +20,7 @@ use crate::wire::reader::Reader;
 pub struct StreamStart {
     /// The transaction.
     pub xid: u32,
-    /// The byte as it came.
+    /// The received byte.
     pub flags: u8,
     /// Whether this is the first block of the transaction.
     pub first_segment: bool,
@@ -39,7 +39,7 @@ impl StreamStart {
 pub struct StreamCommit {
     /// The transaction.
     pub xid: u32,
-    /// As of a transaction that was not streamed.
+    /// The same fields as for a transaction that was not streamed.
     pub commit: Commit,
 }
 
@@ -54,18 +54,18 @@ impl StreamCommit {
 pub struct StreamAbort {
     /// The transaction.
     pub xid: u32,
-    /// The subtransaction that was rolled back; the same as `xid` when it is all of it.
+    /// The subtransaction that was rolled back; `xid` if it is the whole transaction.
     pub subxid: u32,
-    /// Where and when, under `streaming 'parallel'`.
+    /// The position and the time, with `streaming 'parallel'`.
     pub abort: Option<Abort>,
 }
 
-/// Where and when a streamed transaction was rolled back.
+/// The position and the time of a rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort {
     /// The LSN of the abort record.
     pub lsn: Lsn,
-    /// When.
+    /// The time of the rollback.
     pub time: PgTimestamp,
 }
 

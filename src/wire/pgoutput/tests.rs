@@ -271,7 +271,7 @@ fn what_the_protocol_does_not_know_is_an_error_that_names_the_place() {
 
 #[test]
 fn the_context_decides_whether_an_xid_is_read() {
-    // The same bytes are a truncate of one relation outside of a stream block, and too short within one.
+    // The same bytes are a truncate of one relation outside a stream block, and too short inside one.
     assert!(decode(&bytes("54 00000001 00 00004001"), OUT).is_ok());
     assert!(decode(&bytes("54 00000001 00 00004001"), IN).is_err());
     assert!(decode(&bytes(samples::STREAM_ABORT), PARALLEL).is_err());
@@ -281,9 +281,6 @@ fn the_context_decides_whether_an_xid_is_read() {
 #[test]
 fn an_error_says_what_was_read_and_where() {
     let error = decode(&bytes("42 0000"), OUT).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "message cut short: the final LSN at byte 1 wants more than the 2 bytes that are left"
-    );
+    assert_eq!(error.to_string(), "message cut short: the final LSN at byte 1 needs more than the remaining 2 bytes");
     assert_eq!(decode(b"X", OUT).unwrap_err().to_string(), "unknown message type: byte 0x58");
 }

@@ -7,7 +7,7 @@
 //! new       = 'N' TupleData
 //! ```
 //!
-//! A [`Tuple`] is checked whole when it is decoded, so that going through its cells cannot fail.
+//! The decoder checks a whole [`Tuple`], so iterating over its cells cannot fail.
 
 use crate::wire::error::DecodeError;
 use crate::wire::reader::Reader;
@@ -15,7 +15,7 @@ use crate::wire::reader::Reader;
 /// One column's value in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cell<'a> {
-    /// SQL NULL; in an old key tuple also every column outside the key.
+    /// SQL NULL; in an old key tuple, also every column outside the key.
     Null,
     /// A TOASTed value that the change did not touch and the server did not send.
     UnchangedToast,
@@ -33,7 +33,7 @@ pub struct Tuple<'a> {
 }
 
 impl<'a> Tuple<'a> {
-    /// Takes a tuple and checks every cell of it.
+    /// Reads a tuple and checks all its cells.
     pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let column_count = reader.u16("the tuple's column count")?;
         let before = reader.clone();
@@ -51,7 +51,7 @@ impl<'a> Tuple<'a> {
         Ok(Tuple { column_count, cells: reader.since(&before, "the tuple")? })
     }
 
-    /// Takes the tuple that follows an `N`.
+    /// Reads the tuple after an `N`.
     pub(super) fn decode_new(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let offset = reader.offset();
         match reader.u8("the kind of the new tuple")? {
@@ -60,7 +60,7 @@ impl<'a> Tuple<'a> {
         }
     }
 
-    /// How many cells there are.
+    /// The number of cells.
     #[must_use]
     pub fn column_count(&self) -> usize {
         usize::from(self.column_count)
@@ -73,17 +73,17 @@ impl<'a> Tuple<'a> {
     }
 }
 
-/// The row before the change, as far as the replica identity keeps it.
+/// The row before the change, as far as the replica identity logs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OldTuple<'a> {
-    /// `K`: the columns of the replica identity; all others are null without being so.
+    /// `K`: the columns of the replica identity; all other columns appear as null.
     Key(Tuple<'a>),
     /// `O`: the whole row (REPLICA IDENTITY FULL).
     Full(Tuple<'a>),
 }
 
 impl<'a> OldTuple<'a> {
-    /// Takes the tuple of a Delete, which is always there.
+    /// Reads the tuple of a Delete, which always exists.
     pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let offset = reader.offset();
         match reader.u8("the kind of the old tuple")? {
@@ -93,7 +93,7 @@ impl<'a> OldTuple<'a> {
         }
     }
 
-    /// Takes the tuple of an Update, if there is one before the new tuple's `N`.
+    /// Reads the old tuple of an Update, if there is one before the new tuple's `N`.
     pub(super) fn decode_optional(reader: &mut Reader<'a>) -> Result<Option<Self>, DecodeError> {
         match reader.clone().u8("the kind of the tuple")? {
             b'N' => Ok(None),

@@ -1,27 +1,27 @@
-//! The text of the replication commands, which take the simple protocol only.
+//! The text of the replication commands. They use only the simple protocol.
 //!
 //! Source: PostgreSQL documentation, "55.4 Streaming Replication Protocol" and "55.5.1 Logical Streaming Replication
 //! Parameters".
 
 use crate::lsn::Lsn;
 
-/// The first version that takes a slot's options in parentheses.
+/// The first version with slot options in parentheses.
 const OPTION_LIST_SINCE: i32 = 150_000;
 
-/// The first version that takes a slot along to a standby.
+/// The first version that can keep a copy of a slot on a standby.
 pub const FAILOVER_SINCE: i32 = 170_000;
 
-/// How a slot is made.
+/// The options of a new slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct SlotOptions {
-    /// It ends with the session.
+    /// The slot ends with the session.
     pub temporary: bool,
-    /// Standbys keep a copy of it. Left out before version 17, which does not know it, and for a temporary
-    /// slot, which cannot have it.
+    /// Standbys keep a copy of the slot. Omitted before version 17, which does not support it, and for a temporary
+    /// slot, which cannot have one.
     pub failover: bool,
 }
 
-/// What is streamed.
+/// The parameters of a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct StartReplication<'a> {
     /// The slot.
@@ -52,13 +52,13 @@ pub fn create_replication_slot(name: &str, options: SlotOptions, server_version:
     format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {list}")
 }
 
-/// `DROP_REPLICATION_SLOT`: fails at once for a slot that another session holds.
+/// `DROP_REPLICATION_SLOT`: fails at once if another session holds the slot.
 #[must_use]
 pub fn drop_replication_slot(name: &str) -> String {
     format!("DROP_REPLICATION_SLOT {}", quote_identifier(name))
 }
 
-/// `START_REPLICATION` with pgoutput's protocol version 1: transactions come whole, after their commit.
+/// `START_REPLICATION` with pgoutput's protocol version 1: the server sends whole transactions, after their commit.
 #[must_use]
 pub fn start_replication(start: &StartReplication<'_>) -> String {
     let StartReplication { slot, lsn, publications } = start;
@@ -70,18 +70,18 @@ pub fn start_replication(start: &StartReplication<'_>) -> String {
     )
 }
 
-/// Quotes a name.
+/// Quotes an identifier.
 #[must_use]
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The same for SQL that a person reads: a name that needs no quotes has none.
+/// The same for SQL that a person reads: quotes the identifier only if necessary.
 #[must_use]
 pub fn quote_identifier_where_needed(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-    // Reserved words need them too; of those only some are likely names.
+    // Reserved words need quotes too; only some of them are likely names.
     const RESERVED: [&str; 10] =
         ["all", "default", "end", "group", "limit", "order", "primary", "select", "table", "user"];
     if starts_well && name.bytes().all(is_plain) && !RESERVED.contains(&name) {

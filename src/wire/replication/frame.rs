@@ -1,47 +1,47 @@
-//! The frames that the server sends, each one CopyData message.
+//! The server's frames; each is one CopyData message.
 //!
 //! ```text
 //! XLogData  = 'w' Int64 start, Int64 wal_end, Int64 sent_at, bytes
 //! keepalive = 'k' Int64 wal_end, Int64 sent_at, Byte reply_requested
 //! ```
 //!
-//! Payload bytes are not WAL bytes: `start` plus the payload's length is no position.
+//! The payload does not consist of WAL bytes, so `start` plus the payload's length is not a position.
 
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
 
-/// One frame, borrowed from the bytes it came in.
+/// One frame, borrowed from the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// A message of the output plugin.
     XLogData {
-        /// Where it belongs in the WAL; 0/0 for a message that belongs nowhere, such as Relation.
+        /// Its position in the WAL; 0/0 for a message without one, such as Relation.
         start: Lsn,
-        /// The server's position when it was sent.
+        /// The server's position at the time of sending.
         wal_end: Lsn,
-        /// The server's clock when it was sent.
+        /// The server's clock at the time of sending.
         sent_at: PgTimestamp,
         /// The plugin's message.
         message: &'a [u8],
     },
     /// A sign of life.
     Keepalive {
-        /// The last sent position: with nothing in flight all before it is done with.
+        /// The last sent position: with nothing in flight, everything before it is complete.
         wal_end: Lsn,
-        /// The server's clock when it was sent.
+        /// The server's clock at the time of sending.
         sent_at: PgTimestamp,
-        /// Whether the server wants a status update at once.
+        /// Whether the server requests a status update at once.
         reply_requested: bool,
     },
 }
 
-/// Why bytes are no frame.
+/// The bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// No byte at all.
+    /// There are no bytes.
     #[error("an empty frame")]
     Empty,
-    /// A letter that is none of the protocol's.
+    /// The type is not one of the protocol's.
     #[error("a frame of the unknown type 0x{0:02X}")]
     UnknownType(u8),
     /// The bytes end inside a field.
@@ -52,10 +52,10 @@ pub enum DecodeError {
     Trailing { count: usize },
 }
 
-/// Decodes one frame, which is all of `bytes`.
+/// Decodes one frame, which takes up all of `bytes`.
 ///
 /// # Errors
-/// [`DecodeError`]; nothing is guessed.
+/// [`DecodeError`] for anything else than exactly one frame.
 pub fn decode(bytes: &[u8]) -> Result<Frame<'_>, DecodeError> {
     let (kind, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
     match kind {

@@ -1,4 +1,4 @@
-//! What is inside CopyData on a replication connection, and the text of the commands.
+//! The content of CopyData on a replication connection, and the text of the commands.
 //!
 //! Source: PostgreSQL documentation, "55.4 Streaming Replication Protocol".
 

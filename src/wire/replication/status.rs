@@ -1,4 +1,4 @@
-//! The standby status update, which the client sends: how positions are confirmed.
+//! The standby status update, with which a client confirms positions.
 //!
 //! ```text
 //! status update = 'r' Int64 written, Int64 flushed, Int64 applied, Int64 sent_at, Byte reply_requested
@@ -13,18 +13,18 @@ use crate::lsn::Lsn;
 pub struct StatusUpdate {
     /// The last position received.
     pub written: Lsn,
-    /// The position that the slot may move to; 0/0 leaves it where it is.
+    /// The position to which the slot may move; 0/0 keeps its position.
     pub flushed: Lsn,
-    /// The same as flushed, for `pg_stat_replication`.
+    /// The same as `flushed`, for `pg_stat_replication`.
     pub applied: Lsn,
     /// The client's clock.
     pub sent_at: PgTimestamp,
-    /// Whether the server is asked to answer at once.
+    /// Whether the client requests an answer at once.
     pub reply_requested: bool,
 }
 
 impl StatusUpdate {
-    /// Bytes of the message.
+    /// The size of the message in bytes.
     pub const SIZE: usize = 34;
 
     /// The message, for one CopyData.
@@ -42,10 +42,10 @@ impl StatusUpdate {
         message
     }
 
-    /// The status update in one CopyData, as a server reads it: for the servers of tests.
+    /// Reads a status update as a server does; for the servers of tests.
     ///
     /// # Errors
-    /// [`DecodeError`]; nothing is guessed.
+    /// [`DecodeError`] for anything else than exactly one status update.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (kind, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
         if *kind != b'r' {
