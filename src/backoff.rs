@@ -1,19 +1,19 @@
-//! When to try again: exponential backoff with jitter, within a budget. Deterministic: time and chance come in.
+//! Delays between retries: exponential backoff with jitter, within a budget. Deterministic: time and chance are parameters.
 
 use std::time::{Duration, Instant};
 
-/// The bounds of trying again.
+/// The limits of the retries.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// The first delay.
     pub initial: Duration,
     /// The longest delay.
     pub max: Duration,
-    /// How long to try since the first failure; none for ever, zero not at all.
+    /// How long to retry since the first failure; none for no limit, zero for no retries.
     pub budget: Option<Duration>,
 }
 
-/// A run of failures.
+/// A series of failures.
 #[derive(Debug)]
 pub struct Backoff {
     policy: Policy,
@@ -22,27 +22,27 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Nothing has failed yet.
+    /// Creates it without failures.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         Backoff { policy, began: None, failures: 0 }
     }
 
-    /// Something worked: the next failure is a first one.
+    /// Ends the series: the next failure is a first one.
     pub fn succeeded(&mut self) {
         self.began = None;
         self.failures = 0;
     }
 
-    /// What is left of the budget; none without end.
+    /// The rest of the budget; none for no limit.
     #[must_use]
     pub fn left(&self, now: Instant) -> Option<Duration> {
         let spent = self.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
         self.policy.budget.map(|budget| budget.saturating_sub(spent))
     }
 
-    /// The delay after one more failure, from half to the whole of the exponential one by `chance` (0 to 1); none when
-    /// the budget is spent.
+    /// The delay after one more failure: from half of the exponential delay to all of it, depending on `chance` (0 to
+    /// 1); none when the budget is spent.
     pub fn failed(&mut self, now: Instant, chance: f64) -> Option<Duration> {
         self.began.get_or_insert(now);
         let left = self.left(now);
@@ -82,7 +82,7 @@ mod tests {
         let now = Instant::now();
         let mut backoff = Backoff::new(policy(Some(10 * SECOND)));
         assert!(backoff.failed(now, 1.0).is_some());
-        assert_eq!(backoff.failed(now + 9 * SECOND, 1.0), Some(SECOND), "no longer than what is left");
+        assert_eq!(backoff.failed(now + 9 * SECOND, 1.0), Some(SECOND), "no longer than the rest of the budget");
         assert_eq!(backoff.failed(now + 10 * SECOND, 1.0), None);
         backoff.succeeded();
         assert!(backoff.failed(now + 10 * SECOND, 1.0).is_some());

@@ -1,22 +1,22 @@
-//! What the catalog says today about a relation that the stream has announced: facts only, gathered in `pg/catalog`,
-//! kept in recordings, judged in `relations`.
+//! What the catalog says today about a relation that the stream has announced: only facts. `pg/catalog` reads them,
+//! recordings keep them, `relations` judges them.
 
 use serde::{Deserialize, Serialize};
 
 /// The catalog's answer for one Relation message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CatalogAnswer {
-    /// The relation's OID that was asked for.
+    /// The requested OID of the relation.
     pub relation: u32,
-    /// The table as it is today; none when it is gone.
+    /// The table as it is today; none if it was dropped.
     pub table: Option<TableFacts>,
-    /// Every type among the Relation's columns that is not built in (OID 16384 and above) and that the catalog still
-    /// knows, with the types these lead to (base type of a domain, element of an array), each once; and as a domain each
-    /// type that it knows no more, but of which the stream has named a base type that it knows.
+    /// Every type of the Relation's columns that is not built in (OID 16384 and above) and still exists, and the types
+    /// that it refers to (base type of a domain, element of an array), each once. A dropped type is listed as a domain
+    /// if the stream has named a base type that still exists.
     pub types: Vec<TypeFacts>,
 }
 
-/// A table as the catalog has it today.
+/// A table as it is in the catalog today.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableFacts {
     /// Schema name.
@@ -30,11 +30,11 @@ pub struct TableFacts {
     pub identity_columns: Vec<String>,
     /// Columns of the primary key in index order; empty without one.
     pub primary_key: Vec<String>,
-    /// All columns in the table's order. Recordings of before walcat knew this have none.
+    /// All columns in the table's order. Older recordings have none.
     #[serde(default)]
     pub columns: Vec<String>,
-    /// Which of the two keys' columns a Relation message may lack though the table had them: generated ones, and those that
-    /// a publication's column list leaves out.
+    /// The columns of the two keys that a Relation message may omit although the table had them: generated columns, and
+    /// columns outside the publication's column list.
     #[serde(default)]
     pub unpublished: Vec<String>,
     /// `pg_class.relispartition`.
@@ -50,10 +50,10 @@ pub struct TypeFacts {
     pub name: String,
     /// `pg_type.typtype`: b base, c composite, d domain, e enum, m multirange, p pseudo, r range.
     pub kind: char,
-    /// The base type of a domain (`typbasetype`), else 0.
+    /// The base type of a domain (`typbasetype`), otherwise 0.
     pub base_type: u32,
-    /// The element type of a true array (`typcategory` A: `typelem`), else 0.
+    /// The element type of a true array (`typcategory` A: `typelem`), otherwise 0.
     pub element_type: u32,
-    /// `typdelim` of the element as the array's text uses it, usually a comma.
+    /// `typdelim` of the element, which separates the elements in the array's text; usually a comma.
     pub delimiter: char,
 }

@@ -1,21 +1,21 @@
-//! A change on its way from a source to a sink: what happened to which row, and where in the WAL.
+//! A change on its way from a source to a sink: the row, the operation and the position in the WAL.
 //!
-//! Borrowed throughout: a [`Row`] is a view over cells, made from a wire tuple or from any slice of cells, so that a
-//! snapshot or a replay hands over the same thing as the stream.
+//! Everything is borrowed: a [`Row`] is a view over cells, either of a wire tuple or of a slice. So a snapshot or a replay
+//! passes the same type as the stream.
 
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
 use crate::wire::pgoutput::{Cell, Cells, Tuple};
 
-/// The number that [`crate::relations::Relations`] gave a relation in this session: dense, from 0, for tables by index.
+/// The index that [`crate::relations::Relations`] gave a relation in this session: dense, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RelationIndex(pub u32);
 
-/// Names the ring entry (the unit of confirmation) that a record belongs to.
+/// The ring entry (the unit of confirmation) of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-/// The transaction that a change belongs to.
+/// The transaction of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transaction {
     /// The transaction's identifier, from Begin.
@@ -26,27 +26,27 @@ pub struct Transaction {
     pub commit_time: PgTimestamp,
 }
 
-/// Where a change stands in the WAL and in its transaction.
+/// The position of a change in the WAL and in its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The LSN of the change itself (XLogData start).
     pub lsn: Lsn,
     /// None for a non-transactional logical message.
     pub transaction: Option<Transaction>,
-    /// The transaction's commit time; for a non-transactional message that of the transaction before it, or the epoch
-    /// of 1970 when there was none.
+    /// The transaction's commit time. A non-transactional message has the commit time of the transaction before it, or
+    /// the epoch of 1970 if there was none.
     pub commit_time: PgTimestamp,
-    /// The number, from 1, of the first record with a value that this change becomes, in its transaction.
+    /// The number, from 1, of this change's first record with a value in its transaction.
     pub total_order: u64,
-    /// The same among the records of its relation.
+    /// The same number among the records of its relation.
     pub data_collection_order: u64,
     /// Nanoseconds since 1970 for the envelope's `ts_ms`, `ts_us` and `ts_ns`: the processing clock, or the commit
-    /// time where the output may not depend on the clock.
+    /// time if the output must not depend on the clock.
     pub processed_unix_ns: i64,
 }
 
 impl Position {
-    /// The LSN that names the unit of confirmation: of the commit record, or of the message that belongs to none.
+    /// The LSN that names the unit of confirmation: of the commit record, or of a non-transactional message.
     #[must_use]
     pub fn unit_lsn(&self) -> Lsn {
         self.transaction.map_or(self.lsn, |transaction| transaction.commit_lsn)
@@ -58,18 +58,18 @@ impl Position {
 pub struct Change<'a> {
     /// The relation; none for a logical message.
     pub relation: Option<RelationIndex>,
-    /// What happened.
+    /// The operation.
     pub operation: Operation<'a>,
-    /// Where.
+    /// The position.
     pub position: Position,
 }
 
-/// What happened.
+/// The operation of a change.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation<'a> {
     /// A row was inserted.
     Insert { new: Row<'a> },
-    /// A row was updated. `old` is absent when replica identity is DEFAULT or INDEX and no key column changed.
+    /// A row was updated. `old` is absent if the replica identity is DEFAULT or INDEX and no key column changed.
     Update { old: Option<OldRow<'a>>, new: Row<'a> },
     /// A row was deleted.
     Delete { old: OldRow<'a> },
@@ -79,10 +79,10 @@ pub enum Operation<'a> {
     Message { transactional: bool, prefix: &'a str, content: &'a [u8] },
 }
 
-/// The row before the change, as far as the replica identity keeps it.
+/// The row before the change, as far as the replica identity logs it.
 #[derive(Clone, Copy, Debug)]
 pub enum OldRow<'a> {
-    /// Only the columns of the replica identity; the others are sent as null without being null.
+    /// Only the columns of the replica identity; the server sends all others as null.
     Key(Row<'a>),
     /// The whole row (REPLICA IDENTITY FULL).
     Full(Row<'a>),
@@ -91,9 +91,9 @@ pub enum OldRow<'a> {
 /// A view over the cells of one row, in the relation's column order.
 #[derive(Clone, Copy, Debug)]
 pub enum Row<'a> {
-    /// A tuple as it came over the wire.
+    /// A tuple from the wire.
     Wire(Tuple<'a>),
-    /// Cells from anywhere else.
+    /// Cells from another source.
     Cells(&'a [Cell<'a>]),
 }
 
@@ -107,7 +107,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// How many cells there are.
+    /// The number of cells.
     #[must_use]
     pub fn column_count(&self) -> usize {
         match self {

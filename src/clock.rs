@@ -25,7 +25,7 @@ impl PgTimestamp {
         PgTimestamp(unix_us.saturating_sub(POSTGRES_EPOCH_UNIX_US))
     }
 
-    /// Now, by the machine's clock.
+    /// The present time of the machine's clock.
     #[must_use]
     pub fn now() -> Self {
         Self::from_unix_us(unix_now_ns() / 1_000)

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A byte position in the write-ahead log. `0/0` is no position (`InvalidXLogRecPtr`).
+/// A byte position in the write-ahead log. `0/0` means no position (`InvalidXLogRecPtr`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
 
@@ -15,13 +15,13 @@ impl Lsn {
     /// `0/0`, which PostgreSQL never assigns to a record.
     pub const INVALID: Lsn = Lsn(0);
 
-    /// Whether this is a position at all.
+    /// Whether this is a valid position.
     #[must_use]
     pub fn is_valid(self) -> bool {
         self != Lsn::INVALID
     }
 
-    /// The bytes of WAL from `earlier` to here; 0 when `earlier` is not earlier.
+    /// The bytes of WAL from `earlier` to here; 0 if `earlier` is not before this position.
     #[must_use]
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -52,9 +52,9 @@ impl<'de> Deserialize<'de> for Lsn {
     }
 }
 
-/// Why a text is no LSN.
+/// The text is not an LSN.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not an LSN: two hexadecimal numbers of up to 8 digits are wanted, as in 0/16B3748")]
+#[error("invalid LSN: use two hexadecimal numbers of up to 8 digits, such as 0/16B3748")]
 pub struct ParseLsnError;
 
 impl FromStr for Lsn {

@@ -8,7 +8,7 @@ use crate::catalog_facts::CatalogAnswer;
 use crate::change::RelationIndex;
 use crate::wire::pgoutput::{RelationMessage, ReplicaIdentity};
 
-/// A relation, owned: a Relation message outlives the buffer it came in.
+/// An owned relation: a Relation message outlives its receive buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
     /// `pg_class.oid`.
@@ -17,7 +17,7 @@ pub struct Relation {
     pub namespace: String,
     /// Table name.
     pub name: String,
-    /// What an old row holds.
+    /// The content of an old row.
     pub replica_identity: ReplicaIdentity,
     /// The published columns, in the table's order.
     pub columns: Vec<Column>,
@@ -36,13 +36,13 @@ pub struct Column {
     pub part_of_key: bool,
 }
 
-/// A type as a Type message names it, for the Relation that comes after it: a domain by its base type, so that its values
-/// are understood where the domain was dropped since.
+/// A type named by a Type message, for the next Relation. A domain has its base type's name, so that its values can be
+/// decoded after the domain was dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AnnouncedType {
-    /// `pg_type.oid`, as the column has it.
+    /// `pg_type.oid`, as in the column.
     pub oid: u32,
-    /// The schema, empty for `pg_catalog`; for a domain its base type's, and so is the name.
+    /// The schema, empty for `pg_catalog`; a domain has the schema and the name of its base type.
     pub namespace: String,
     /// The name.
     pub name: String,
@@ -66,10 +66,10 @@ impl From<&RelationMessage<'_>> for Relation {
     }
 }
 
-/// Which records of a relation a transaction has had so far: the source of `data_collection_order`.
+/// Counts the records of a relation in a transaction: the source of `data_collection_order`.
 ///
-/// The transaction's sequence number stands beside the count, so that a new transaction resets every relation without
-/// walking them. The numbers are the caller's own: unique within the connection, whatever the xid does.
+/// The transaction's sequence number is kept with the count, so that a new transaction resets every relation without
+/// visiting it. The caller assigns these numbers: they are unique within the connection, whatever the xid does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CollectionCount {
     transaction: u64,
@@ -83,28 +83,29 @@ impl CollectionCount {
         if self.transaction == transaction { self.records + 1 } else { 1 }
     }
 
-    /// Counts records with a value that were taken.
+    /// Counts taken records with a value.
     pub fn consume(&mut self, transaction: u64, records: u64) {
         let counted = self.next(transaction) - 1;
         *self = CollectionCount { transaction, records: counted + records };
     }
 }
 
-/// The relations that the connection has announced, with what the catalog said of each.
+/// The relations that the connection has announced, with the catalog's answer for each.
 ///
-/// A relation's index is dense, from 0, and stays the same until the relation is forgotten: announced again (after ALTER
-/// TABLE, when the server's own cache was flushed, or on a new connection) it keeps its index and gets its new content.
+/// A relation's index is dense, from 0, and stays the same until the relation is forgotten. A relation that is
+/// announced again (after ALTER TABLE, after a flush of the server's own cache, or on a new connection) keeps its index
+/// and gets its new content.
 #[derive(Debug, Default)]
 pub struct Relations {
     known: Vec<Option<Known>>,
-    /// Indexes of relations that were forgotten.
+    /// Indexes of forgotten relations.
     free: Vec<RelationIndex>,
-    /// Counts connections: only what the present one has announced is known to the stream.
+    /// The number of the connection: the stream only uses relations announced on the present one.
     connection: u32,
     by_oid: HashMap<u32, RelationIndex>,
     /// Rows come in runs of one table: the last look-up answers most of them.
     last: Option<(u32, RelationIndex)>,
-    /// The one that was announced last.
+    /// The last announced relation.
     announced: Option<RelationIndex>,
 }
 
@@ -114,19 +115,19 @@ struct Known {
     answer: CatalogAnswer,
     count: CollectionCount,
     connection: u32,
-    /// It was announced, and none of its changes has come since.
+    /// Whether none of its changes has arrived since it was announced.
     is_unused: bool,
 }
 
 impl Relations {
-    /// A new connection has announced nothing yet.
+    /// Starts a connection, which has announced nothing yet.
     pub fn begin_connection(&mut self) {
         self.connection += 1;
         self.announced = None;
         self.last = None;
     }
 
-    /// Takes a relation as announced, with the catalog's answer for it.
+    /// Adds an announced relation with the catalog's answer.
     pub fn learn(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
         let index = self.insert(relation, answer);
         self.announced = Some(index);
@@ -134,7 +135,7 @@ impl Relations {
         index
     }
 
-    /// The relation that was announced last on this connection, or had a row since.
+    /// The relation on this connection that was last announced or last had a row.
     #[must_use]
     pub fn latest(&self) -> Option<&Relation> {
         let index = self.last.map(|(_, index)| index).or(self.announced)?;
@@ -157,15 +158,15 @@ impl Relations {
             }
             None => {
                 self.known.push(new);
-                RelationIndex(u32::try_from(self.known.len() - 1).expect("a relation has an OID of 32 bits of its own"))
+                RelationIndex(u32::try_from(self.known.len() - 1).expect("each relation has its own 32-bit OID"))
             }
         };
         self.by_oid.insert(oid, index);
         index
     }
 
-    /// Whether this is the first change of a relation since it was announced: what its records need is made now. A leaf
-    /// that is published by its root is announced, and has none.
+    /// Returns whether this is the first change of a relation since it was announced, so that its records need
+    /// preparation. A leaf that is published through its root is announced but has no changes.
     ///
     /// # Panics
     ///
@@ -174,7 +175,7 @@ impl Relations {
         std::mem::take(&mut self.known_mut(index).is_unused)
     }
 
-    /// What a relation's records need has to be made again before its next change.
+    /// Requires new preparation of the relation's records before its next change.
     ///
     /// # Panics
     ///
@@ -183,7 +184,7 @@ impl Relations {
         self.known_mut(index).is_unused = true;
     }
 
-    /// Forgets a relation, whose index is free for another: none of its changes may come any more.
+    /// Forgets a relation and frees its index for another one. The relation must have no changes left.
     ///
     /// # Panics
     ///
@@ -196,12 +197,12 @@ impl Relations {
         self.last = None;
     }
 
-    /// All that are known.
+    /// The indexes of all known relations.
     pub fn indexes(&self) -> impl Iterator<Item = RelationIndex> {
         self.by_oid.values().copied()
     }
 
-    /// The index of an OID that the connection has announced.
+    /// The index of an OID that this connection has announced.
     pub fn index_of(&mut self, oid: u32) -> Option<RelationIndex> {
         if let Some((last_oid, index)) = self.last
             && last_oid == oid
@@ -216,17 +217,17 @@ impl Relations {
         Some(index)
     }
 
-    /// The relation of an index that [`Relations::learn`] gave.
+    /// The relation of an index that [`Relations::learn`] returned.
     ///
     /// # Panics
     ///
-    /// On an index that [`Relations::learn`] did not give, or that was forgotten, which is a defect.
+    /// If [`Relations::learn`] did not return the index, or the relation was forgotten, which is a defect.
     #[must_use]
     pub fn relation(&self, index: RelationIndex) -> &Relation {
         &self.known(index).relation
     }
 
-    /// What the catalog said of it.
+    /// The catalog's answer about the relation.
     ///
     /// # Panics
     ///
@@ -246,7 +247,7 @@ impl Relations {
         self.known(index).count.next(transaction)
     }
 
-    /// Counts records with a value of the relation that were taken in a transaction.
+    /// Counts the relation's records with a value that were taken in a transaction.
     ///
     /// # Panics
     ///
@@ -255,7 +256,7 @@ impl Relations {
         self.known_mut(index).count.consume(transaction, records);
     }
 
-    /// How many relations are known.
+    /// The number of known relations.
     #[must_use]
     pub fn count(&self) -> usize {
         self.by_oid.len()
@@ -329,7 +330,7 @@ mod tests {
         relations.forget(a);
         assert_eq!((relations.count(), relations.index_of(1), relations.index_of(2)), (1, None, Some(b)));
         assert_eq!(relations.learn(relation(3, "c"), answer(3)), a);
-        assert_eq!((relations.index_of(3), relations.next_order(a, 0)), (Some(a), 1), "and nothing else");
+        assert_eq!((relations.index_of(3), relations.next_order(a, 0)), (Some(a), 1), "the new relation starts empty");
         assert_eq!(relations.indexes().count(), 2);
     }
 
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_within_a_relation_begins_anew_with_each_transaction() {
+    fn the_order_within_a_relation_starts_again_with_each_transaction() {
         let mut relations = Relations::default();
         let a = relations.learn(relation(1, "a"), answer(1));
         let b = relations.learn(relation(2, "b"), answer(2));
