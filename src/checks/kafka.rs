@@ -2,7 +2,7 @@
 
 use super::Verdict;
 
-/// Whether a broker answers, and if not what a stream would say.
+/// Whether a broker answers; `failure` is what a stream would report.
 #[must_use]
 pub fn brokers(list: &str, failure: Option<(String, Option<String>)>) -> Verdict {
     match failure {
@@ -23,14 +23,12 @@ pub fn kafka_properties(failure: Option<(String, Option<String>)>) -> Verdict {
     }
 }
 
-/// The topic of the positions of exactly-once delivery, of which nothing may be deleted.
+/// The topic that stores the positions of exactly-once delivery. Kafka must not delete from it.
 #[must_use]
 pub fn checkpoint_topic(name: &str, facts: &TopicFacts) -> Verdict {
     match facts {
         TopicFacts::Exists { cleanup_policy } if cleanup_policy.contains("delete") => Verdict::error(
-            format!(
-                "checkpoint topic {name}: cleanup.policy={cleanup_policy}: Kafka deletes the stored position in time"
-            ),
+            format!("checkpoint topic {name}: cleanup.policy={cleanup_policy}: Kafka will delete the stored position"),
             compact_command(name),
         ),
         TopicFacts::Exists { cleanup_policy } => {
@@ -38,39 +36,39 @@ pub fn checkpoint_topic(name: &str, facts: &TopicFacts) -> Verdict {
         }
         TopicFacts::Missing { creation } => missing_topic(&format!("checkpoint topic {name}"), creation, true),
         TopicFacts::Unknown { reason } => Verdict::warning(
-            format!("checkpoint topic {name}: the cluster does not describe it: {reason}"),
+            format!("checkpoint topic {name}: the cluster did not describe it: {reason}"),
             "check the ACLs",
         ),
     }
 }
 
-/// What makes a topic one that nothing is deleted from by age or size.
+/// The command that stops Kafka from deleting a topic's records by age or size.
 #[must_use]
 pub fn compact_command(topic: &str) -> String {
     format!("kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact")
 }
 
-/// What the cluster says of a topic.
+/// What the cluster reports about a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopicFacts {
-    /// It is there, with this `cleanup.policy`.
+    /// It exists.
     Exists { cleanup_policy: String },
-    /// It is not there.
+    /// It does not exist.
     Missing { creation: Creation },
-    /// The cluster does not say.
+    /// The cluster did not answer the question.
     Unknown { reason: String },
 }
 
-/// Whether a topic that is missing comes about by itself.
+/// Whether a missing topic would be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Creation {
     /// The cluster would create it.
     Works,
-    /// Neither walcat nor the brokers are set to create topics.
+    /// Neither walcat nor the broker is configured to create topics.
     Off,
-    /// The cluster refuses to.
+    /// The cluster would reject the request.
     Refused { reason: String },
-    /// It is not known.
+    /// The cluster did not answer the question.
     Unknown { reason: String },
 }
 
@@ -78,28 +76,29 @@ fn missing_topic(name: &str, creation: &Creation, walcat_creates: bool) -> Verdi
     let create = "create it, or set [topics] create = true";
     match creation {
         Creation::Works if walcat_creates => Verdict::ok(format!("{name}: walcat will create it")),
-        Creation::Works => Verdict::ok(format!("{name}: the broker will create it, with its own defaults")),
+        Creation::Works => Verdict::ok(format!("{name}: the broker will create it with its own settings")),
         Creation::Off => {
             Verdict::error(format!("{name}: does not exist, and neither walcat nor the broker creates it"), create)
         }
         Creation::Refused { reason } => Verdict::error(
-            format!("{name}: does not exist, and Kafka refuses to create it: {reason}"),
-            "create it by hand, or change [topics] or the ACLs",
+            format!("{name}: does not exist, and Kafka rejects its creation: {reason}"),
+            "create the topic yourself, or change [topics] or the ACLs",
         ),
         Creation::Unknown { reason } => Verdict::warning(
-            format!("{name}: does not exist, and the cluster does not say whether it would be created: {reason}"),
+            format!("{name}: does not exist, and it is unknown whether Kafka would create it: {reason}"),
             create,
         ),
     }
 }
 
-/// A table's topic: there, to be made, and fit for records without a key, unless `on_error` passes what is refused.
+/// A table's topic: whether it exists or can be created, and whether it accepts records without a key. `passes_refused` says
+/// that `on_error` skips rejected records.
 #[must_use]
 pub fn topic(name: &str, facts: &TopicFacts, has_key: bool, walcat_creates: bool, passes_refused: bool) -> Verdict {
     match facts {
         TopicFacts::Exists { cleanup_policy } if !has_key && cleanup_policy.contains("compact") => {
             let finding =
-                format!("topic {name}: compacted, and the table's records have no key: the broker refuses them");
+                format!("topic {name}: compacted, but the table's records have no key: the broker will reject them");
             let hint = "give the table a primary key or REPLICA IDENTITY USING INDEX, or set the topic's cleanup.policy to \
                         delete";
             if passes_refused { Verdict::warning(finding, hint) } else { Verdict::error(finding, hint) }
@@ -109,7 +108,7 @@ pub fn topic(name: &str, facts: &TopicFacts, has_key: bool, walcat_creates: bool
         }
         TopicFacts::Missing { creation } => missing_topic(&format!("topic {name}"), creation, walcat_creates),
         TopicFacts::Unknown { reason } => {
-            Verdict::warning(format!("topic {name}: the cluster does not describe it: {reason}"), "check the ACLs")
+            Verdict::warning(format!("topic {name}: the cluster did not describe it: {reason}"), "check the ACLs")
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The verdicts of `walcat check` and `walcat slot status`, on facts that `pg/` and `sink/` gathered. Pure: a table of
-//! facts in, a table of verdicts out.
+//! The verdicts of `walcat check` and `walcat slot status`: pure functions from the facts that `pg/` and `sink/` collect.
 
 mod failover;
 mod kafka;
@@ -19,14 +18,14 @@ pub use server::{
 pub use slot::{SlotFacts, TWO_PHASE, missing_slot, slot, start, state_file, two_phase_cure};
 pub use tables::{Age, publication, publication_age, replica_identity, table_count};
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
+    /// Nothing to do.
     Ok,
-    /// It works, but somebody should look at it.
+    /// It works, but the operator should look at it.
     Warning,
-    /// walcat will not run, or will stop, or data will be missing.
+    /// walcat does not start, will stop, or changes will be missing.
     Error,
 }
 
@@ -43,28 +42,28 @@ impl fmt::Display for Severity {
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// How bad.
+    /// Its severity.
     pub severity: Severity,
-    /// What was looked at, and what was found.
+    /// What was checked: what was found.
     pub finding: String,
-    /// What to do about it; empty when there is nothing to do.
+    /// What to do; empty if there is nothing to do.
     pub hint: String,
 }
 
 impl Verdict {
-    /// As it should be.
+    /// A finding that needs no action.
     #[must_use]
     pub fn ok(finding: impl Into<String>) -> Self {
         Verdict { severity: Severity::Ok, finding: finding.into(), hint: String::new() }
     }
 
-    /// Worth a look.
+    /// A warning and its hint.
     #[must_use]
     pub fn warning(finding: impl Into<String>, hint: impl Into<String>) -> Self {
         Verdict { severity: Severity::Warning, finding: finding.into(), hint: hint.into() }
     }
 
-    /// To be mended first.
+    /// An error and its hint.
     #[must_use]
     pub fn error(finding: impl Into<String>, hint: impl Into<String>) -> Self {
         Verdict { severity: Severity::Error, finding: finding.into(), hint: hint.into() }

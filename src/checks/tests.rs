@@ -40,7 +40,7 @@ fn server_facts_are_judged_one_by_one() {
         (publication_age("p", "s", &Age::Unknown { reason: "no".to_owned() }), Warning),
     ] {
         assert_eq!(verdict.severity, severity, "{verdict:?}");
-        assert_eq!(verdict.hint.is_empty(), severity == Ok, "each trouble has a next step: {verdict:?}");
+        assert_eq!(verdict.hint.is_empty(), severity == Ok, "each warning and error has a hint: {verdict:?}");
     }
 }
 
@@ -124,7 +124,7 @@ fn a_checkpoint_topic_that_may_be_deleted_from_is_an_error() {
 }
 
 #[test]
-fn a_topic_is_an_error_where_its_records_would_be_refused() {
+fn a_topic_is_an_error_if_its_records_would_be_rejected() {
     let exists = |policy: &str| TopicFacts::Exists { cleanup_policy: policy.to_owned() };
     let missing = |creation: Creation| TopicFacts::Missing { creation };
     let reason = || "no".to_owned();

@@ -117,7 +117,7 @@ fn check_and_stream_agree_on_the_publication() {
     try_all(vec![
         Case::good("nothing is wrong"),
         younger("a change before the publication", INSERT, false, "error    publication young: younger than changes"),
-        younger("no change before the publication", "SELECT 1", true, "ok       publication young: the slot's changes"),
+        younger("no change before the publication", "SELECT 1", true, "ok       publication young: older than the"),
         missing,
         altered,
         remade(Case::good("a publication made again"), "SELECT 1"),
@@ -145,7 +145,7 @@ fn check_and_stream_agree_on_the_slot_and_the_role() {
     let mut elsewhere = Case::bad("a slot of another database", "belongs to the database");
     let other = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
     (elsewhere.dsn, elsewhere.publication) = (other.dsn(), other.publication.clone());
-    let mut role = Case::bad("a role that may not replicate", "role: lacks REPLICATION");
+    let mut role = Case::bad("a role that may not replicate", "role: does not have REPLICATION");
     role.world.sql(&format!("CREATE ROLE nobody_{} LOGIN", role.world.database));
     role.dsn = format!("host=127.0.0.1 port={} user=nobody_{1} dbname={1}", role.world.pg.port, role.world.database);
     let mut database = Case::bad("no database", "does not exist");
@@ -156,7 +156,7 @@ fn check_and_stream_agree_on_the_slot_and_the_role() {
     try_all(vec![past.config("startpos = \"FFFF/0\"\n")]);
     // The role lacks more than one thing, and each has its line.
     let check = role.walcat("check").run().expect_code(78);
-    assert!(check.stdout.contains("error    role: lacks REPLICATION"), "{}", check.stdout);
+    assert!(check.stdout.contains("error    role: does not have REPLICATION"), "{}", check.stdout);
     role.walcat("stream").with(&["--once"]).run().expect_code(77);
 }
 
@@ -213,7 +213,7 @@ fn check_and_stream_agree_on_kafka() {
         Case::bad("an unknown property", "no such property of librdkafka").flag(&["-X", "lingr.ms=5"]),
         Case::bad("no mechanism", "needs sasl.mechanism").flag(&["-X", "security.protocol=SASL_SSL"]),
         Case { line: "walcat will create it".to_owned(), ..Case::good("topics to be made") }.config(topics),
-        Case::bad("topics that Kafka refuses", "Kafka refuses to create it")
+        Case::bad("topics that Kafka refuses", "Kafka rejects its creation")
             .config(&format!("{topics}properties = {{ \"cleanup.policy\" = \"nonsense\" }}\n")),
         Case::good("exactly once").flag(&["--delivery", "exactly-once"]),
     ]);

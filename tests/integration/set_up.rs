@@ -84,7 +84,7 @@ fn a_slot_that_decodes_at_prepare_is_refused_and_a_copy_of_it_loses_nothing() {
     let copy = format!("SELECT pg_copy_logical_replication_slot('{0}', '{0}_plain')", world.slot);
     for engine in ["streaming", "polling"] {
         let run = world.stream().with(&["--sink", "stdout", "--once", "--engine", engine]).run().expect_code(78);
-        run.expect_log(&[&world.slot, "two_phase = true", "COMMIT PREPARED", "hint: copy it", &copy]);
+        run.expect_log(&[&world.slot, "two_phase = true", "COMMIT PREPARED", "hint: copy the slot", &copy]);
     }
     let run = check(&world).run().expect_code(78);
     let found = run.stdout.lines().find(|line| line.starts_with("error")).expect("an error");
@@ -195,7 +195,7 @@ fn check_names_what_would_stop_a_stream() {
     world.sql("ALTER TABLE t REPLICA IDENTITY FULL");
     world.kafka.create_topic(&world.topic("t"), &["--config", "cleanup.policy=compact"]);
     let run = check(&world).run().expect_code(78).expect_log(&["checks failed"]);
-    assert!(run.stdout.contains("compacted, and the table's records have no key"), "{}", run.stdout);
+    assert!(run.stdout.contains("compacted, but the table's records have no key"), "{}", run.stdout);
     assert_eq!(world.confirmed(), before, "it changes nothing");
     let run = check(&world).with(&["-X", "lingr.ms=5"]).run().expect_code(78);
     assert!(run.stdout.contains("error    cannot set up the Kafka producer: lingr.ms"), "{}", run.stdout);
@@ -234,6 +234,6 @@ fn a_server_without_a_walsender_to_spare_is_reported_on_all_the_same() {
         .with(&["--topic-prefix", &world.prefix, "--brokers", &world.kafka.brokers])
         .run()
         .expect_code(78);
-    assert!(run.stdout.contains("error    role: lacks REPLICATION"), "{}", run.stdout);
+    assert!(run.stdout.contains("error    role: does not have REPLICATION"), "{}", run.stdout);
     holder.terminate().expect_code(0);
 }

@@ -82,8 +82,8 @@ fn the_status_of_a_slot_that_is_lost_ends_with_78() {
     });
     for format in ["table", "json"] {
         let run = slot(&world, &["status", "--format", format]).run().expect_code(78);
-        assert!(run.stdout.contains("lost for good") && run.stdout.contains("error"), "{}", run.stdout);
-        run.expect_log(&["is permanently lost", "hint: "]);
+        assert!(run.stdout.contains("permanently lost") && run.stdout.contains("error"), "{}", run.stdout);
+        run.expect_log(&["permanently lost", "hint: "]);
     }
 }
 
@@ -95,7 +95,7 @@ fn who_holds_the_slot_is_said_with_client_and_since_when() {
     let config = crate::servers::file("held.toml", "[retry]\nfor = \"1s\"\n");
     let run = world.stream().with(&["--sink", "stdout", "--config", &config]).run().expect_code(69);
     run.expect_log(&[
-        "another process has held the slot",
+        "has been held by another process",
         "client 127.0.0.1",
         "application walcat",
         "since 20",
