@@ -1,6 +1,6 @@
 //! The command line: commands, options and their help.
 //!
-//! Options are taken as texts. `config` parses them, because the environment and the file set the same things.
+//! Options are texts. `config` parses them because the environment and the file contain the same settings.
 
 mod options;
 
@@ -221,7 +221,7 @@ impl DecodeOptions {
     }
 }
 
-/// The text of `--version` after the name: walcat's version and revision, and the versions of the libraries.
+/// The text of `--version` after the name: walcat's version and revision, and the versions of its libraries.
 #[must_use]
 pub fn version_text(libpq: &str, librdkafka: &str) -> String {
     format!("{}\nlibpq {libpq}\nlibrdkafka {librdkafka}", short_version())
@@ -231,7 +231,7 @@ fn short_version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION"), " (", env!("WALCAT_GIT_REVISION"), ")")
 }
 
-/// The command line with the short text and the default of every setting, which come from the table of keys.
+/// The command line with the short text and the default of every setting, from the table of keys.
 #[must_use]
 pub fn command() -> clap::Command {
     described(Cli::command())
@@ -242,7 +242,7 @@ fn described(command: clap::Command) -> clap::Command {
     names.iter().fold(command.mut_args(described_option), |command, name| command.mut_subcommand(name, described))
 }
 
-/// An option with its short text from the table of keys, and after it the comment on its field in the long help.
+/// An option with its short text from the table of keys; the long help adds the comment on its field.
 fn described_option(option: clap::Arg) -> clap::Arg {
     let row = option.get_long().and_then(|flag| Key::find(&flag.replace('-', "_")));
     let Some(row) = row else { return option };
@@ -263,9 +263,9 @@ fn styled(text: &str) -> StyledStr {
     styled
 }
 
-/// Parses the command line. `--help` and `--version` are errors too: clap's own `print` and `exit_code` handle each.
+/// Parses the command line. `--help` and `--version` are errors too: clap's `print` and `exit_code` handle them.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>, version_text: String) -> Result<Cli, clap::Error> {
-    // clap keeps a &'static str; this runs once in the life of a process.
+    // clap keeps a &'static str; this runs once in a process.
     let version_text: &'static str = version_text.leak();
     let command = command().version(short_version()).long_version(version_text);
     let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));

@@ -1,7 +1,6 @@
-//! The options by subject, each group shared by the commands that take it.
+//! The options in groups, each shared by the commands that accept it.
 //!
-//! The short text of an option that is a setting comes from [`Key::ALL`]; the comment on its field is only the rest, which
-//! `--help` adds.
+//! The short text of a setting comes from [`Key::ALL`]. The comment on its field is the rest of the text, which `--help` adds.
 
 use std::path::PathBuf;
 
@@ -105,15 +104,15 @@ pub struct OutputOptions {
     /// value.
     #[arg(long, value_name = "FORM")]
     stdout: Option<String>,
-    /// For debugging: each line shows the LSNs, the xid, the flags, the columns with their type OIDs, and the records that a row
-    /// would become. walcat contacts no broker, confirms nothing and never moves the slot. walcat-records(7) describes the
+    /// For debugging: each line shows the LSNs, the xid, the flags, the columns with their type OIDs, and the records that a
+    /// row would become. walcat contacts no broker, confirms nothing and never moves the slot. walcat-records(7) describes the
     /// format.
     #[arg(long, value_name = "FORMAT")]
     dump: Option<String>,
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     dump_keepalives: Option<String>,
-    /// Nothing is confirmed, so the slot does not move and the changes come again. The file contains the data of your tables;
-    /// only its owner may read it (mode 0600).
+    /// Nothing is confirmed, so the slot does not move and the server will send the changes again. The file contains the data
+    /// of your tables; only its owner may read it (mode 0600).
     #[arg(long, value_name = "FILE")]
     record: Option<String>,
     /// The record has no key. If the topic is compacted, walcat leaves the record out and logs one warning.
@@ -167,7 +166,7 @@ pub struct EndOptions {
     /// minute.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     once: Option<String>,
-    /// Read the error message first: changes between the two positions are missing from the stream, or come again.
+    /// Read the error message first: changes between the two positions are missing from the stream, or are delivered again.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     accept_gap: Option<String>,
     /// This concerns tables with REPLICA IDENTITY FULL that were dropped, or got another primary key, before walcat read their
@@ -191,7 +190,7 @@ impl EndOptions {
     }
 }
 
-/// How a slot is created.
+/// How to create a slot.
 #[derive(Args)]
 #[command(next_help_heading = "PostgreSQL")]
 pub struct FailoverOptions {
@@ -207,12 +206,12 @@ impl FailoverOptions {
     }
 }
 
-/// Durations are texts with units.
+/// Durations are texts with a unit.
 #[derive(Args)]
 #[command(next_help_heading = "Time")]
 pub struct TimeOptions {
-    /// For machines that boot together. By default walcat tries each once, so that a mistyped broker or conninfo fails at once.
-    /// A duration has a unit: 200ms, 30s, 5m, 1h. forever sets no limit.
+    /// For machines that boot together. By default walcat tries each once, so that a mistyped broker or conninfo fails at
+    /// once. A duration has a unit: 200ms, 30s, 5m, 1h. forever sets no limit.
     #[arg(long, value_name = "DURATION")]
     wait: Option<String>,
     #[arg(long, value_name = "DURATION")]
@@ -251,7 +250,7 @@ pub struct LogOptions {
     quiet: Option<String>,
 }
 
-/// `-vvv` asks for no more than `-vv`.
+/// `-vvv` is the same as `-vv`.
 const VERBOSE_MAX: u8 = 2;
 
 impl LogOptions {

@@ -24,11 +24,11 @@ fn stream_command() -> clap::Command {
     command.find_subcommand("stream").cloned().unwrap_or_else(|| panic!("no command stream"))
 }
 
-/// Flags that no file can set: what file to read, what to do instead, and the help.
+/// Flags that are not settings: the name of the file, and two actions.
 const FLAG_ONLY: [&str; 3] = ["config", "print-config", "help"];
 
 #[test]
-fn clap_finds_no_fault_with_the_command_line() {
+fn clap_accepts_the_definition_of_the_command_line() {
     command().debug_assert();
 }
 
@@ -37,7 +37,7 @@ fn every_long_flag_of_stream_is_a_key_and_every_key_at_the_top_level_a_long_flag
     let command = stream_command();
     let flags: Vec<String> = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned).collect();
     for flag in flags.iter().filter(|flag| !FLAG_ONLY.contains(&flag.as_str())) {
-        assert!(Key::find(&flag.replace('-', "_")).is_some(), "--{flag} is no key");
+        assert!(Key::find(&flag.replace('-', "_")).is_some(), "--{flag} is not a key");
     }
     for row in Key::ALL.iter().filter(|row| !row.name.contains('.')) {
         assert!(flags.contains(&row.name.replace('_', "-")), "{} has no flag", row.name);
