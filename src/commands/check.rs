@@ -1,5 +1,5 @@
-//! `walcat check`: what would stop a stream, seen before it is started. Gathers facts, has `checks` judge them, prints a
-//! line each.
+//! `walcat check`: finds what would stop a stream before it starts. It collects facts, lets `checks` judge them, and prints
+//! one line for each.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -23,14 +23,14 @@ use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::exactly_once::checkpoint;
 use crate::source::open;
 
-/// The newest server that walcat is tested with.
+/// The newest major version that walcat is tested with.
 const NEWEST_MAJOR: i32 = 18;
 
-/// Checks everything that can be checked without starting the stream. It ends with 0 exactly when a stream would start and
-/// deliver, as far as can be known without writing; what cannot be known is a warning.
+/// Checks everything that can be checked without starting the stream. It succeeds if a stream would start and deliver, as far
+/// as this can be known without writing. What cannot be known is a warning.
 ///
 /// # Errors
-/// 78 when an error was found; before that those of the connection itself.
+/// [`Error::Checks`] if a check found an error; an error of the connection ends the checks at once.
 pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     let mut report = Report::default();
     let mut commands = Commands::new()?;
@@ -72,7 +72,7 @@ impl Report {
     }
 }
 
-/// What the checks of Kafka need to know of PostgreSQL.
+/// What the checks of Kafka need to know about PostgreSQL.
 #[derive(Default)]
 struct Found {
     system: Option<System>,
@@ -86,7 +86,7 @@ fn postgres(
     report: &mut Report,
 ) -> Result<Found, Error> {
     let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
-    // Facts take no walsender, of which none may be left.
+    // An ordinary connection: there may be no free walsender.
     let mut connection = commands.connect_for_sql(dsn, settings.engine)?;
     let version = connection.server_version();
     report.line(&checks::server_version(version, SERVER_VERSION_MIN, NEWEST_MAJOR))?;
@@ -120,7 +120,7 @@ fn postgres(
                 && slot.wal_status.as_deref() == Some("unreserved")
                 && rehearsal.is_none()
             {
-                // It is about to be lost, and a stream that starts now saves it.
+                // The slot is about to be lost, and a stream that starts now saves it.
                 verdict.severity = Severity::Warning;
             }
             report.line(&verdict)?;
@@ -170,22 +170,22 @@ fn postgres(
             table.publishes_changes,
         ))?;
     }
-    // One mistake is one error: a line above may tell of the same.
+    // One mistake is one error: a line above may report the same.
     if rehearsal.is_none() || report.errors == 0 {
         report.line(&checks::start(rehearsal.map(|error| (error.to_string(), error.hint()))))?;
     }
-    // A role that may not ask has its line above.
+    // A role without the privilege has its line above.
     let system = server::identify_system(&mut connection, wait).ok();
     Ok(Found { system, tables })
 }
 
-/// Goes the way of a stream as far as it changes nothing.
+/// Performs the start of a stream as far as it changes nothing.
 fn rehearse(settings: &StreamSettings, store: Option<Store>, commands: &mut Commands) -> Result<(), pump::Error> {
     let mut store = store.unwrap_or(Store::Slot);
     open::rehearse(&stream::source(settings), &mut || store.read(), &mut commands.waiter())
 }
 
-/// Whether the publications are older than what the slot holds.
+/// Reports whether the publications are older than the changes that the slot holds.
 fn ages(
     settings: &StreamSettings,
     existing: &[String],
@@ -193,7 +193,7 @@ fn ages(
     wait: &mut Wait<'_>,
     report: &mut Report,
 ) -> Result<(), Error> {
-    /// Up to 17 the server refuses to decode without the publication; 18 and later leave the changes out.
+    /// Up to PostgreSQL 17 the server fails to decode without the publication; 18 and later skip the changes.
     const SKIPS_SINCE: i32 = 180_000;
     if existing.is_empty() {
         return Ok(());
@@ -203,7 +203,7 @@ fn ages(
     let age = if doubtful.is_empty() {
         Age::Older
     } else if connection.server_version() >= SKIPS_SINCE {
-        Age::Unknown { reason: "PostgreSQL 18 leaves out what it cannot decode, and does not tell".to_owned() }
+        Age::Unknown { reason: "PostgreSQL 18 skips what it cannot decode and does not report it".to_owned() }
     } else {
         match publications::try_decoding(connection, slot, existing, wait) {
             Ok(()) => Age::Older,
@@ -243,8 +243,7 @@ fn kafka(settings: &StreamSettings, found: &Found, commands: &mut Commands, repo
         let topic = match claimed {
             Ok(topic) => topic.to_owned(),
             Err(error) => {
-                report
-                    .line(&Verdict::error(error.to_string(), "rename a table, or leave it out of the publication"))?;
+                report.line(&Verdict::error(error.to_string(), "rename a table, or remove it from the publication"))?;
                 continue;
             }
         };
@@ -268,7 +267,7 @@ fn kafka(settings: &StreamSettings, found: &Found, commands: &mut Commands, repo
     Ok(())
 }
 
-/// How a broker makes a topic that nobody has described to it.
+/// The settings of a topic that a broker creates automatically.
 const BROKERS_OWN: TopicTemplate = TopicTemplate { partitions: -1, replication_factor: -1, properties: Vec::new() };
 
 fn new_topic(name: &str, template: TopicTemplate) -> NewTopic {
@@ -281,12 +280,12 @@ fn checkpoint_topic(name: &str) -> NewTopic {
     NewTopic { name: name.to_owned(), partitions: 1, replication_factor: -1, properties }
 }
 
-/// Whether the cluster would create a topic; it does not.
+/// Asks the cluster whether it would create a topic, without creating it.
 fn creation(inquiry: &Inquiry, topic: NewTopic) -> Creation {
     match inquiry.would_create(topic) {
         Ok(()) => Creation::Works,
         Err(error) if error.code == Code::TopicAlreadyExists => Creation::Works,
-        // A broker that is too old for the question, or none that answers.
+        // The broker is too old for the question, or none answers.
         Err(error)
             if !error.is_an_answer() || matches!(error.code, Code::UnsupportedVersion | Code::UnsupportedFeature) =>
         {

@@ -1,4 +1,4 @@
-//! `walcat decode FILE`: prints a recording as `stream --dump json` printed, or would have printed, the stream.
+//! `walcat decode FILE`: prints a recording as `stream --dump json` would print the stream.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Write};
@@ -16,10 +16,11 @@ use crate::recording::{self, Entry, Header, Reader};
 use crate::relations::Relation;
 use crate::session::{EnvelopeClock, Goal, Item, Options, Session, Truncations};
 
-/// Prints every whole frame; a recording that is cut ends with exit code 65 after the last of them.
+/// Prints every complete frame. A truncated recording is an error, but only after its last complete frame.
 ///
 /// # Errors
-/// [`Error::Input`] for a file that cannot be opened, and what the recording holds of errors.
+/// [`Error::Input`] if the file cannot be opened, [`Error::Recording`] if it is invalid, and the errors of the stream it
+/// holds.
 pub fn run(path: &Path, keepalives: bool) -> Result<(), Error> {
     let unreadable = |source| Error::Input { path: path.display().to_string(), source };
     let file = File::open(path).map_err(unreadable)?;
@@ -69,7 +70,7 @@ fn replay(
             }
             Entry::Catalog(answer) => {
                 let Some(relation) = announced.take() else {
-                    warn!(relation = answer.relation; "the recording holds an answer of the catalog without a relation");
+                    warn!(relation = answer.relation; "ignoring a catalog answer without a Relation message in the recording");
                     continue;
                 };
                 session.relations().learn(relation, *answer);
@@ -93,7 +94,7 @@ fn session(header: &Header) -> Session {
     Session::new(options, Instant::now())
 }
 
-/// Lines on their way to standard output.
+/// Lines that are not yet written to standard output.
 #[derive(Default)]
 struct Lines {
     buffer: Vec<u8>,

@@ -1,4 +1,4 @@
-//! From settings to what the Kafka sink is told.
+//! Turns settings into the parts of the Kafka sink.
 
 use std::time::{Duration, Instant};
 
@@ -21,15 +21,14 @@ use crate::sink::kafka::{self, TopicTemplate};
 use crate::source::open::Started;
 use crate::source::waiting::Waiter;
 
-/// librdkafka's property, and what walcat sets where the user does not.
+/// librdkafka's property, and its default.
 const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
 const TRANSACTION_TIMEOUT_MS_DEFAULT: u64 = 60_000;
 
-/// What librdkafka puts into one batch at most, where the user does not say.
+/// The default of librdkafka's `batch.size`.
 const BATCH_BYTES_DEFAULT: usize = 1_000_000;
 
-/// How long a broker that is silent gets at the first contact, the time between two looks for its answer, and that between
-/// two attempts.
+/// At the first contact: how long walcat waits for an answer, how often it looks for one, and the time between two attempts.
 const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
@@ -59,8 +58,8 @@ pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Res
     })
 }
 
-/// The first contact: waits until a broker answers, as long as `--wait` says; without it the first answer is final. After it
-/// an outage is waited for as long as `[retry] broker_for` says.
+/// The first contact: waits for a broker's answer as long as `--wait` allows; without it the first failure is final. For later
+/// outages, `[retry] broker_for` is the limit.
 pub(super) fn reach(settings: &StreamSettings, waiter: &mut Waiter<'_>) -> Result<Inquiry, Error> {
     let brokers = settings.brokers.as_deref().unwrap_or_default();
     let (began, mut told) = (Instant::now(), false);
@@ -102,7 +101,7 @@ fn sleep(waiter: &mut Waiter<'_>, time: Duration) -> Result<(), Error> {
     })
 }
 
-/// How a topic is made that walcat makes.
+/// The settings of topics that walcat creates.
 pub(super) fn topic_template(topics: &config::Topics) -> TopicTemplate {
     TopicTemplate {
         partitions: topics.partitions,
@@ -111,7 +110,7 @@ pub(super) fn topic_template(topics: &config::Topics) -> TopicTemplate {
     }
 }
 
-/// librdkafka takes the properties, and they agree with the other settings.
+/// Checks that librdkafka accepts the properties and that they agree with the other settings.
 pub(super) fn check_properties(settings: &StreamSettings) -> Result<(), Error> {
     let transaction_timeout = match settings.delivery {
         config::Delivery::AtLeastOnce => None,
@@ -121,7 +120,7 @@ pub(super) fn check_properties(settings: &StreamSettings) -> Result<(), Error> {
     Ok(producer::check(&producer_properties(settings), transaction_timeout).map_err(sink::Error::from)?)
 }
 
-/// Without a mechanism librdkafka takes GSSAPI, and says that it was built without it.
+/// Without a mechanism librdkafka defaults to GSSAPI and fails because it was built without it.
 fn check_mechanism(settings: &StreamSettings) -> Result<(), Error> {
     let given = |wanted: &str| {
         let found = settings.kafka.iter().rev().find(|(name, _)| name == wanted);
@@ -138,7 +137,7 @@ fn check_mechanism(settings: &StreamSettings) -> Result<(), Error> {
     Err(sink::Error::from(kafka::Error::Producer { reason }).into())
 }
 
-/// Kafka's own limit for a transaction.
+/// Kafka's limit for a transaction.
 fn transaction_timeout(settings: &StreamSettings) -> Result<Duration, Error> {
     let given = settings.kafka.iter().rev().find(|(name, _)| name == TRANSACTION_TIMEOUT);
     let timeout_ms = match given.map(|(_, text)| text.expose().parse()) {
@@ -150,7 +149,8 @@ fn transaction_timeout(settings: &StreamSettings) -> Result<Duration, Error> {
         }
     };
     if settings.transaction.interval.as_millis() * 2 > u128::from(timeout_ms) {
-        let reason = format!("[transaction] interval is to be at most half of transaction.timeout.ms, {timeout_ms} ms");
+        let reason =
+            format!("[transaction] interval must be at most half of transaction.timeout.ms, which is {timeout_ms} ms");
         return Err(sink::Error::from(kafka::Error::Producer { reason }).into());
     }
     Ok(Duration::from_millis(timeout_ms))
@@ -180,25 +180,25 @@ fn topic_of(settings: &StreamSettings, table: &PublishedTable) -> String {
     sanitize(&format!("{prefix}{}.{}", table.schema, table.table))
 }
 
-/// librdkafka's properties: what the settings mean for it, then the user's own.
+/// librdkafka's properties: first those derived from the settings, then the user's.
 pub(super) fn producer_properties(settings: &StreamSettings) -> Vec<(String, String)> {
     [derived_properties(settings), properties(&settings.kafka)].concat()
 }
 
-/// What the settings mean for librdkafka, unless the user's own properties, which come after these, say otherwise.
+/// The properties derived from the settings. The user's properties follow these and override them.
 fn derived_properties(settings: &StreamSettings) -> Vec<(String, String)> {
     let mut derived = Vec::new();
     if let Some(timeout_ms) = socket_timeout_ms(settings) {
         derived.push(("socket.timeout.ms".to_owned(), timeout_ms.to_string()));
     }
     if settings.topics.create {
-        // A broker that makes what it is asked for would be faster, and make it in a way of its own.
+        // Otherwise the broker would create the topic first, with its own settings.
         derived.push(("allow.auto.create.topics".to_owned(), "false".to_owned()));
     }
     derived
 }
 
-/// A broker that is silent is given up as PostgreSQL is. librdkafka wants it below the time-out of a transaction.
+/// A silent broker gets the same time as a silent PostgreSQL. librdkafka requires a value below the transaction's timeout.
 fn socket_timeout_ms(settings: &StreamSettings) -> Option<u128> {
     let timeout_ms = settings.stall_timeout?.as_millis().min(SOCKET_TIMEOUT_MS_MAX);
     if settings.delivery == config::Delivery::AtLeastOnce {
@@ -208,12 +208,12 @@ fn socket_timeout_ms(settings: &StreamSettings) -> Option<u128> {
     Some(timeout_ms.min(u128::from(limit_ms)))
 }
 
-/// librdkafka's own properties, with the secrets that it needs.
+/// The user's properties, with their secrets.
 pub(super) fn properties(properties: &[(String, config::Secret)]) -> Vec<(String, String)> {
     properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
 }
 
-/// A property that the user gives, where it is a number.
+/// A property that the user sets, if it is a number.
 fn property<T: std::str::FromStr>(settings: &StreamSettings, name: &str) -> Option<T> {
     let given = settings.kafka.iter().rev().find(|(given, _)| given == name);
     given.and_then(|(_, text)| text.expose().parse().ok())

@@ -1,4 +1,4 @@
-//! The commands: settings in, an exit code out. Each turns the settings into the parts of what it runs.
+//! The commands. Each turns settings into the parts of what it runs.
 
 pub mod check;
 pub mod decode;

@@ -21,14 +21,14 @@ use crate::source::waiting::Waiter;
 use crate::source::{open, slot};
 use crate::wire::replication::command::SlotOptions;
 
-/// A connection for commands that are done in a moment, and the means to wait on it.
+/// Connections for short commands, and the means to wait for them.
 pub(super) struct Commands {
     poller: Poller,
     signals: StopSignals,
 }
 
 impl Commands {
-    /// Begins to catch signals.
+    /// Starts to catch signals.
     pub(super) fn new() -> Result<Self, Error> {
         let mut poller = Poller::new().map_err(pump::Error::from)?;
         let mut signals = StopSignals::install().map_err(pump::Error::from)?;
@@ -36,18 +36,17 @@ impl Commands {
         Ok(Commands { poller, signals })
     }
 
-    /// Waiting that ends at the first signal.
+    /// A wait that ends at the first signal.
     pub(super) fn waiter(&mut self) -> Waiter<'_> {
         Waiter::new(&mut self.poller, &mut self.signals)
     }
 
-    /// A connection of the kind that the engine reads its slot by: where no replication connection is to be had, it is
-    /// not needed here either.
+    /// A connection of the kind that the engine uses: polling exists for servers without replication connections.
     pub(super) fn connect(&mut self, dsn: Option<&str>, engine: Engine) -> Result<Connection, pg::Error> {
         self.connect_as(dsn, if engine == Engine::Polling { Kind::Pooled } else { Kind::Replication })
     }
 
-    /// A connection for SQL, which takes no walsender.
+    /// A connection for SQL, which uses no walsender.
     pub(super) fn connect_for_sql(&mut self, dsn: Option<&str>, engine: Engine) -> Result<Connection, pg::Error> {
         self.connect_as(dsn, if engine == Engine::Polling { Kind::Pooled } else { Kind::Ordinary })
     }
@@ -58,10 +57,10 @@ impl Commands {
     }
 }
 
-/// Creates the slot, after looking whether the publications that are named exist.
+/// Creates the slot after checking that the publications exist.
 ///
 /// # Errors
-/// Those of the server; 78 for a missing publication or wal_level.
+/// The server's errors; 78 for a missing publication or a wrong wal_level.
 pub fn create(settings: &SlotSettings) -> Result<(), Error> {
     let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
     let mut commands = Commands::new()?;
@@ -74,10 +73,11 @@ pub fn create(settings: &SlotSettings) -> Result<(), Error> {
     print(&format!("slot {} created, starting at {lsn}\n", settings.slot))
 }
 
-/// Drops the slot. The changes that it still held are given up, so it asks first, or is told to by `--force`.
+/// Drops the slot. This discards the changes that it still holds, so walcat asks first unless `--force` is given.
 ///
 /// # Errors
-/// 78 for a slot that does not exist or belongs to another database, 69 for one that is read, 2 where nobody can be asked.
+/// 78 if the slot does not exist or belongs to another database, 69 if a process reads it, 2 if there is no terminal to ask
+/// on.
 pub fn drop(settings: &SlotSettings, force: bool) -> Result<(), Error> {
     let mut commands = Commands::new()?;
     let mut connection = commands.connect_for_sql(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
@@ -87,35 +87,35 @@ pub fn drop(settings: &SlotSettings, force: bool) -> Result<(), Error> {
     slot::check_plugin(&slot)?;
     slot::check_database(&slot, &connection.database())?;
     let discarded_bytes = |facts: &ServerFacts| wal_lsn(facts).bytes_since(slot.confirmed());
-    // One that is read is not dropped: the server says so, whatever the answer.
+    // The server refuses to drop an active slot, so there is nothing to ask.
     if !slot.active && !force {
         let bytes = discarded_bytes(&server::facts(&mut connection, wait)?);
         if !is_confirmed_by_user(&settings.slot, bytes)? {
-            return print(&format!("slot {} is kept\n", settings.slot));
+            return print(&format!("slot {} not dropped\n", settings.slot));
         }
     }
     let bytes = discarded_bytes(&server::facts(&mut connection, wait)?);
     slots::drop(&mut connection, &settings.slot, wait)?;
     let confirmed = slot.confirmed();
-    print(&format!("slot {} dropped; {bytes} bytes of WAL after {confirmed} were not read\n", settings.slot))
+    print(&format!("slot {} dropped; {bytes} bytes of unread WAL after {confirmed} discarded\n", settings.slot))
 }
 
-/// Asks on the terminal whether the slot is to be dropped.
+/// Asks on the terminal whether to drop the slot.
 fn is_confirmed_by_user(slot: &str, bytes: u64) -> Result<bool, Error> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() || !std::io::stderr().is_terminal() {
         return Err(Error::Unasked { slot: slot.to_owned(), bytes });
     }
-    eprint!("Drop the slot {slot}? {bytes} bytes of WAL that nobody has read are discarded. [y/N] ");
+    eprint!("Drop the slot {slot}? This discards {bytes} bytes of unread WAL. [y/N] ");
     let mut answer = String::new();
     stdin.read_line(&mut answer).map_err(pump::Error::from)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Prints the state of the slot, and what to do when something is wrong with it.
+/// Prints the state of the slot and, if something is wrong with it, what to do.
 ///
 /// # Errors
-/// 78 for a slot that does not exist, or that an error was found with.
+/// 78 if the slot does not exist or has an error.
 pub fn status(settings: &SlotSettings, format: StatusFormat) -> Result<(), Error> {
     let mut commands = Commands::new()?;
     let mut connection = commands.connect_for_sql(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
@@ -139,7 +139,7 @@ pub fn status(settings: &SlotSettings, format: StatusFormat) -> Result<(), Error
     }
 }
 
-/// What `slot status` prints. The names are PostgreSQL's where it has one.
+/// What `slot status` prints. A name that PostgreSQL has is used unchanged.
 #[derive(Debug, Serialize)]
 struct Status {
     slot_name: String,
@@ -193,7 +193,6 @@ impl Status {
     }
 
     fn json(&self) -> String {
-        // A struct of texts and numbers always serialises.
         let mut line = serde_json::to_string(self).unwrap_or_default();
         line.push('\n');
         line
@@ -223,7 +222,6 @@ impl Status {
         ];
         let mut table = String::new();
         for (name, value) in rows {
-            // Writing to a String does not fail.
             let _ = writeln!(table, "{name:<20} {value}");
         }
         if let Some(hint) = &self.hint {
@@ -233,7 +231,7 @@ impl Status {
     }
 }
 
-/// The WAL position of the server now.
+/// The server's current WAL position.
 fn wal_lsn(facts: &ServerFacts) -> Lsn {
     facts.wal_lsn.as_deref().and_then(|text| text.parse().ok()).unwrap_or(Lsn::INVALID)
 }
@@ -242,7 +240,7 @@ fn retained_bytes(slot: &Slot, facts: &ServerFacts) -> u64 {
     if slot.restart().is_valid() { wal_lsn(facts).bytes_since(slot.restart()) } else { 0 }
 }
 
-/// The verdict on a slot that exists.
+/// The verdict on an existing slot.
 pub(super) fn slot_verdict(slot: &Slot, facts: &ServerFacts, connected_to: &str) -> Verdict {
     let lost = slot.lost();
     checks::slot(&SlotFacts {
@@ -258,7 +256,7 @@ pub(super) fn slot_verdict(slot: &Slot, facts: &ServerFacts, connected_to: &str)
     })
 }
 
-/// Prints to standard output; a reader that has gone is no failure.
+/// Prints to standard output. A closed pipe is not an error.
 pub(super) fn print(text: &str) -> Result<(), Error> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::Output(error)),

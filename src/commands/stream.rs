@@ -1,4 +1,4 @@
-//! `walcat stream`: the main job.
+//! `walcat stream`: builds the pump from the settings and runs it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,19 +28,19 @@ use crate::source::options::{Engine, SlotMode, Source, Takeover};
 use crate::source::waiting::Waiter;
 use crate::state_file::StateFile;
 
-/// How long an active slot is waited for where nothing is configured.
+/// How long to wait for an active slot, unless configured.
 const SLOT_WAIT: Duration = Duration::from_secs(30);
 
-/// How long a lost connection is made again where nothing is configured.
+/// How long to keep trying to reconnect, unless configured.
 const RECONNECT_FOR: Duration = Duration::from_secs(300);
 
-/// How often the server's word is asked for while it ends the job.
+/// How often to request a keepalive if the server's position ends the job.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Streams until the job is done or a signal ends it.
+/// Streams until the job is done or a signal arrives.
 ///
 /// # Errors
-/// Whatever ends the stream otherwise.
+/// Every failure that ends the stream.
 pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     let mut poller = Poller::new().map_err(pump::Error::from)?;
     let mut signals = StopSignals::install().map_err(pump::Error::from)?;
@@ -48,12 +48,12 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
 
     let source = source(settings);
     let mut store = store(settings)?;
-    // What is wrong with the way out is found before a slot is made or taken.
+    // Check the output before creating or acquiring a slot.
     check_output(settings)?;
     let recording = settings.record.as_deref().map(Target::open).transpose()?;
     let mut waiter = Waiter::new(&mut poller, &mut signals);
     if settings.sink == config::Sink::Kafka && settings.dump.is_none() {
-        // A broker's name that is mistyped is no reason to make a slot, or to hold one.
+        // A mistyped broker must not leave a new slot or block an existing one.
         drop(kafka::reach(settings, &mut waiter)?);
     }
     let started = open::start(&source, &mut || store.read(), &mut waiter)?;
@@ -78,9 +78,9 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         },
     })?;
     match pump.run() {
-        // The end of a pipeline: what its reader did not take is not confirmed, and that is as it should be.
+        // The end of a pipeline. What the reader did not take stays unconfirmed.
         Err(pump::Error::Sink(sink::Error::Stdout(sink::stdout::Error::Closed))) => {
-            info!(slot = settings.slot.as_str(); "the reader of standard output has closed it: stopping");
+            info!(slot = settings.slot.as_str(); "the reader closed standard output: stopping");
             Ok(())
         }
         result => Ok(result?),
@@ -118,7 +118,7 @@ pub(super) fn source(settings: &StreamSettings) -> Source {
     }
 }
 
-/// A dump or a recording confirms nothing, so there is nothing to store.
+/// A dump or a recording confirms nothing, so it stores nothing.
 pub(super) fn store(settings: &StreamSettings) -> Result<Store, Error> {
     match &settings.state.file {
         Some(path) if !is_look(settings) => {
@@ -143,11 +143,11 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
     };
     if settings.record.is_some() && settings.dump.is_none() {
         warn!(slot = settings.slot.as_str();
-            "recording: nothing is confirmed, so the slot does not move and the changes come again");
+            "recording confirms nothing: the slot does not move, and the server will send the changes again");
     }
     let timing = Timing {
         status_interval: settings.status_interval,
-        // A peek has no signs of life to ask for, and keeps a time of its own.
+        // A poll cannot request keepalives; it has its own timeout.
         stall_timeout: settings.stall_timeout.filter(|_| settings.engine == config::Engine::Streaming),
         ask_interval: (goal != Goal::Forever).then_some(ASK_INTERVAL),
     };
@@ -176,7 +176,7 @@ fn encoding(settings: &StreamSettings, database: &str) -> record::Settings {
         source_name: settings.topic_prefix.clone().unwrap_or_else(|| settings.slot.clone()),
         topic_prefix: settings.topic_prefix.clone(),
         unavailable_value: UNAVAILABLE_VALUE.to_owned(),
-        // A dump shows what there is.
+        // A dump shows every change.
         accept_keyless: settings.accept_keyless || settings.dump.is_some(),
     }
 }
@@ -196,7 +196,7 @@ fn header(settings: &StreamSettings, started: &Started) -> Header {
     }
 }
 
-/// What changes the lines that `decode` prints.
+/// Settings that change the lines that `decode` prints.
 fn recorded_settings(settings: &StreamSettings) -> BTreeMap<String, String> {
     let truncate = match settings.truncate {
         config::Truncate::Emit => "emit",
@@ -205,7 +205,7 @@ fn recorded_settings(settings: &StreamSettings) -> BTreeMap<String, String> {
     BTreeMap::from([("truncate".to_owned(), truncate.to_owned())])
 }
 
-/// Records can be written where they are to go, as far as that is known without asking anybody.
+/// Checks the output as far as possible without connecting to anything.
 fn check_output(settings: &StreamSettings) -> Result<(), Error> {
     match settings.sink {
         _ if settings.dump.is_some() => Ok(()),

@@ -52,7 +52,7 @@ fn on_a_terminal_the_drop_of_a_slot_is_asked_for() {
     let world = World::new(TABLE);
     let kept = drop_on_a_terminal(&world, "n").expect_code(0);
     let question = format!("Drop the slot {}? ", world.slot);
-    kept.expect_log(&[&question, "[y/N]", &format!("slot {} is kept", world.slot)]);
+    kept.expect_log(&[&question, "[y/N]", &format!("slot {} not dropped", world.slot)]);
     assert!(exists(&world));
     drop_on_a_terminal(&world, "y").expect_code(0).expect_log(&[&question, " dropped; "]);
     assert!(!exists(&world));
