@@ -1,10 +1,10 @@
-//! One JSON object a line for each protocol message: what `--dump json` and `decode` print.
+//! One line of JSON for each protocol message: what `--dump json` and `decode` print.
 //!
-//! The same WAL gives the same lines: nothing depends on a clock or on the session, so the times and positions that the
-//! server adds when it sends (XLogData's `wal_end` and time, a keepalive's time) are left out.
+//! The same WAL gives the same lines. Nothing depends on a clock or on the session, so a line does not contain the times and
+//! positions that the server adds when it sends (the `wal_end` and time of XLogData, the time of a keepalive).
 //!
-//! Every line has `type` (the message's name), `tag` (its letter on the wire), `lsn` (XLogData start) and `xid` (the
-//! transaction that it belongs to, else null), and then:
+//! Every line has `type` (the message's name), `tag` (its letter on the wire), `lsn` (the start of XLogData) and `xid` (its
+//! transaction, or null), and then:
 //!
 //! | type | fields |
 //! |---|---|
@@ -24,7 +24,7 @@
 //! | prepare, stream prepare | `flags`, and as begin prepare |
 //! | commit prepared | as commit, and `gid` |
 //! | rollback prepared | `flags`, `prepare_end_lsn`, `rollback_end_lsn`, `prepare_time`, `rollback_time`, `gid` |
-//! | keepalive (only when asked for) | `wal_end` instead of `lsn`, `reply_requested` |
+//! | keepalive (only with `--dump-keepalives`) | `wal_end` instead of `lsn`, `reply_requested` |
 //!
 //! A row is an array of columns: `name`, `type_oid`, `kind` (text, binary, null, unchanged_toast) and `value` (a text; in
 //! base64 with `"encoding":"base64"` when it is binary or not UTF-8). A record has `topic`, `key`, `headers` and `value`,
@@ -40,10 +40,10 @@ use crate::lsn::Lsn;
 use crate::relations::Relation;
 use crate::wire::pgoutput::{Cell, Commit, Message, OldTuple, Prepared, RelationMessage, StreamAbort, Tuple};
 
-/// Microseconds at 9999-12-31 23:59:59 UTC, the last that has four digits in its year.
+/// 9999-12-31 23:59:59 UTC in microseconds: the last second of a year with four digits.
 const LAST_UNIX_US: i64 = 253_402_300_799_000_000;
 
-/// A line under construction: an object whose fields are appended one by one.
+/// A line under construction: an object to which fields are appended.
 pub struct Line<'o> {
     out: &'o mut Vec<u8>,
 }
@@ -61,7 +61,7 @@ impl<'o> Line<'o> {
         line
     }
 
-    /// A keepalive's whole line.
+    /// Appends the complete line of a keepalive.
     pub fn keepalive(out: &mut Vec<u8>, wal_end: Lsn, reply_requested: bool) {
         out.extend_from_slice(b"{\"type\":\"keepalive\",\"tag\":\"k\"");
         let mut line = Line { out };
@@ -71,7 +71,7 @@ impl<'o> Line<'o> {
         line.end();
     }
 
-    /// What a message says of itself; its relation is the one it names, none for a message without.
+    /// Appends the fields of a message; `relation` is the one that it names, if any.
     pub fn message(&mut self, message: &Message<'_>, relation: Option<&Relation>) {
         match message {
             Message::Begin(begin) => {
@@ -127,7 +127,7 @@ impl<'o> Line<'o> {
         }
     }
 
-    /// The relations of a Truncate.
+    /// Appends the relations of a Truncate.
     pub fn truncated<'r>(&mut self, relations: impl Iterator<Item = (u32, Option<&'r Relation>)>) {
         self.field("relations");
         self.out.push(b'[');
@@ -147,7 +147,7 @@ impl<'o> Line<'o> {
         self.out.push(b'[');
     }
 
-    /// Adds a record: key, header value and value are JSON already.
+    /// Appends a record. Key, header value and value must be JSON.
     pub fn record(
         &mut self,
         index: usize,
@@ -304,7 +304,7 @@ impl<'o> Line<'o> {
         self.text(name, &lsn.to_string());
     }
 
-    /// ISO 8601 with microseconds; past the year 9999 and before 1970 the microseconds since 1970 as a number.
+    /// ISO 8601 with microseconds; after the year 9999 and before 1970, the microseconds since 1970 as a number.
     fn time(&mut self, name: &str, time: PgTimestamp) {
         let unix_us = time.unix_us();
         match u64::try_from(unix_us) {
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_cell_is_told_apart() {
+    fn each_kind_of_cell_has_its_own_kind() {
         let line = line(samples::INSERT, (false, false));
         let cell = |kind: &str, value: serde_json::Value| json!({"name": null, "type_oid": null, "kind": kind, "value": value});
         let expected = json!([

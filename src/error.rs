@@ -1,4 +1,4 @@
-//! What a command can fail with, and how `main` prints it: once.
+//! The failures of the commands. `program` prints them once.
 
 use std::io;
 
@@ -9,34 +9,34 @@ use crate::{pg, pump, record, recording, sink};
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The settings.
+    /// Invalid settings.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A run.
+    /// A failure of a stream or of a connection.
     #[error(transparent)]
     Pump(#[from] pump::Error),
-    /// An input file.
+    /// An input file cannot be opened.
     #[error("cannot read {path}: {source}")]
     Input { path: String, source: io::Error },
-    /// A recording, which is not one or not whole.
+    /// A recording is invalid or truncated.
     #[error("cannot read the recording {path}: {source}")]
     Recording { path: String, source: recording::Error },
-    /// Standard output.
+    /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
-    /// `check` found errors, which it has printed.
+    /// `check` found errors and printed them.
     #[error("{count} of {total} checks failed")]
     Checks { count: usize, total: usize },
-    /// `slot status` found an error, which it has printed with the rest.
+    /// `slot status` found an error and printed it.
     #[error("{finding}")]
     Slot { finding: String, hint: Option<String> },
-    /// `slot drop` would discard changes, and there is nobody to ask.
-    #[error("the slot {slot} is not dropped: {bytes} bytes of WAL that nobody has read would be discarded")]
+    /// `slot drop` would discard changes, and there is no terminal to ask on.
+    #[error("cannot drop the slot {slot}: {bytes} bytes of unread WAL would be discarded")]
     Unasked { slot: String, bytes: u64 },
 }
 
 impl Error {
-    /// The exit code that this failure ends with.
+    /// The exit code of this failure.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -56,11 +56,13 @@ impl Error {
         match self {
             Error::Config(error) => error.hint(),
             Error::Pump(error) => error.hint(),
-            Error::Recording { source: recording::Error::Cut { .. }, .. } => {
-                Some("the run that wrote it ended early, or writes it still; all that is whole was printed".to_owned())
-            }
+            Error::Recording { source: recording::Error::Cut { .. }, .. } => Some(
+                "the run that wrote it ended early or is still writing; every complete frame was printed".to_owned(),
+            ),
             Error::Slot { hint, .. } => hint.clone(),
-            Error::Unasked { .. } => Some("--force drops it without a question; on a terminal walcat asks".to_owned()),
+            Error::Unasked { .. } => {
+                Some("use --force to drop it without a question, or run walcat on a terminal to be asked".to_owned())
+            }
             Error::Input { .. } | Error::Recording { .. } | Error::Output(_) | Error::Checks { .. } => None,
         }
     }

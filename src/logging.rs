@@ -1,8 +1,8 @@
-//! The log: one line a record to stderr, as text or as JSON.
+//! The log: one line for each record, to stderr, as text or as JSON.
 //!
-//! Text is `2026-11-20T22:30:00.123Z INFO  streaming started slot=orders lsn=0/16B3748`; JSON is one object a line with
-//! `ts`, `level`, `target`, `message` and the record's own pairs. A line stays a line: control characters of a message
-//! or a value are escaped.
+//! Text is `2026-11-20T22:30:00.123Z INFO  streaming started slot=orders lsn=0/16B3748`; JSON is one object per line with
+//! `ts`, `level`, `target`, `message` and the record's pairs. Control characters in a message or a value are escaped, so a
+//! record is always one line.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -18,13 +18,13 @@ use serde_json::Map;
 use crate::config::{LogFormat, LogSettings};
 use crate::exit_code::ExitCode;
 
-/// Whose records `-v` and `-q` are about: ours, and librdkafka's by either of the names that rust-rdkafka gives them.
+/// The targets that `-v` and `-q` apply to: walcat, and librdkafka under both names that rust-rdkafka uses.
 const TARGETS: [&str; 3] = ["walcat", "librdkafka", "rdkafka"];
 
-/// Set with the log, for what is told after it.
+/// The format of the log, for the failure that is printed at the end; empty before the log starts.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
-/// Sends the log to stderr from now on; where `RUST_LOG` is set it decides what is logged.
+/// Starts the log on stderr. `RUST_LOG`, if set, decides what is logged.
 pub fn init(settings: LogSettings) {
     let mut builder = Builder::new();
     let filters = std::env::var_os("RUST_LOG").filter(|filters| !filters.is_empty());
@@ -33,7 +33,7 @@ pub fn init(settings: LogSettings) {
     if let (Some(filters), None) = (&filters, &mistake) {
         builder.parse_filters(filters);
     } else {
-        // The libraries below have nothing to say that an operator could use, but for their warnings.
+        // Of other libraries, an operator can use only the warnings.
         builder.filter_level(settings.level.min(LevelFilter::Warn));
         for target in TARGETS {
             builder.filter_module(target, settings.level);
@@ -49,15 +49,15 @@ pub fn init(settings: LogSettings) {
         LogFormat::Json => builder.format(|out, record| write_json(out, SystemTime::now(), record)),
     };
     let _ = FORMAT.set(settings.format);
-    // A second logger is refused; only a test would install one, and then the first may stay.
+    // Only a test installs a second logger; the first one then stays.
     let _ = builder.try_init();
     if let Some(filter) = mistake {
-        // At the level that even -q shows.
-        error!(filter = filter.as_str(); "RUST_LOG is ignored: it is not of the form walcat=debug,librdkafka=warn");
+        // At error level, which -q shows too.
+        error!(filter = filter.as_str(); "RUST_LOG is ignored: expected a list such as walcat=debug,librdkafka=warn");
     }
 }
 
-/// The first part of `RUST_LOG` that names no level; env_logger would leave it out and log next to nothing.
+/// The first filter in `RUST_LOG` without a valid level. env_logger would ignore it and log almost nothing.
 fn mistaken_filter(filters: &str) -> Option<&str> {
     let (filters, _) = filters.split_once('/').unwrap_or((filters, ""));
     filters.split(',').map(str::trim).find(|filter| match filter.split_once('=') {
@@ -66,8 +66,8 @@ fn mistaken_filter(filters: &str) -> Option<&str> {
     })
 }
 
-/// Tells why the process ends, whatever is logged otherwise: a line and its hint as the log has them. Before there is a log,
-/// two lines for a person.
+/// Prints why the process ends, at any log level: the failure and its hint, in the format of the log. Before the log starts,
+/// it prints plain text.
 pub fn tell_failure(message: &str, hint: Option<&str>, code: ExitCode) {
     let text = match FORMAT.get() {
         Some(LogFormat::Json) => failure_json(SystemTime::now(), message, hint, code),
@@ -123,7 +123,7 @@ fn is_ours(record: &Record<'_>) -> bool {
     record.target().split("::").next() == Some(TARGETS[0])
 }
 
-/// The text without control characters, so that nothing a server sends can look like a line of ours.
+/// The text with control characters escaped, so that text from a server cannot look like a line of the log.
 fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
@@ -156,7 +156,7 @@ impl<'kvs> VisitSource<'kvs> for JsonPairs<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         let mut json = JsonValue(serde_json::Value::Null);
         value.visit(&mut json)?;
-        // A pair may not hide what every line has.
+        // A pair must not replace a field of every line.
         let is_taken = matches!(key.as_str(), "ts" | "level" | "target" | "message");
         let name = if is_taken { format!("{key}_") } else { key.to_string() };
         self.0.insert(name, json.0);
@@ -164,7 +164,7 @@ impl<'kvs> VisitSource<'kvs> for JsonPairs<'_> {
     }
 }
 
-/// A number stays a number, a boolean a boolean, all else is text.
+/// Numbers and booleans keep their type; every other value is text.
 struct JsonValue(serde_json::Value);
 
 impl<'v> VisitValue<'v> for JsonValue {

@@ -1,4 +1,4 @@
-//! The command `walcat`: reads the command line, runs one command, prints its failure once, and ends with its exit code.
+//! The command `walcat`: parses the command line, runs one command, prints its failure once, and exits with its code.
 
 use std::io::{ErrorKind, Write};
 
@@ -10,7 +10,7 @@ use crate::exit_code::ExitCode;
 use crate::{defect, logging, pg, process_end, sink};
 use log::warn;
 
-/// Runs the command that the process was started with, and ends the process.
+/// Runs the command in the process's arguments, and ends the process.
 pub fn run_process() -> ! {
     defect::install_handlers();
     let version = cli::version_text(&pg::library_version(), &sink::kafka::client::ffi::library_version());
@@ -64,9 +64,9 @@ fn start_log(config: &Config) {
     defect::fail_if_tested();
 }
 
-/// clap's own text: help and version go to standard output, a complaint to standard error.
+/// Prints clap's text: help and version to standard output, an error to standard error.
 fn print_usage(message: &clap::Error) -> ExitCode {
-    // A reader that has gone is no failure.
+    // A closed pipe is not an error.
     let _ = message.print();
     if message.use_stderr() { ExitCode::Usage } else { ExitCode::Done }
 }
@@ -78,7 +78,7 @@ fn print(text: &str) -> Result<(), Error> {
     }
 }
 
-/// The one place where a failure is printed.
+/// Prints a failure, the only place that does so.
 fn report(failure: &Error) -> ExitCode {
     let code = failure.exit_code();
     logging::tell_failure(&failure.to_string(), failure.hint().as_deref(), code);

@@ -1,4 +1,4 @@
-//! The one file format of `--record`, golden transcripts and benchmarks: what a run received, as it came.
+//! The file format of `--record`, golden transcripts and benchmarks: what a run received, unchanged.
 //!
 //! ```text
 //! recording = "WALCAT\n" version, header, { frame }
@@ -8,8 +8,8 @@
 //! kind      = 'd' (one CopyData message) | 'c' (JSON of a CatalogAnswer) | 'e' (the end, of length 0)
 //! ```
 //!
-//! A catalog answer follows the Relation message that it is for. The end frame tells a recording that is whole from one
-//! that was cut between two frames. Numbers are big-endian, as in PostgreSQL's protocol.
+//! A catalog answer follows its Relation message. Without the end frame, a recording that was truncated between two frames
+//! would look complete. Numbers are big-endian, as in PostgreSQL's protocol.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -23,13 +23,13 @@ use crate::lsn::Lsn;
 const MAGIC: &[u8; 7] = b"WALCAT\n";
 const VERSION: u16 = 1;
 
-/// The longest frame: PostgreSQL sends no message beyond 1 GiB.
+/// The longest frame: PostgreSQL sends no message longer than 1 GiB.
 const FRAME_BYTES_MAX: usize = (1 << 30) + 1024;
 
-/// Bytes that are read at a time, so that a length that lies costs no memory.
+/// Bytes to read at a time, so that a wrong length does not allocate memory.
 const READ_BYTES: usize = 1 << 20;
 
-/// What a run fixes for its records, so that `decode` gives the same ones.
+/// What is fixed for a run, so that `decode` prints the same records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The server's version, such as 150018.
@@ -44,11 +44,11 @@ pub struct Header {
     pub slot: String,
     /// The publications.
     pub publications: Vec<String>,
-    /// What topics begin with.
+    /// The prefix of the topics.
     pub topic_prefix: Option<String>,
     /// `source.name`.
     pub source_name: String,
-    /// Settings that change what the records look like, by name.
+    /// Settings that change the records, by name.
     pub settings: BTreeMap<String, String>,
     /// Where the stream started.
     pub start_lsn: Lsn,
@@ -59,32 +59,32 @@ pub struct Header {
 pub enum Entry<'a> {
     /// One CopyData message.
     CopyData(&'a [u8]),
-    /// What the catalog answered.
+    /// An answer of the catalog.
     Catalog(Box<CatalogAnswer>),
 }
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It does not begin as one.
-    #[error("it is not a recording of walcat")]
+    /// It does not begin like a recording.
+    #[error("it is not a walcat recording")]
     NotARecording,
-    /// It is of another version.
-    #[error("it is a recording of version {0}, and this walcat reads version {VERSION}")]
+    /// It has another version.
+    #[error("expected a recording of version {VERSION}, found version {0}")]
     UnsupportedVersion(u16),
-    /// It ends too early.
-    #[error("it is cut after {offset} bytes")]
+    /// It ends before the end frame.
+    #[error("it is truncated after {offset} bytes")]
     Cut { offset: u64 },
-    /// It holds what no recording holds.
-    #[error("it is damaged after {offset} bytes: {reason}")]
+    /// Its content is invalid.
+    #[error("it is invalid after {offset} bytes: {reason}")]
     Damaged { offset: u64, reason: String },
-    /// The operating system refuses.
+    /// The operating system reports an error.
     #[error(transparent)]
     Read(#[from] io::Error),
 }
 
 impl Error {
-    /// The exit code that this failure ends with.
+    /// The exit code of this failure.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -101,7 +101,7 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes what comes before the frames.
+    /// Writes the part before the frames.
     ///
     /// # Errors
     /// What `output` returns.
@@ -114,7 +114,7 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
-    /// Adds one CopyData message.
+    /// Appends one CopyData message.
     ///
     /// # Errors
     /// What the output returns.
@@ -122,7 +122,7 @@ impl<W: Write> Writer<W> {
         self.frame(b'd', message)
     }
 
-    /// Adds what the catalog answered.
+    /// Appends an answer of the catalog.
     ///
     /// # Errors
     /// What the output returns.
@@ -131,7 +131,7 @@ impl<W: Write> Writer<W> {
         self.frame(b'c', &answer)
     }
 
-    /// Hands everything to the operating system.
+    /// Writes the buffer to the operating system.
     ///
     /// # Errors
     /// What the output returns.
@@ -139,7 +139,7 @@ impl<W: Write> Writer<W> {
         self.output.flush()
     }
 
-    /// Adds the end and gives the output back.
+    /// Appends the end frame and returns the output.
     ///
     /// # Errors
     /// What the output returns.
@@ -171,7 +171,7 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads what comes before the frames.
+    /// Reads the part before the frames.
     ///
     /// # Errors
     /// [`Error`].
@@ -190,7 +190,7 @@ impl<R: Read> Reader<R> {
         Ok((reader, header))
     }
 
-    /// The next frame; none after the end.
+    /// The next frame; `None` after the end.
     ///
     /// # Errors
     /// [`Error`].
@@ -210,11 +210,11 @@ impl<R: Read> Reader<R> {
                 self.ended = true;
                 Ok(None)
             }
-            other => Err(self.damaged(&format!("a frame of the unknown kind 0x{other:02X}"))),
+            other => Err(self.damaged(&format!("unknown frame kind 0x{other:02X}"))),
         }
     }
 
-    /// Reads a length and as many bytes into the buffer.
+    /// Reads a length, then that many bytes into the buffer.
     fn bytes(&mut self) -> Result<(), Error> {
         let length = usize::try_from(u32::from_be_bytes(self.array()?)).unwrap_or(usize::MAX);
         if length > FRAME_BYTES_MAX {
@@ -242,7 +242,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Fills `place`, or says that the recording is cut.
+/// Fills `place`, or reports that the recording is truncated.
 fn fill(input: &mut impl Read, mut place: &mut [u8], offset: &mut u64) -> Result<(), Error> {
     while !place.is_empty() {
         match input.read(place) {
@@ -258,7 +258,7 @@ fn fill(input: &mut impl Read, mut place: &mut [u8], offset: &mut u64) -> Result
     Ok(())
 }
 
-/// A file too short for the magic is no recording, rather than one that was cut.
+/// A file that is too short for the magic is not a truncated recording but no recording.
 fn not_a_recording(error: Error) -> Error {
     match error {
         Error::Cut { .. } => Error::NotARecording,
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_that_is_cut_anywhere_is_known_as_cut() {
+    fn a_recording_that_is_truncated_anywhere_is_reported_as_truncated() {
         let bytes = sample();
         for length in 0..bytes.len() {
             let error = read(&bytes[..length]).unwrap_err();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_lies_costs_no_memory() {
+    fn a_wrong_length_allocates_no_memory() {
         let mut bytes = Writer::new(Vec::new(), &header()).unwrap().output;
         bytes.push(b'd');
         bytes.extend_from_slice(&(1_u32 << 30).to_be_bytes());
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(reader.entry().unwrap(), None);
     }
 
-    /// Gives a byte at a time, with an interruption before each.
+    /// Returns one byte at a time, with an interruption before each.
     struct Dripping<'a>(&'a [u8], bool);
 
     impl Read for Dripping<'_> {
@@ -378,7 +378,7 @@ mod tests {
         fn no_bytes_after_the_header_make_it_panic(tail: Vec<u8>) {
             let mut bytes = Writer::new(Vec::new(), &header()).unwrap().output;
             bytes.extend_from_slice(&tail);
-            // Any result is right but a panic; each turn takes at least one byte, so it ends.
+            // Every result except a panic is right. Each iteration reads at least one byte, so it ends.
             let _ = read(&bytes);
         }
 

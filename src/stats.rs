@@ -1,4 +1,4 @@
-//! When a line of statistics is due, and the rate since the last one.
+//! When a statistics line is due, and the rate since the previous one.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Due for the first time one interval from now; none for never.
+    /// The first line is due one interval from now; without an interval, none is.
     #[must_use]
     pub fn new(interval: Option<Duration>, now: Instant) -> Self {
         Stats { interval, started: now, told_at: now, records_told: 0 }
@@ -30,7 +30,7 @@ impl Stats {
         self.deadline().is_some_and(|deadline| now >= deadline)
     }
 
-    /// Records a second since the last line, which this one becomes.
+    /// Records per second since the previous line. A new line begins now.
     pub fn rate(&mut self, records: u64, now: Instant) -> u64 {
         let rate = per_second(
             records.checked_sub(self.records_told).expect("a count since the start does not go back"),
@@ -42,7 +42,7 @@ impl Stats {
         rate
     }
 
-    /// Records a second since the start.
+    /// Records per second since the start.
     #[must_use]
     pub fn rate_since_start(&self, records: u64, now: Instant) -> u64 {
         per_second(records, self.started, now)

@@ -1,5 +1,5 @@
-//! What the tests below `tests/` and the benchmarks use of the library, and nothing else does: no other item is public, so
-//! that the compiler finds what is dead.
+//! The items of the library that the tests in `tests/` and the benchmarks use. No other item is public, so the compiler finds
+//! dead code.
 
 pub mod catalog_facts {
     pub use crate::catalog_facts::{CatalogAnswer, TableFacts};

@@ -187,7 +187,7 @@ fn seventy_for_a_defect() {
         .with(&["--sink", "stdout"])
         .env("WALCAT_TEST_PANIC", "1")
         .run();
-    run.expect_code(70).expect_log(&["a defect of walcat, at src/", "hint: please send us", "walcat --version"]);
+    run.expect_code(70).expect_log(&["a defect in walcat, at src/", "hint: report these lines", "walcat --version"]);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn seventy_for_a_library_that_aborts() {
         .with(&["--sink", "stdout"])
         .env("WALCAT_TEST_ABORT", "1")
         .run();
-    run.expect_code(70).expect_log(&["aborted (SIGABRT)", "hint: please send us", "walcat --version"]);
+    run.expect_code(70).expect_log(&["aborted (SIGABRT)", "hint: report these lines", "walcat --version"]);
 }
 
 #[test]

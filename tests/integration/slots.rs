@@ -38,7 +38,7 @@ fn a_slot_is_dropped_by_force_and_the_bytes_that_are_discarded_are_said() {
     let world = World::new(TABLE);
     world.sql("INSERT INTO t SELECT id, repeat('x', 1000) FROM generate_series(1, 100) AS id");
     let run = slot(&world, &["drop"]).run().expect_code(2);
-    run.expect_log(&["bytes of WAL that nobody has read would be discarded", "hint: --force"]);
+    run.expect_log(&["bytes of unread WAL would be discarded", "hint: use --force"]);
     assert!(exists(&world), "nobody could be asked");
     let run = slot(&world, &["drop", "--force"]).run().expect_code(0);
     let (_, bytes) = run.stdout.split_once(" dropped; ").expect("the bytes");

@@ -155,7 +155,7 @@ fn a_dump_leaves_the_slot_where_it_is_and_a_recording_of_it_decodes_to_the_same_
     let bytes = std::fs::read(path).expect("recording");
     std::fs::write(path, &bytes[..bytes.len() * 2 / 3]).expect("a cut recording");
     let cut = Walcat::new(&["decode", path]).run().expect_code(65);
-    let cut = cut.expect_log(&[&format!("cannot read the recording {path}: it is cut after"), "hint: "]);
+    let cut = cut.expect_log(&[&format!("cannot read the recording {path}: it is truncated after"), "hint: "]);
     assert!(!cut.stdout.is_empty() && dump.stdout.starts_with(&cut.stdout), "the whole frames are printed");
 }
 
