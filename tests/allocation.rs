@@ -1,4 +1,4 @@
-//! From a message to the bytes of its records nothing is allocated per row, once the buffers have grown (invariant 5).
+//! From message to record bytes, walcat allocates nothing per row once the buffers have grown (invariant 5).
 
 #![allow(unsafe_code, reason = "counts what the allocator is asked for")]
 
@@ -13,7 +13,7 @@ use walcat::testing::record::{Encoder, Settings, UNAVAILABLE_VALUE};
 use walcat::testing::relations::{Relation, Relations};
 use walcat::testing::wire::pgoutput::{Context, Message, OldTuple, decode};
 
-/// The system's allocator, counting what this thread asks of it.
+/// The system's allocator, which counts the allocations of this thread.
 struct Counting;
 
 thread_local! {
@@ -46,7 +46,7 @@ static ALLOCATOR: Counting = Counting;
 
 const OID: u32 = 16_400;
 
-/// Name, type OID, value: a column of every form, texts that have to be escaped among them.
+/// Name, type OID, value: a column of every form, including texts that must be escaped.
 const COLUMNS: [(&str, u32, &str); 10] = [
     ("id", 20, "42"),
     ("note", 25, "a \"quoted\"\nline"),
@@ -79,7 +79,7 @@ fn nothing_is_allocated_per_row_once_the_buffers_have_grown() {
     assert_eq!(records, 1_000 * (1 + 1 + 1 + 2 + 3), "each message has to become its records");
 }
 
-/// What a row goes through between libpq's buffer and the producer.
+/// The steps from libpq's buffer to the producer.
 struct Pipeline {
     relations: Relations,
     encoder: Encoder,
@@ -98,14 +98,14 @@ impl Pipeline {
         let mut relations = Relations::default();
         let message = relation();
         let Message::Relation(message) = decode(&message, Context::default()).unwrap() else {
-            panic!("a Relation message is wanted");
+            panic!("expected a Relation message");
         };
         let index = relations.learn(Relation::from(&message), answer());
         encoder.prepare(index, relations.relation(index), relations.answer(index)).unwrap();
         Pipeline { relations, encoder }
     }
 
-    /// How many records a message becomes.
+    /// Encodes a message and returns the number of its records.
     fn carry(&mut self, message: &[u8]) -> usize {
         let (oid, operation) = match decode(message, Context::default()).unwrap() {
             Message::Insert(insert) => (insert.relation, Operation::Insert { new: Row::Wire(insert.new) }),
@@ -113,7 +113,7 @@ impl Pipeline {
                 (update.relation, Operation::Update { old: update.old.map(old_row), new: Row::Wire(update.new) })
             }
             Message::Delete(delete) => (delete.relation, Operation::Delete { old: old_row(delete.old) }),
-            other => panic!("a row is wanted, not {other:?}"),
+            other => panic!("expected a row, found {other:?}"),
         };
         let index = self.relations.index_of(oid).unwrap();
         let change = Change { relation: Some(index), operation, position: self.position(index) };
@@ -173,7 +173,7 @@ fn relation() -> Vec<u8> {
     message
 }
 
-/// A message of one or two tuples, each with its kind and its cells.
+/// A message with one or two tuples, each with its kind and its cells.
 fn message(tag: u8, tuples: &[(u8, Vec<Option<&str>>)]) -> Vec<u8> {
     let mut message = vec![tag];
     message.extend(OID.to_be_bytes());

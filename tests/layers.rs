@@ -1,11 +1,11 @@
-//! Imports go one way: a module imports its own layer or a lower one, as the table of src/README.md says. Edges import no
-//! other edge. The table and the tree name the same modules.
+//! A module imports from its own layer or from a lower one, as the table in src/README.md says. An edge imports no other edge.
+//! The table names the modules of the tree.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rows of the table, lowest first; each with the words that its first cell begins with.
+/// The rows of the table, lowest first: the text that each first cell begins with.
 const LAYERS: [&str; 6] = ["words", "wire", "core", "edges", "pump", "command line"];
 const EDGES: usize = 3;
 
@@ -13,7 +13,7 @@ fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// The layer of each module at the top of the tree, from the table's second cell: names between backticks.
+/// The layer of each top-level module: the names between backticks in the second cell.
 fn layers() -> BTreeMap<String, usize> {
     let readme = fs::read_to_string(source().join("README.md")).expect("src/README.md");
     let mut layers = BTreeMap::new();
@@ -30,7 +30,7 @@ fn layers() -> BTreeMap<String, usize> {
     layers
 }
 
-/// Every Rust file below `directory`.
+/// Every Rust file in `directory` and its subdirectories.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).expect("a directory") {
@@ -44,14 +44,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The module at the top of the tree that a file belongs to.
+/// The top-level module that a file belongs to.
 fn module_of(file: &Path) -> String {
     let path = file.strip_prefix(source()).expect("a file of src");
     let first = path.iter().next().expect("a name").to_str().expect("UTF-8");
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The modules at the top of the tree that a text names by `crate::`, in code, not in comments.
+/// The top-level modules that a text names with `crate::`, outside comments.
 fn imported(text: &str) -> Vec<String> {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     let paths = code.flat_map(|line| line.split("crate::").skip(1).map(str::to_owned).collect::<Vec<_>>());
@@ -94,10 +94,10 @@ fn a_module_imports_its_own_layer_or_a_lower_one() {
 }
 
 #[test]
-fn each_module_of_the_table_is_there() {
+fn each_module_of_the_table_exists() {
     let there: Vec<String> = files(&source()).iter().map(|file| module_of(file)).collect();
     for module in layers().keys() {
-        assert!(there.contains(module), "src/README.md names {module}, which is not there");
+        assert!(there.contains(module), "src/README.md names {module}, which does not exist");
     }
 }
 

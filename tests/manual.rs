@@ -1,4 +1,4 @@
-//! The manual pages and the binary agree: options, keys, short texts, defaults, exit codes. The markup has no fault.
+//! The manual pages agree with the binary: options, keys, short texts, defaults, exit codes. The markup is valid.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ fn page(file: &str) -> String {
     std::fs::read_to_string(path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// The items of a page's lists: what follows `.It`, and the lines up to the next macro that ends it.
+/// The list items of a page: the text after `.It`, and the lines up to the next macro that ends the item.
 fn items(page: &str) -> Vec<(String, Vec<String>)> {
     let mut items: Vec<(String, Vec<String>)> = Vec::new();
     let mut is_open = false;
@@ -43,7 +43,7 @@ fn flags_of_the_binary() -> BTreeSet<String> {
             flags.extend(argument.get_long().map(|flag| format!("--{flag}")));
             flags.extend(argument.get_short().map(|flag| format!("-{flag}")));
         }
-        // The command `help` of clap repeats the names of the others.
+        // clap's command `help` repeats the names of the others.
         for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
             collect(command, flags);
         }
@@ -67,7 +67,7 @@ fn every_option_is_in_the_manual_and_every_option_of_the_manual_exists() {
     assert_eq!(described, flags_of_the_binary());
 }
 
-/// Every option of every command by its flag, with its short text in `--help`.
+/// Every option of every command: its flag and its short text in `--help`.
 fn short_texts_of_the_binary() -> BTreeSet<(String, String)> {
     fn collect(command: &clap::Command, texts: &mut BTreeSet<(String, String)>) {
         for argument in command.get_arguments() {
@@ -174,7 +174,7 @@ fn the_example_file_says_the_short_text_above_every_key() {
 }
 
 #[test]
-fn the_unit_restarts_only_where_starting_again_helps() {
+fn the_unit_restarts_only_if_a_restart_helps() {
     let unit = page("walcat.service");
     let codes = |setting: &str| -> Vec<u8> {
         let line = unit.lines().find_map(|line| line.strip_prefix(setting)).unwrap_or_default();
@@ -185,7 +185,7 @@ fn the_unit_restarts_only_where_starting_again_helps() {
     assert_eq!(codes("SuccessExitStatus="), [ExitCode::TryAgain.code()]);
 }
 
-/// Runs a formatter over every page; silence is what it should have to say.
+/// Runs a formatter on every page and expects no output.
 fn lint(program: &str, arguments: &[&str]) {
     for page in PAGES {
         let output = Command::new(program).args(arguments).arg(path(page)).env("MANWIDTH", "100").output();

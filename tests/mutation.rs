@@ -1,7 +1,7 @@
-//! A million damaged frames: none makes the wire layer panic, and what it accepts lies within the frame.
+//! A million damaged frames: none makes the wire layer panic, and accepted values lie within the frame.
 //!
-//! The frames are those of the golden transcripts and one of each message type made by hand. WALCAT_SEED=N runs another
-//! million; a failure prints the seed, the turn and the bytes.
+//! The frames come from the golden transcripts, with one of each message type in addition. WALCAT_SEED=N runs another million;
+//! a failure prints the seed, the iteration and the bytes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ mod samples;
 
 const TURNS: u32 = 1_000_000;
 const SEED: u64 = 1;
-/// Damages done to one frame, at most.
+/// The maximum number of damages in one frame.
 const DAMAGES_MAX: u64 = 4;
 /// 'w', start, wal_end, sent_at.
 const XLOGDATA_HEADER: [u8; 25] = {
@@ -25,7 +25,7 @@ const XLOGDATA_HEADER: [u8; 25] = {
     header[0] = b'w';
     header
 };
-/// Numbers at which lengths and counts go wrong.
+/// Numbers that are likely to break lengths and counts.
 const EDGES: [u32; 12] =
     [0, 1, 2, 3, 0xFF, 0xFFFF, 0x1_0000, 0x7FFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFE, 0xFFFF_FFFF];
 const CONTEXTS: [Context; 4] = [
@@ -112,7 +112,7 @@ fn overwrite(frame: &mut [u8], place: usize, bytes: &[u8]) {
     }
 }
 
-/// Decodes a frame in every way; gives the letters of the messages that were accepted.
+/// Decodes a frame in every context and returns the letters of the accepted messages.
 fn decode_all(frame: &[u8], accepted: &mut BTreeSet<char>) -> u32 {
     let _ = StatusUpdate::decode(frame);
     let Ok(Frame::XLogData { message, .. }) = replication::decode(frame) else { return 0 };
@@ -131,7 +131,7 @@ fn decode_all(frame: &[u8], accepted: &mut BTreeSet<char>) -> u32 {
     count
 }
 
-/// Goes through everything that a message holds.
+/// Reads everything that a message contains.
 fn visit(bytes: &[u8], message: &Message<'_>) {
     let text = |text: &str| assert_within(bytes, text.as_bytes());
     match message {
@@ -219,7 +219,7 @@ fn no_damaged_frame_makes_the_wire_layer_panic() {
         }
     }
     println!("{TURNS} frames, {count} messages accepted");
-    // Damage that nothing survives would test no more than the first byte.
+    // If every frame were rejected, the test would cover only the first byte.
     assert!(count > TURNS / 20, "only {count} messages were accepted");
     assert_eq!(String::from_iter(accepted), "ABCDEIKMOPRSTUYbcpr");
 }

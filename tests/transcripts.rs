@@ -1,6 +1,7 @@
-//! Golden transcripts: what real servers sent, decoded, beside the lines that it has to give (tests/transcripts/README.md).
+//! Golden transcripts: decodes what real servers sent and compares the lines with the stored ones
+//! (tests/transcripts/README.md).
 //!
-//! WALCAT_TRANSCRIPTS_WRITE=1 writes the lines anew; the difference is then for `git diff` to show.
+//! WALCAT_TRANSCRIPTS_WRITE=1 writes the lines again; `git diff` then shows the difference.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -14,10 +15,10 @@ use walcat::testing::relations::Relation;
 use walcat::testing::wire::pgoutput::{self, Context, Message};
 use walcat::testing::wire::replication::{self, Frame};
 
-/// What walcat asks a server for: `walcat decode` prints it, records included.
+/// What walcat requests from a server: `walcat decode` prints it with its records.
 const SESSIONS: [&str; 1] = ["session-15"];
 
-/// What walcat decodes but does not ask for: one line a message, without records.
+/// What walcat decodes but does not request: one line per message, without records.
 const MESSAGES: [&str; 4] = ["binary-15", "streamed-15", "prepared-15", "parallel-16"];
 
 fn path(name: &str, extension: &str) -> PathBuf {
@@ -30,7 +31,7 @@ fn open(name: &str) -> (Reader<fs::File>, Header) {
     Reader::new(file).expect("a recording")
 }
 
-/// Hands every message with its position and its context to `see`; returns how many there were.
+/// Calls `see` with every message, its position and its context, and returns the number of messages.
 fn for_each_message(name: &str, mut see: impl FnMut(Lsn, &Message<'_>)) -> usize {
     let (mut reader, header) = open(name);
     let parallel = header.settings.get("streaming").is_some_and(|value| value == "parallel");
@@ -51,7 +52,7 @@ fn for_each_message(name: &str, mut see: impl FnMut(Lsn, &Message<'_>)) -> usize
     count
 }
 
-/// The transaction that a message names itself.
+/// The transaction that a message names.
 fn xid(message: &Message<'_>) -> Option<u32> {
     match message {
         Message::Begin(begin) => Some(begin.xid),
@@ -73,7 +74,7 @@ fn xid(message: &Message<'_>) -> Option<u32> {
     }
 }
 
-/// One line a message.
+/// One line per message.
 fn lines(name: &str) -> String {
     let mut relations: HashMap<u32, Relation> = HashMap::new();
     let mut out = Vec::new();
@@ -116,7 +117,7 @@ fn a_recorded_session_is_decoded_to_its_lines() {
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         let version = concat!("\"version\":\"", env!("CARGO_PKG_VERSION"), "\"");
         let lines = String::from_utf8(output.stdout).expect("JSON is UTF-8");
-        // A new version of walcat is no reason to write the lines anew.
+        // A new version of walcat must not change the lines.
         assert_golden(name, &lines.replace(version, "\"version\":\"VERSION\""));
     }
 }

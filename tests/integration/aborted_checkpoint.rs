@@ -1,4 +1,4 @@
-//! Exactly-once delivery begins at what is committed, and at nothing else that lies in the checkpoint topic.
+//! Exactly-once delivery starts at the last committed checkpoint and ignores every other record of the checkpoint topic.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::servers::World;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Puts a checkpoint into the topic as an instance does that dies before its commit is answered: it is given up.
+/// Writes a checkpoint like an instance that dies before its commit is answered: Kafka aborts the transaction.
 fn abort_checkpoint(world: &World, system: &str, end_lsn: &str) {
     let (database, slot) = (&world.database, &world.slot);
     let producer: BaseProducer = ClientConfig::new()

@@ -1,5 +1,5 @@
-//! Kafka's ACLs, against its own authorizer: what walcat(1) says that exactly-once delivery takes is enough, and whatever of
-//! it is missing is named.
+//! Kafka's ACLs with its own authorizer: the ACLs that walcat(1) lists for exactly-once delivery are sufficient, and walcat
+//! names a missing one.
 
 #![allow(
     unsafe_code,
@@ -25,7 +25,7 @@ use rd::rd_kafka_ResourceType_t as Resource;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY)";
 
-/// An operation that the user is allowed.
+/// An operation that the user may perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Acl {
     operation: Operation,
@@ -37,7 +37,7 @@ fn acl(operation: Operation, resource: Resource, name: &str) -> Acl {
     Acl { operation, resource, name: name.to_owned() }
 }
 
-/// Allows the user just these. They are for the names of one world, so that nothing has to be taken back.
+/// Allows the user these operations. They apply to the names of one world, so nothing has to be revoked.
 fn allow(kafka: &Kafka, acls: &[Acl]) {
     let admin: BaseProducer =
         ClientConfig::new().set("bootstrap.servers", &kafka.brokers).create().expect("admin client");
@@ -94,7 +94,7 @@ fn allow(kafka: &Kafka, acls: &[Acl]) {
     }
 }
 
-/// What walcat(1) lists.
+/// The ACLs that walcat(1) lists.
 fn listed(world: &World) -> Vec<Acl> {
     let id = format!("walcat{}", &checkpoint_topic(world)["__walcat".len()..]);
     let (checkpoints, topic) = (checkpoint_topic(world), world.topic("t"));
@@ -132,7 +132,7 @@ fn exactly_once_works_with_the_acls_that_are_listed_and_names_each_that_is_missi
     allow(&kafka, &listed(&world));
     run(&world).expect_code(0);
     assert_eq!(crate::kafka::read_committed(&kafka.brokers, &world.topic("t")).len(), 1);
-    // Nothing but the topics' own ACLs is needed again: what is there need not be created.
+    // The topics exist, so the ACLs to create them are not required again.
     world.sql("INSERT INTO t VALUES (2)");
     run(&world).expect_code(0);
 

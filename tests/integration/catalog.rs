@@ -1,4 +1,4 @@
-//! What the catalog says of a table is that of today; the changes are those of their time.
+//! The catalog describes a table as it is now; a change belongs to an earlier time.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
 
-/// Operation and key of each line; a tombstone is "-".
+/// The operation and key of each line; a tombstone is "-".
 fn operations(records: &[Value]) -> Vec<(String, Value)> {
     let of = |record: &Value| (record["value"]["op"].as_str().unwrap_or("-").to_owned(), record["key"].clone());
     records.iter().map(of).collect()
@@ -136,12 +136,12 @@ fn the_topic_of_a_table_that_is_gone_may_be_another_tables() {
         records.into_iter().map(|record| record.key.expect("a key")["id"].as_i64().expect("a number")).collect()
     };
     assert_eq!(ids(kafka::read(&world.kafka.brokers, &world.topic("a_b"))), [1, 2, 3]);
-    // Tables that are there together may not share it.
+    // Two existing tables must not share a topic.
     world.sql("CREATE TABLE a_b (id int PRIMARY KEY); INSERT INTO a_b VALUES (4)");
     running.wait().expect_code(78).expect_log(&["two tables would share the topic"]);
 }
 
-/// Creates, fills and drops so many tables, each step in a transaction of its own.
+/// Creates, fills and drops `count` tables, each step in its own transaction.
 fn churn(world: &World, count: u32) {
     world.sql(&format!(
         "DO $$ BEGIN FOR i IN 1..{count} LOOP \
@@ -166,7 +166,7 @@ fn tables_that_are_gone_are_forgotten_once_nothing_of_them_can_come() {
     assert_eq!(run.json_lines().len(), 403);
 }
 
-/// All are gone when the first change is read, and most have changes to come.
+/// All are dropped when the first change is read, and most have later changes.
 #[test]
 fn tables_that_are_gone_today_are_known_for_as_long_as_they_have_changes() {
     let world = World::new("");
@@ -251,7 +251,7 @@ fn a_key_that_nobody_knows_any_more_is_told_before_anything_is_sent_without_it()
     }
 }
 
-/// The commit waits for a standby that is not there, so that nobody sees the table; its changes are streamed all the same.
+/// The commit waits for a standby that does not exist, so no session sees the table; its changes are streamed nevertheless.
 #[test]
 fn a_transaction_that_is_not_visible_yet_is_waited_for() {
     let pg = Postgres::start("invisible", 15, &["--no-fsync"]);

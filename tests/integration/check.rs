@@ -1,4 +1,4 @@
-//! `walcat check` ends with 0 exactly when `walcat stream` starts and delivers: over a table of mistakes, and of things that
+//! `walcat check` exits with 0 if and only if `walcat stream` starts and delivers: a table of mistakes, and of set-ups that
 //! only look like mistakes.
 
 use crate::servers::{Kafka, Postgres, World, file};
@@ -7,7 +7,7 @@ use crate::walcat::Walcat;
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 const INSERT: &str = "INSERT INTO t VALUES (1, 'x')";
 
-/// A set-up, and the text of the line of `check` that tells of it.
+/// A set-up, and the text of the line of `check` that reports it.
 struct Case {
     what: &'static str,
     world: World,
@@ -21,7 +21,7 @@ struct Case {
 }
 
 impl Case {
-    /// As it should be: a table with a row in the WAL, a publication, a slot.
+    /// A correct set-up: a table with a row in the WAL, a publication, a slot.
     fn good(what: &'static str) -> Case {
         let world = World::new(TABLE);
         world.sql(INSERT);
@@ -42,7 +42,7 @@ impl Case {
         }
     }
 
-    /// One that does not work.
+    /// A set-up that does not work.
     fn bad(what: &'static str, line: &str) -> Case {
         Case { works: false, line: line.to_owned(), ..Case::good(what) }
     }
@@ -65,7 +65,7 @@ impl Case {
             .with(&flags)
     }
 
-    /// `check`, then `stream` up to the end of the WAL: both agree.
+    /// Runs `check`, then `stream` up to the end of the WAL, and expects that both agree.
     fn try_both(&self) {
         let confirmed = self.world.confirmed();
         let check = self.walcat("check").run();
@@ -106,7 +106,7 @@ fn check_and_stream_agree_on_the_publication() {
     let altered = Case::good("a publication that was altered after the slot");
     altered.world.sql(&format!("ALTER PUBLICATION {} SET (publish = 'insert, update')", altered.world.publication));
     altered.world.sql("INSERT INTO t VALUES (2, 'x')");
-    // A change is decoded with the catalog of its time: the earlier publication serves for the changes before the drop.
+    // A change is decoded with the catalog of its time: for changes before the drop, this is the earlier publication.
     let remade = |case: Case, between: &str| {
         let name = case.world.publication.clone();
         case.world.sql(&format!("DROP PUBLICATION {name}"));
@@ -154,7 +154,7 @@ fn check_and_stream_agree_on_the_slot_and_the_role() {
     let cases = vec![gone, made.config("create_slot = true\n"), temporary, taken, plugin, elsewhere, database];
     try_all(cases);
     try_all(vec![past.config("startpos = \"FFFF/0\"\n")]);
-    // The role lacks more than one thing, and each has its line.
+    // The role has none of several privileges; each has its line.
     let check = role.walcat("check").run().expect_code(78);
     assert!(check.stdout.contains("error    role: does not have REPLICATION"), "{}", check.stdout);
     role.walcat("stream").with(&["--once"]).run().expect_code(77);

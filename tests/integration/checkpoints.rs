@@ -1,5 +1,5 @@
-//! The checkpoint topic of exactly-once delivery: deleted, made anew, another cluster's, compacted; and slots that are made
-//! beside what a store says of an earlier one.
+//! The checkpoint topic of exactly-once delivery: deleted, recreated, of another cluster, compacted; and slots that are
+//! created although a store has the position of an earlier one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ fn topic(world: &World) -> String {
     format!("__walcat.{system}.{}.{}", world.database, world.slot)
 }
 
-/// How often each row is there.
+/// How many times each row was delivered.
 fn times(world: &World) -> BTreeMap<i64, usize> {
     let mut times = BTreeMap::new();
     for record in kafka::read_committed(&world.kafka.brokers, &world.topic("t")) {
@@ -49,7 +49,7 @@ fn a_checkpoint_topic_that_was_deleted_is_a_disagreement_until_it_is_accepted() 
     world.kafka.delete_topic(&topic(&world));
     world.sql("INSERT INTO t SELECT generate_series(6, 10)");
     let before = world.confirmed();
-    // The topic is there again after the first one, and has a start record.
+    // The topic exists again after the first run and has a start record.
     for _ in 0..2 {
         let run = stream(&world).with(&["--once"]).run().expect_code(78);
         run.expect_log(&[&topic(&world), "does not exist", "has been read", "--accept-gap"]);
@@ -61,9 +61,9 @@ fn a_checkpoint_topic_that_was_deleted_is_a_disagreement_until_it_is_accepted() 
     assert_eq!(times(&world), once_each(1..=10));
 }
 
-/// The slot of a server that has crashed may stand where it stood long before.
+/// After a crash of the server, the slot may be at a much earlier position.
 #[test]
-fn a_process_that_knew_its_position_does_not_begin_anew_when_the_checkpoint_topic_is_gone() {
+fn a_process_that_knew_its_position_does_not_start_over_when_the_checkpoint_topic_is_deleted() {
     let pg = Postgres::start("gone", 15, &[]);
     let world = World::on(&pg, Kafka::shared(), TABLE);
     let mut running = stream(&world).deadline(120).spawn();
@@ -75,12 +75,12 @@ fn a_process_that_knew_its_position_does_not_begin_anew_when_the_checkpoint_topi
     pg.stop("immediate");
     pg.restart();
     running.wait().expect_code(78).expect_log(&[&topic]);
-    // The server's statistics are gone, but not what the process has left in the topic.
+    // The server's statistics are lost, but not the records of the process in the topic.
     stream(&world).with(&["--once"]).run().expect_code(78).expect_log(&[&topic]);
     assert_eq!(times(&world), once_each(1..=10));
 }
 
-/// A broker that makes topics by itself gives the next checkpoint one whose records it deletes in time.
+/// A broker that creates topics automatically creates one whose records it deletes after some time.
 #[test]
 fn a_checkpoint_topic_that_is_deleted_under_a_running_stream_ends_it() {
     for create in ["false", "true"] {
@@ -102,7 +102,7 @@ fn a_checkpoint_topic_that_is_deleted_under_a_running_stream_ends_it() {
 fn a_stream_that_is_killed_before_its_first_checkpoint_begins_again_without_a_question() {
     let world = World::new(TABLE);
     world.sql("INSERT INTO t SELECT generate_series(1, 20000)");
-    // The transaction is still open, so that nothing of it is stored.
+    // The transaction is still open, so nothing of it is stored.
     let config = file("slow.toml", "[transaction]\ninterval = \"20s\"\n");
     let mut running = stream(&world).with(&["--config", &config]).spawn();
     running.wait_for_log("checkpoint read");
@@ -125,7 +125,7 @@ fn a_checkpoint_of_another_cluster_for_the_same_slot_is_warned_of() {
     assert!(!run.log.contains(&other), "there is a checkpoint of this one now: {}", run.log);
 }
 
-/// The start records that are left in the checkpoint topic, by their process.
+/// The start records in the checkpoint topic, by process.
 fn start_pids(brokers: &str, topic: &str) -> Vec<i64> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -184,7 +184,7 @@ fn an_instance_whose_start_record_was_compacted_away_finds_out_who_has_taken_ove
 }
 
 #[test]
-fn a_slot_that_was_dropped_is_not_made_anew_beside_the_position_that_is_stored() {
+fn a_slot_that_was_dropped_is_not_recreated_while_its_position_is_stored() {
     let path = file("state.json", "");
     std::fs::remove_file(&path).expect("file");
     let config = file("state.toml", &format!("[state]\nfile = \"{path}\"\n"));

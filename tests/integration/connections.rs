@@ -1,4 +1,4 @@
-//! What a role, a database or the environment sets changes nothing, and the connection that asks the catalog may be lost.
+//! Settings of the role, the database or the environment have no effect, and the connection to the catalog may be lost.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
 
-/// A table and a key column whose names are not ASCII: "größe" and "schlüssel".
+/// A table and a key column with names that are not ASCII: "größe" and "schlüssel".
 const UMLAUTS: &str = r#"CREATE TABLE U&"gr\00f6\00dfe" (U&"schl\00fcssel" int, b int, PRIMARY KEY (b, U&"schl\00fcssel"));
      ALTER TABLE U&"gr\00f6\00dfe" REPLICA IDENTITY FULL"#;
 const UMLAUT_ROW: &str = r#"INSERT INTO U&"gr\00f6\00dfe" VALUES (1, 2)"#;
 const UMLAUT_KEY: &str = r#"{"b":2,"schlüssel":1}"#;
 
-/// A role of the test's own that may replicate and is no superuser.
+/// A role for one test that has REPLICATION and is not a superuser.
 fn role(world: &World) -> String {
     let role = format!("role_{}", world.slot);
     world.sql(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN REPLICATION"));
@@ -33,7 +33,7 @@ fn to_stdout(walcat: Walcat) -> Walcat {
     walcat.with(&["--sink", "stdout", "--stdout", "record", "--once"])
 }
 
-/// The keys of all lines, as they were written.
+/// The keys of all lines, unchanged.
 fn keys(stdout: &str) -> Vec<String> {
     let key = |line: &str| {
         let from = line.find("\"key\":").expect(line) + "\"key\":".len();
@@ -42,7 +42,7 @@ fn keys(stdout: &str) -> Vec<String> {
     stdout.lines().map(key).collect()
 }
 
-/// The process of the session that asks the catalog of a database.
+/// The process ID of the session that queries the catalog of a database.
 fn catalog_pid(world: &World) -> String {
     world.sql(
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'walcat' AND backend_type = 'client backend' \
@@ -147,7 +147,7 @@ fn a_server_without_a_connection_for_the_catalog_is_asked_again_while_the_stream
     world.sql(&format!("ALTER ROLE {role} CONNECTION LIMIT 0"));
     world.sql("INSERT INTO t VALUES (1)");
     running.wait_for_log("cannot query the catalog of PostgreSQL");
-    // Longer than the server waits for a client that says nothing.
+    // Longer than the server's timeout for an idle session.
     let since = Instant::now();
     eventually("the server's patience has passed", 30, || since.elapsed() > Duration::from_secs(4));
     assert_eq!(walsender_pid(&world), walsender);
@@ -168,7 +168,7 @@ fn a_server_without_a_connection_for_the_catalog_is_asked_again_while_the_stream
     assert_eq!(to_stdout(stream_as(&world, &role)).run().expect_code(0).stdout.lines().count(), 1);
 }
 
-/// Of two hosts the first is a standby that is there again after the stream has begun on the second, and lags.
+/// Of two hosts, the first is a standby that starts again after the stream has started on the second, and lags behind.
 #[test]
 fn the_catalog_is_asked_where_the_stream_comes_from() {
     let primary = Postgres::start("home", 15, &["--no-fsync"]);
@@ -186,7 +186,7 @@ fn the_catalog_is_asked_where_the_stream_comes_from() {
         .spawn();
     running.wait_for_log("streaming started");
     standby.restart();
-    // In the order of the key, not of the table.
+    // The columns are in the order of the key, not of the table.
     world.confirm_change("CREATE TABLE t (a int, b int, PRIMARY KEY (b, a)); INSERT INTO t VALUES (1, 2)", 30);
     let records = kafka::read(&world.kafka.brokers, &world.topic("t"));
     assert_eq!(records.len(), 1);
@@ -212,7 +212,7 @@ fn a_transaction_may_take_longer_than_transaction_timeout() {
 }
 
 #[test]
-fn polling_goes_on_where_its_interval_is_longer_than_idle_session_timeout() {
+fn polling_continues_if_its_interval_is_longer_than_idle_session_timeout() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
     let role = role(&world);
     world.sql(&format!("ALTER ROLE {role} SET idle_session_timeout = '500ms'"));

@@ -1,6 +1,6 @@
-//! PostgreSQL's own regression SQL, run into a published database while walcat streams it.
+//! Runs PostgreSQL's regression tests in a published database while walcat streams it.
 //!
-//! What arrives is compared, change by change, with a second slot that is read by SQL and taken apart here.
+//! Compares every change that arrives with a second slot, which is read with SQL and parsed here.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,8 +14,8 @@ use crate::walcat::Walcat;
 
 const DATABASE: &str = "regression";
 
-/// What `pg_regress` sets for its database, a publication of all tables, and what lets their rows be updated: a table
-/// without a primary key gets REPLICA IDENTITY FULL as it is created. The slots come last.
+/// The settings of `pg_regress`, a publication of all tables, and a trigger that makes their rows updatable: a new table
+/// without a primary key gets REPLICA IDENTITY FULL. The slots are created last.
 const SETUP: &str = "
     ALTER DATABASE regression SET lc_messages TO 'C'; ALTER DATABASE regression SET lc_monetary TO 'C';
     ALTER DATABASE regression SET lc_numeric TO 'C'; ALTER DATABASE regression SET lc_time TO 'C';
@@ -64,7 +64,7 @@ fn postgresql_s_own_regression_sql_arrives_change_by_change() {
     let (files, errors) = run_schedule(&pg, &corpus);
 
     let end = pg.sql(DATABASE, "SELECT pg_current_wal_insert_lsn()");
-    // An own change after the end, so that the end is reached.
+    // A change after the end, so that the end is reached.
     pg.sql(DATABASE, "CREATE TABLE corpus.last (id int PRIMARY KEY); INSERT INTO corpus.last VALUES (1)");
     let reached = format!("SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE slot_name = 'walcat'");
     eventually("the slot confirmed to the end", 600, || walcat.has_ended() || pg.sql(DATABASE, &reached) == "t");
@@ -92,10 +92,10 @@ fn postgresql_s_own_regression_sql_arrives_change_by_change() {
     assert!(files > 100 && expected.len() > 10_000, "the corpus did little");
 }
 
-/// Runs the files of `parallel_schedule`, each group at once, as `pg_regress` does. Errors belong to them; those that
-/// want regress.so, which no package has, fail where they do.
+/// Runs the files of `parallel_schedule`, each group in parallel, as `pg_regress` does. Errors are expected. Statements that
+/// need regress.so fail, because no package contains it.
 fn run_schedule(pg: &Postgres, corpus: &Path) -> (usize, usize) {
-    // The server reads data/ and writes results/ itself, as another user.
+    // The server reads data/ and writes results/ as another user.
     let build = std::env::temp_dir().join(format!("walcat-corpus-{}", std::process::id()));
     let shell =
         "mkdir -p \"$1/results\" && cp -r \"$2/data\" \"$1/\" && chmod -R a+rX \"$1\" && chmod a+rwx \"$1/results\"";
@@ -130,7 +130,7 @@ fn run_schedule(pg: &Postgres, corpus: &Path) -> (usize, usize) {
         for (name, log, mut child) in runs {
             let status = child.wait().expect("psql");
             let log = String::from_utf8_lossy(&fs::read(log).expect("log")).into_owned();
-            // 3 is for ON_ERROR_STOP; 2 is for a lost connection
+            // 3 is ON_ERROR_STOP; 2 is a lost connection
             assert_ne!(status.code(), Some(2), "{name}: {log}");
             files += 1;
             errors += log.lines().filter(|line| line.contains("ERROR:")).count();
@@ -140,7 +140,7 @@ fn run_schedule(pg: &Postgres, corpus: &Path) -> (usize, usize) {
     (files, errors)
 }
 
-/// A record of `--stdout record` as the change that it stands for: a change of a key is two records and a tombstone.
+/// The change that a record of `--stdout record` represents: a key change is two records and a tombstone.
 fn change_of(record: &Value) -> Option<Change> {
     let value = &record["value"];
     let op = match value["op"].as_str()? {
@@ -153,7 +153,7 @@ fn change_of(record: &Value) -> Option<Change> {
     Some(format!("{}.{} {op}", name("schema"), name("table")))
 }
 
-/// The other slot's transactions and changes, from the beginnings of its messages.
+/// The transactions and changes of the other slot, from the first bytes of its messages.
 fn reference(pg: &Postgres) -> (usize, Vec<Change>) {
     let hex = pg.sql(
         DATABASE,
@@ -170,7 +170,7 @@ fn reference(pg: &Postgres) -> (usize, Vec<Change>) {
             b'B' => transactions += 1,
             b'R' => {
                 let mut parts = bytes[5..].split(|&byte| byte == 0).map(text);
-                // pg_catalog comes as nothing
+                // pg_catalog is sent as an empty string
                 let schema = parts.next().filter(|schema| !schema.is_empty()).unwrap_or("pg_catalog".into());
                 let name = format!("{schema}.{}", parts.next().expect("table"));
                 names.insert(number(1), name);

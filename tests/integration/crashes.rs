@@ -1,4 +1,4 @@
-//! Processes die, brokers and servers go away and come back: nothing is lost, and what comes again is whole.
+//! Processes die, brokers and servers stop and start again: nothing is lost, and repeated transactions are complete.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub const TABLES: &str = "CREATE TABLE account (id int PRIMARY KEY, version int 
      CREATE TABLE journal (seq bigserial PRIMARY KEY, id int, version int); \
      INSERT INTO account SELECT w * 100 + k, 0 FROM generate_series(1, 2) w, generate_series(0, 9) k";
 
-/// Writers that change accounts and keep a journal of it, in transactions, until they are told to stop.
+/// Writers that change accounts and keep a journal in the same transactions, until they are stopped.
 pub struct Writers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -28,7 +28,7 @@ impl Writers {
             let (pg, database, stop) = (world.pg.clone(), world.database.clone(), Arc::clone(&stop));
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    // The server may be away: then the transactions under way were not committed.
+                    // The server may be down: then the open transactions were not committed.
                     let _ = pg.try_sql(&database, &transactions(writer));
                 }
             })
@@ -44,7 +44,7 @@ impl Writers {
     }
 }
 
-/// Ten transactions of a few changes each: updates, and now and then a delete with an insert of the next version.
+/// Ten transactions of a few changes each: updates, and sometimes a delete and an insert of the next version.
 pub fn transactions(writer: u32) -> String {
     format!(
         "DO $$ DECLARE k int; v int; BEGIN FOR i IN 1..10 LOOP FOR j IN 1..3 LOOP \
@@ -57,14 +57,14 @@ pub fn transactions(writer: u32) -> String {
     )
 }
 
-/// (commit LSN, total_order): what a consumer drops repeats by.
+/// (commit LSN, total_order): a consumer uses it to drop repeats.
 pub fn place(value: &Value) -> (u64, u64) {
     let id = value["transaction"]["id"].as_str().expect("id");
     let (_, commit_lsn) = id.split_once(':').expect("XID:COMMIT_LSN");
     (commit_lsn.parse().expect("LSN"), value["transaction"]["total_order"].as_u64().expect("total_order"))
 }
 
-/// The values of a topic with one partition, each once, after checking that every repeat is whole.
+/// The values of a topic with one partition, each once. Checks that every repeat is complete.
 pub fn without_repeats(records: &[Record]) -> (Vec<Value>, usize) {
     let values: Vec<&Value> = records.iter().filter_map(|record| record.value.as_ref()).collect();
     let mut first_orders = HashMap::new();
@@ -86,7 +86,7 @@ pub fn without_repeats(records: &[Record]) -> (Vec<Value>, usize) {
     (once, values.len() - seen.len())
 }
 
-/// Compares Kafka with the tables: every journal row once, each account's versions in the order of their commits.
+/// Compares Kafka with the tables: every journal row once, the versions of each account in commit order.
 pub fn check(world: &World) -> usize {
     let brokers = &world.kafka.brokers;
     let (journal, _) = without_repeats(&kafka::read(brokers, &world.topic("journal")));
@@ -121,7 +121,7 @@ pub fn check(world: &World) -> usize {
     repeats
 }
 
-/// What decides when something is killed; printed, and taken again from the environment.
+/// The seed of the kills: printed, and read from the environment to repeat a run.
 pub fn seed() -> u64 {
     let seed = std::env::var("WALCAT_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) * 2 + 1);
@@ -129,7 +129,7 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// xorshift64*, for kills that can be repeated.
+/// xorshift64*, so that the kills can be repeated.
 pub fn random(state: &mut u64) -> u64 {
     *state ^= *state >> 12;
     *state ^= *state << 25;
@@ -175,7 +175,7 @@ fn a_broker_away_for_longer_than_the_walsenders_timeout_costs_neither_the_connec
     kafka.stop();
     let writers = Writers::start(&world);
     running.wait_for_log("Kafka is not accepting records");
-    // Twice wal_sender_timeout, and less than what the session is given up after: the length is what is tested.
+    // Twice wal_sender_timeout, but less than the time after which walcat gives up the session. This length is the test.
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(world.sql(walsender), pid, "the session is another one:\n{}", running.log());
     kafka.restart();
@@ -189,7 +189,7 @@ fn a_broker_away_for_longer_than_the_walsenders_timeout_costs_neither_the_connec
     check(&world);
 }
 
-/// Reading stops when records wait, so what was read says nothing of the disk that fills.
+/// Reading stops while records wait, so the received position does not show how much WAL the server retains.
 #[test]
 fn a_notice_of_an_outage_says_how_much_wal_the_server_holds() {
     let kafka = Kafka::start("held", &[]);
@@ -241,7 +241,7 @@ fn a_message_that_waited_for_a_broker_survives_keepalives_and_a_sigkill() {
 }
 
 #[test]
-fn a_server_that_crashes_ends_walcat_with_sixty_nine_where_it_is_to_fail_fast_and_a_restart_loses_nothing() {
+fn a_server_that_crashes_ends_walcat_with_sixty_nine_if_it_must_fail_fast_and_a_restart_loses_nothing() {
     let fail_fast = file("fail-fast.toml", "[retry]\nfor = \"0s\"\n");
     let pg = Postgres::start("crash", 15, &[]);
     let world = World::on(&pg, Kafka::shared(), TABLES);

@@ -1,4 +1,4 @@
-//! `on_error`: what becomes of a record that Kafka refuses for good.
+//! `on_error`: what walcat does with a record that Kafka permanently rejects.
 
 use std::collections::HashSet;
 
@@ -7,12 +7,12 @@ use serde_json::json;
 use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, file};
 
-/// Three rows, of which the second is too large for its topic.
+/// Three rows; the second one is too large for its topic.
 fn world() -> World {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY, text text)");
     world.kafka.create_topic(&world.topic("t"), &["--config", "max.message.bytes=2000"]);
     world.sql("INSERT INTO t VALUES (1, 'small')");
-    // A text that compresses badly: what the broker judges is the compressed batch.
+    // A text that compresses badly: the broker checks the size of the compressed batch.
     world.sql("INSERT INTO t SELECT 2, string_agg(md5(i::text), '') FROM generate_series(1, 1000) i");
     world.sql("INSERT INTO t VALUES (3, 'small')");
     world
@@ -23,7 +23,7 @@ fn ids(records: &[kafka::Record]) -> Vec<i64> {
 }
 
 #[test]
-fn a_refused_record_stops_the_stream_where_nothing_else_is_set() {
+fn a_rejected_record_stops_the_stream_by_default() {
     let world = world();
     let before = world.confirmed();
     let finished = world.stream_to_kafka().with(&["--once", "-X", "batch.size=1500"]).run();
@@ -83,7 +83,7 @@ fn a_record_without_key_for_a_compacted_topic_may_become_a_dead_letter() {
     assert_eq!((found.len(), &found[0].key), (1, &None));
 }
 
-/// A broker refuses a batch for one record of it; the others come again without that one.
+/// A broker rejects a whole batch because of one record; the others are sent again without it.
 #[test]
 fn good_records_of_a_batch_with_a_refused_one_are_delivered_in_order() {
     for (delivery, policy) in [("at-least-once", "skip"), ("at-least-once", "dead-letter"), ("exactly-once", "skip")] {
@@ -91,7 +91,7 @@ fn good_records_of_a_batch_with_a_refused_one_are_delivered_in_order() {
         world.kafka.create_topic(&world.topic("t"), &["--config", "cleanup.policy=compact"]);
         let letters = format!("{}.dead", world.prefix);
         world.kafka.create_topic(&letters, &[]);
-        // Without the primary key the rows 3 and 4 have no key, which a compacted topic refuses.
+        // Without the primary key, the rows 3 and 4 have no key, and a compacted topic rejects them.
         world.sql("INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)");
         world.sql("ALTER TABLE t DROP CONSTRAINT t_pkey; INSERT INTO t VALUES (3)");
         world.sql("INSERT INTO t VALUES (4)");
@@ -99,7 +99,7 @@ fn good_records_of_a_batch_with_a_refused_one_are_delivered_in_order() {
         let topic = ["--dead-letter-topic", &letters];
         let finished = world
             .stream_to_kafka()
-            // All of them in one batch.
+            // All records go into one batch.
             .with(&["--once", "-X", "linger.ms=2000", "--delivery", delivery, "--on-error", policy])
             .with(if policy == "skip" { &[] } else { &topic })
             .run()
@@ -117,7 +117,7 @@ fn good_records_of_a_batch_with_a_refused_one_are_delivered_in_order() {
     }
 }
 
-/// They agree in all but what they hold: it is the broker that finds one too large, by what it compresses to.
+/// The records differ only in their content: one is too large for the broker after compression.
 #[test]
 fn a_good_record_of_the_same_key_and_size_as_a_refused_one_is_delivered() {
     for policy in ["skip", "dead-letter"] {
@@ -147,7 +147,7 @@ fn a_good_record_of_the_same_key_and_size_as_a_refused_one_is_delivered() {
     }
 }
 
-/// The reports of the others, which a refusal takes with it, come in any order.
+/// The delivery reports of the other records in a rejected batch arrive in any order.
 #[test]
 fn records_refused_amid_many_cost_one_repeat_of_their_kafka_transaction() {
     let tables = "CREATE TABLE t (id int PRIMARY KEY, text text); CREATE TABLE u (id int PRIMARY KEY)";
@@ -181,7 +181,7 @@ fn records_refused_amid_many_cost_one_repeat_of_their_kafka_transaction() {
     }
 }
 
-/// The broker answers such a request by closing the connection, which looks like a network that fails.
+/// The broker closes the connection on such a request, which looks like a network failure.
 #[test]
 fn a_record_that_no_request_can_carry_is_refused_as_any_other() {
     let kafka = Kafka::start("requests", &["--set", "socket.request.max.bytes=4000000"]);
@@ -189,7 +189,7 @@ fn a_record_that_no_request_can_carry_is_refused_as_any_other() {
     let rows = "INSERT INTO t VALUES (1, 'small');
         INSERT INTO t SELECT 2, string_agg(md5(i::text), '') FROM generate_series(1, 200000) i;
         INSERT INTO t VALUES (3, repeat('a', 6400000)), (4, 'small')";
-    // By its codec, the refused record would have passed or not: lz4 finds nothing in random hexadecimal digits.
+    // The codec decides whether the record fits: lz4 cannot compress random hexadecimal digits.
     for (codec, delivery, max_message_bytes, expected) in [
         ("none", "at-least-once", "9000000", &[1, 4][..]),
         ("none", "exactly-once", "9000000", &[1, 4]),
@@ -221,7 +221,7 @@ fn a_record_that_no_request_can_carry_is_refused_as_any_other() {
 }
 
 #[test]
-fn a_record_that_no_request_can_carry_stops_the_stream_where_nothing_else_is_set() {
+fn a_record_that_fits_into_no_request_stops_the_stream_by_default() {
     let kafka = Kafka::start("requests-stop", &["--set", "socket.request.max.bytes=4000000"]);
     let patience = file("patience.toml", "[retry]\nbroker_for = '20s'\n");
     for delivery in ["at-least-once", "exactly-once"] {
@@ -248,7 +248,7 @@ fn a_dead_letter_that_is_refused_itself_stops_the_stream() {
     finished.expect_code(65).expect_log(&[&letters]);
 }
 
-/// A checkpoint is no change that could be left out: nothing would ever be stored.
+/// A checkpoint must not be skipped like a change: without it, no position is stored.
 #[test]
 fn a_checkpoint_that_is_refused_stops_the_stream_whatever_the_policy() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");

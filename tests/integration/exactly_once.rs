@@ -1,4 +1,4 @@
-//! Exactly-once delivery: what a `read_committed` consumer sees through crashes on either side.
+//! Exactly-once delivery: what a `read_committed` consumer sees while PostgreSQL, Kafka and walcat crash.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ pub fn stream(world: &World) -> Walcat {
     world.stream_to_kafka().with(&["--delivery", "exactly-once"])
 }
 
-/// Nothing missing, nothing twice, every transaction whole over all its topics, each partition in the order of commits.
+/// Nothing is missing or repeated, every transaction is complete in all its topics, and each partition is in commit order.
 pub fn check_exactly_once(world: &World) {
     let read = |table: &str| kafka::read_committed(&world.kafka.brokers, &world.topic(table));
     let (account, journal) = (read("account"), read("journal"));
@@ -64,7 +64,7 @@ fn servers_and_brokers_that_crash_are_gone_on_from_by_the_same_process() {
     let pg = Postgres::start("eo", 15, &[]);
     let kafka = Kafka::start("eo", &[]);
     let world = World::on(&pg, &kafka, TABLES);
-    // Nearly always a transaction is open when a server ends.
+    // A transaction is almost always open when a server ends.
     let config = file("eo.toml", "[kafka]\n\"transaction.timeout.ms\" = 5000\n[transaction]\ninterval = \"2s\"\n");
     let mut running = stream(&world).with(&["--config", &config]).deadline(240).spawn();
     running.wait_for_log("checkpoint read");
@@ -81,7 +81,7 @@ fn servers_and_brokers_that_crash_are_gone_on_from_by_the_same_process() {
         let writers = Writers::start(&world);
         world.wait_confirmed(30);
         kafka.stop();
-        // Longer than a Kafka transaction may be: one that is under way has to be given up.
+        // Longer than the timeout of a Kafka transaction: an open one must be aborted.
         running.wait_for_log_times("Kafka is not accepting records", round);
         std::thread::sleep(Duration::from_secs(6));
         kafka.restart();
@@ -93,7 +93,7 @@ fn servers_and_brokers_that_crash_are_gone_on_from_by_the_same_process() {
     check_exactly_once(&world);
 }
 
-/// Freezes an instance, ends its session, and starts another one, which finds the slot free.
+/// Freezes an instance, terminates its session, and starts another instance, which finds the slot inactive.
 fn take_over_from(first: &Running, world: &World) -> Running {
     first.signal(libc::SIGSTOP);
     let held = format!("FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
@@ -122,7 +122,7 @@ fn an_instance_that_was_thought_dead_is_fenced_and_names_the_one_that_took_over(
     check_exactly_once(&world);
 }
 
-/// The same while it had no transaction open, whose failure would tell.
+/// The same while it has no open transaction, whose failure would reveal the takeover.
 #[test]
 fn an_instance_that_was_idle_when_it_was_taken_over_ends_too() {
     let world = World::new(TABLES);
@@ -155,7 +155,7 @@ fn a_second_instance_waits_for_the_slot_and_leaves_the_healthy_one_alone() {
 }
 
 #[test]
-fn an_instance_that_waited_for_the_slot_under_load_goes_on_when_it_is_free() {
+fn an_instance_that_waited_for_the_slot_under_load_continues_when_it_is_free() {
     let world = World::new(TABLES);
     let mut first = stream(&world).deadline(120).spawn();
     first.wait_for_log("checkpoint read");
@@ -166,7 +166,7 @@ fn an_instance_that_waited_for_the_slot_under_load_goes_on_when_it_is_free() {
     let later = format!("SELECT pg_current_wal_lsn() > '{before}'::pg_lsn + 100000");
     eventually("the first one is well past where the second one came", 30, || world.sql(&later) == "t");
     world.wait_confirmed(30);
-    // 75 where Kafka gave up a transaction and the first one, beginning anew, found the slot taken by the second.
+    // 75 if Kafka aborted a transaction and the first instance, when it started over, found the slot in use by the second.
     let ended = first.terminate();
     assert!(matches!(ended.code, Some(0 | 75)), "{:?}: {}", ended.code, ended.log);
     second.wait_for_log("checkpoint read");
@@ -176,7 +176,7 @@ fn an_instance_that_waited_for_the_slot_under_load_goes_on_when_it_is_free() {
     check_exactly_once(&world);
 }
 
-/// A broker that makes topics by itself would give it as many partitions as any, and delete checkpoints in time.
+/// A broker that creates topics automatically would create it with several partitions and delete old checkpoints.
 #[test]
 fn the_checkpoint_topic_is_compacted_and_one_that_is_not_is_refused() {
     let world = World::new(TABLES);
@@ -197,7 +197,7 @@ fn the_checkpoint_topic_is_compacted_and_one_that_is_not_is_refused() {
     assert_eq!(world.confirmed(), before);
 }
 
-/// Records that time out before librdkafka says that their topic is missing would be sent again for ever.
+/// Records that time out before librdkafka reports their topic as missing would be sent again forever.
 #[test]
 fn a_missing_topic_is_an_error_though_kafka_transactions_are_shorter_than_it_takes_to_say_so() {
     let kafka = Kafka::start("no-topic", &["--set", "auto.create.topics.enable=false"]);
@@ -208,7 +208,7 @@ fn a_missing_topic_is_an_error_though_kafka_transactions_are_shorter_than_it_tak
     let run = stream(&world).with(&["--once", "--config", &config, "-X", "transaction.timeout.ms=20000"]).run();
     run.expect_code(78).expect_log(&["for topic", "Unknown topic", "hint: create the topic"]);
 
-    // Where they are shorter still, the time that Kafka gets is that of all of them.
+    // If they are even shorter, Kafka gets the sum of them.
     let config = file("no-topic.toml", "[topics]\ncreate = false\n[retry]\nbroker_for = \"12s\"\n");
     let run = stream(&world).with(&["--once", "--config", &config, "-X", "transaction.timeout.ms=4000"]).run();
     let run = run.expect_code(69).expect_log(&["has taken no records for 1", "was not delivered", "broker_for"]);
@@ -216,7 +216,7 @@ fn a_missing_topic_is_an_error_though_kafka_transactions_are_shorter_than_it_tak
     assert_eq!(world.confirmed(), before);
 }
 
-/// More partitions than one do no harm: what is stored is found again.
+/// With more than one partition, the stored position is still found.
 #[test]
 fn a_checkpoint_topic_of_several_partitions_is_read_where_it_is_written() {
     let world = World::new(TABLES);
@@ -258,7 +258,7 @@ fn a_stop_amid_a_transaction_shows_nothing_of_it_and_frees_readers_at_once() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY, text text)");
     world.sql("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 200000) i");
     let mut running = stream(&world).env("RUST_LOG", "walcat=debug").spawn();
-    // The transaction is being read.
+    // The transaction is being read now.
     running.wait_for_log("relation announced");
     let begun = Instant::now();
     running.terminate().expect_code(75);
@@ -322,12 +322,12 @@ fn a_change_is_visible_soon_after_its_commit() {
     });
     let delays_ms = kafka::delays_ms(&world.kafka.brokers, &world.topic("t"), 250);
     writer.join().expect("writer");
-    // The first ones wait for the catalog, the topic's leader and the reader's own start.
+    // The first ones wait for the catalog, the topic's leader and the start of the reader.
     let mut delays_ms = delays_ms[50..].to_vec();
     delays_ms.sort_unstable();
     let (median, p99) = (delays_ms[100], delays_ms[197]);
     println!("from commit to visible: median {median} ms, p99 {p99} ms, longest {} ms", delays_ms[199]);
-    // The interval is 100 ms. On a quiet machine p99 is below 150 ms; here other tests and servers share two cores.
+    // The interval is 100 ms. On an idle machine p99 is below 150 ms; here other tests and servers share two cores.
     assert!(median < 150 && p99 < 400, "median {median} ms, p99 {p99} ms");
     running.terminate().expect_code(0);
 }

@@ -1,4 +1,4 @@
-//! Each row of the table of exit codes, with what it says and what it advises, on real servers.
+//! Each row of the table of exit codes, with its message and its hint, on real servers.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
 
-/// Nobody listens there.
+/// No process listens on this port.
 const NOBODY: &str = "127.0.0.1:1";
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
@@ -264,7 +264,7 @@ fn the_first_signal_says_what_it_waits_for_before_an_outage_is_known() {
     ]);
 }
 
-/// Copies what the server sends; once a stream has begun, the first message of pgoutput gets the type `?`.
+/// Copies what the server sends. In a stream, it changes the type of the first pgoutput message to `?`.
 fn damage(mut server: TcpStream, mut client: TcpStream) -> std::io::Result<()> {
     let mut streams = false;
     loop {
@@ -346,14 +346,14 @@ fn seventy_seven_for_a_wrong_password_and_for_none() {
     Walcat::new(&status).env("PGPASSWORD", &variable("TLS_PASSWORD")).run().expect_code(78);
 }
 
-/// As text a bytea is twice as long, and a value may have 1 GB: the server fails each time.
+/// A bytea is twice as long as text, and the maximum is 1 GB: the server fails each time.
 #[test]
 fn sixty_five_for_a_value_that_the_server_cannot_print() {
     for engine in ["streaming", "polling"] {
         let world = World::new("CREATE TABLE t (id int PRIMARY KEY, v bytea)");
         world.sql("INSERT INTO t VALUES (1, 'small')");
         world.sql("INSERT INTO t VALUES (2, convert_to(repeat('x', 600000000), 'UTF8'))");
-        // A peek that fails brings nothing of what is before the change.
+        // A failed peek returns nothing that precedes the change.
         let config = file("unprintable.toml", "[poll]\nmax_changes = 1\n");
         let arguments = ["--sink", "stdout", "--once", "--engine", engine, "--config", &config];
         let run = world.stream().with(&arguments).deadline(180).run();

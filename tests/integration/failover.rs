@@ -1,4 +1,4 @@
-//! A standby is promoted: walcat goes on there by itself, or says that changes were lost.
+//! A standby is promoted: walcat continues there by itself, or reports that changes were lost.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::walcat::{Running, Walcat};
 
 const EXACTLY_ONCE: [&str; 2] = ["--delivery", "exactly-once"];
 
-/// A primary and its standby, with a slot that the standby copies.
+/// A primary and its standby, which copies a slot.
 struct Pair {
     world: World,
     standby: Postgres,
@@ -34,7 +34,7 @@ impl Pair {
             self.world.slot
         );
         eventually("the standby has copied the slot", 90, || {
-            // The copy stays provisional until the primary's slot has moved past the standby's position.
+            // The copy is temporary until the primary's slot has moved past the standby's position.
             self.world.sql(&transactions(1));
             self.world.sql("SELECT pg_log_standby_snapshot()");
             self.standby.sql("postgres", &copied) == "1"
@@ -45,7 +45,7 @@ impl Pair {
         self.walcat(arguments).deadline(240).spawn()
     }
 
-    /// Of whichever server takes writes.
+    /// The conninfo of the server that accepts writes.
     fn walcat(&self, arguments: &[&str]) -> Walcat {
         let dsn = format!(
             "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname={} target_session_attrs=read-write",
@@ -56,7 +56,7 @@ impl Pair {
             .with(arguments)
     }
 
-    /// The same world, on the server that was promoted.
+    /// The same world on the promoted server.
     fn promoted(&self) -> World {
         World {
             pg: self.standby.clone(),
@@ -70,7 +70,7 @@ impl Pair {
 }
 
 #[test]
-fn a_promotion_under_load_loses_nothing_and_walcat_goes_on_by_itself() {
+fn a_promotion_under_load_loses_nothing_and_walcat_continues_by_itself() {
     check(&promote_under_load("keep", &[]));
 }
 
@@ -122,7 +122,7 @@ fn promote_under_load(name: &str, arguments: &[&str]) -> World {
         promoted.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", promoted.confirmed())) == "t"
     });
     running.terminate().expect_code(0);
-    // Nothing is missing, and nothing was delivered that the new primary does not have.
+    // Nothing is missing, and the new primary has everything that was delivered.
     promoted
 }
 
@@ -141,7 +141,7 @@ fn lose_what_was_delivered(name: &str, arguments: &[&str]) {
     let mut running = pair.stream(arguments);
     running.wait_for_log("streaming started");
     pair.wait_for_copy();
-    // The standby is away while walcat goes on without it: nothing tells it to wait.
+    // The standby is down, and walcat continues without it, because no setting tells it to wait.
     pair.standby.stop("fast");
     for _ in 0..10 {
         pair.world.sql(&transactions(1));
@@ -153,26 +153,26 @@ fn lose_what_was_delivered(name: &str, arguments: &[&str]) {
     pair.world.pg.stop("immediate");
     pair.standby.restart();
     pair.standby.sql("postgres", "SELECT pg_promote()");
-    // The new primary's WAL soon reaches beyond the position that was lost: its history still tells.
+    // The new primary's WAL soon passes the lost position; its history still shows the loss.
     for _ in 0..5 {
         let _ = pair.standby.try_sql(&pair.world.database, &transactions(1));
     }
     running.wait().expect_code(78).expect_log(&["a failover that lost changes", "--accept-gap"]);
 }
 
-/// Where walcat is when the standby is promoted, and when it starts again.
+/// What happens to walcat around the promotion.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Restart {
-    /// It goes on by itself, is killed, and starts again before the WAL has reached the position of the old primary.
+    /// It continues by itself, is killed, and starts again before the WAL has reached the position of the old primary.
     Before,
     /// The same, after the WAL has passed that position.
     After,
-    /// It was killed before the primary was.
+    /// It is killed before the primary is.
     WasAway,
 }
 
-/// The standby stops; WAL that nobody publishes moves walcat's position; the primary dies, and the standby is promoted
-/// at a point before that position. Nothing that walcat delivered is lost, so nothing may be missing, and no run fails.
+/// The standby stops. Unpublished WAL moves walcat's position. The primary dies, and the standby is promoted at a point before
+/// that position. No delivered change is lost, so nothing may be missing, and no run fails.
 fn fail_over_with_an_idle_position_past_the_fork(name: &str, arguments: &[&str], state: &str, restart: Restart) {
     let pair = Pair::start(name);
     let world = &pair.world;
@@ -181,7 +181,7 @@ fn fail_over_with_an_idle_position_past_the_fork(name: &str, arguments: &[&str],
         format!("DROP PUBLICATION {0}; CREATE PUBLICATION {0} FOR TABLE t, account, journal", world.publication);
     world.sql(&publish);
     let noise = "INSERT INTO noise (text) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
-    // A polled slot moves by messages of walcat's own, where the WAL has grown by so much.
+    // A polled slot moves with walcat's own messages once the WAL has grown this much.
     let polling = "[poll]\ninterval = \"100ms\"\nidle_bytes = \"64KiB\"\n";
     let config = file("failover.toml", &format!("{polling}{state}"));
     let arguments = [arguments, ["--config", config.as_str()].as_slice()].concat();
@@ -212,7 +212,7 @@ fn fail_over_with_an_idle_position_past_the_fork(name: &str, arguments: &[&str],
     let reached = |lsn: &str| promoted.sql(&format!("SELECT pg_current_wal_flush_lsn() >= '{lsn}'")) == "t";
     if let Some(mut running) = running {
         running.wait_for_log("streaming resumed");
-        // A change that is delivered by the same process.
+        // The same process delivers this change.
         promoted.confirm_change("INSERT INTO t VALUES (13)", 60);
         assert!(!reached(&idle), "the new WAL has reached the old position: nothing is tried");
         assert!(reached(&promoted.confirmed()), "{} is confirmed, past the WAL's end", promoted.confirmed());
@@ -262,7 +262,7 @@ fn an_idle_checkpoint_past_the_fork_is_cut_at_a_start() {
 }
 
 #[test]
-fn an_idle_position_past_the_fork_loses_nothing_where_the_slot_is_polled() {
+fn an_idle_position_past_the_fork_loses_nothing_if_the_slot_is_polled() {
     let arguments = [EXACTLY_ONCE, ["--engine", "polling"]].concat();
     fail_over_with_an_idle_position_past_the_fork("idle-poll", &arguments, "", Restart::After);
 }

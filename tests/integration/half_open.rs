@@ -1,5 +1,5 @@
-//! A network that swallows everything and tells nobody: connections on either side are given up within `stall_timeout`, and
-//! made again.
+//! A network that drops everything without an error: walcat gives up the connections on both sides within `stall_timeout`, and
+//! reconnects.
 
 #![allow(unsafe_code, reason = "calls libc")]
 
@@ -15,7 +15,7 @@ use crate::servers::{Kafka, Postgres, World, file};
 use crate::walcat::{Walcat, signal_process};
 
 const STALL_TIMEOUT: &str = "3s";
-/// What is left for the attempts to connect again.
+/// The time that remains for the attempts to reconnect.
 const LIMIT: Duration = Duration::from_secs(12);
 
 fn stream(world: &World, dsn: &str, brokers: &str) -> Walcat {
@@ -24,7 +24,7 @@ fn stream(world: &World, dsn: &str, brokers: &str) -> Walcat {
         .deadline(120)
 }
 
-/// The world's server by way of a proxy.
+/// The world's server through a proxy.
 fn postgres_behind_a_proxy(world: &World) -> (Proxy, String) {
     let proxy = Proxy::start(world.pg.port.parse().expect("a port")).expect("a proxy");
     let dsn = format!("host=127.0.0.1 port={} user=postgres dbname={}", proxy.port(), world.database);
@@ -41,7 +41,7 @@ fn a_connection_to_postgresql_that_is_lost_in_silence_is_made_again() {
 fn lose_connection(engine: &str) {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
     let (proxy, dsn) = postgres_behind_a_proxy(&world);
-    // The server has not noticed yet, and its session holds the slot.
+    // The server has not noticed the failure, and its session still holds the slot.
     let arguments = ["--takeover", "--engine", engine];
     let mut running = stream(&world, &dsn, &world.kafka.brokers).with(&arguments).spawn();
     running.wait_for_log("streaming started");
@@ -55,7 +55,7 @@ fn lose_connection(engine: &str) {
     running.terminate().expect_code(0);
 }
 
-/// 4 MB at some 800 kB a second: a message that takes longer than the server may be silent.
+/// 4 MB at about 800 kB per second: a message that takes longer than `stall_timeout`.
 #[test]
 fn a_message_that_takes_longer_than_the_stall_timeout_to_arrive_arrives() {
     for engine in ["streaming", "polling"] {
@@ -87,12 +87,12 @@ fn a_connection_to_kafka_that_is_lost_in_silence_is_made_again() {
     let begun = Instant::now();
     world.sql("INSERT INTO t VALUES (2)");
     world.wait_confirmed(30);
-    // librdkafka's own limit is a minute.
+    // librdkafka's default limit is a minute.
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);
 }
 
-/// Only our own session of before is ended: else two instances would end each other for ever.
+/// walcat terminates only its own previous session; otherwise two instances would terminate each other forever.
 #[test]
 fn a_connection_that_is_made_again_takes_the_slot_over_from_nobody_else() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
@@ -106,13 +106,13 @@ fn a_connection_that_is_made_again_takes_the_slot_over_from_nobody_else() {
     world.sql("INSERT INTO t VALUES (1)");
     world.wait_confirmed(30);
     proxy.set(Weather::Fair);
-    // What the second one has delivered is a gap for the first one.
+    // For the first instance, the changes that the second one delivered are a gap.
     let first = first.wait().expect_code(78).expect_log(&["another process moved the slot"]);
     assert!(!first.log.contains("takeover: "), "{}", first.log);
     second.terminate().expect_code(0);
 }
 
-/// A machine that is dead refuses nobody: it must not hide the standby that comes after it in the conninfo.
+/// A dead machine does not refuse a connection: it must not hide the standby that follows it in the conninfo.
 #[test]
 fn a_host_that_swallows_everything_is_left_for_the_next_one() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
@@ -128,20 +128,20 @@ fn a_host_that_swallows_everything_is_left_for_the_next_one() {
         let status = Walcat::new(&["slot", "status", "--dsn", &dsn, "--slot", &world.slot]).run();
         status.expect_code(0).expect_log(&["PostgreSQL does not answer; trying the next host", "timeout_s=2"])
     };
-    // The connection is made, and nobody reads what is sent on it.
+    // The connection succeeds, but no process reads from it.
     status();
     let _queue = fill_queue(&listener, dead);
-    // No connection is made.
+    // The connection does not succeed.
     let begun = Instant::now();
     status();
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
 }
 
-/// The same for the addresses of one name. It takes a file of host names of the test's own, in a name space of its own.
+/// The same for several addresses of one host name, with a hosts file in a separate mount namespace.
 #[test]
 fn an_address_that_swallows_everything_is_left_for_the_next_one_of_its_name() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
-    // The system gives the machine's own address first.
+    // The system returns the machine's own address first.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let port = silent.local_addr().expect("a port").port();
     let forwarder = TcpListener::bind(("127.0.0.2", port)).expect("a listener");
@@ -172,7 +172,7 @@ fn an_address_that_swallows_everything_is_left_for_the_next_one_of_its_name() {
     assert!(log.contains("address=127.0.0.1"), "{log}");
 }
 
-/// Fills a listener's queue, so that the system answers nobody else.
+/// Fills a listener's queue, so that the system accepts no other connection.
 fn fill_queue(listener: &TcpListener, address: SocketAddr) -> Vec<TcpStream> {
     // SAFETY: a socket that listens already; to call it again changes the length of its queue.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
@@ -182,7 +182,7 @@ fn fill_queue(listener: &TcpListener, address: SocketAddr) -> Vec<TcpStream> {
     queue
 }
 
-/// A peek has no keepalives: its server is given up by the time that its answer takes.
+/// A peek has no keepalives: walcat gives up its server if the answer takes too long.
 #[test]
 fn a_server_process_that_freezes_under_a_peek_is_found_within_the_stall_timeout() {
     let world = World::new("CREATE TABLE t (id int PRIMARY KEY)");
@@ -199,14 +199,14 @@ fn a_server_process_that_freezes_under_a_peek_is_found_within_the_stall_timeout(
     let begun = Instant::now();
     running.wait_for_log("the server has sent nothing for 3 s");
     running.wait_for_log("; reconnecting");
-    // It may hold the slot, and handles nothing before it runs.
+    // The session may hold the slot, and handles the request only when it runs.
     signal_process(pid, libc::SIGCONT);
     world.confirm_change("INSERT INTO t VALUES (2)", 30);
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     running.terminate().expect_code(0);
 }
 
-/// A broker with a second listener, which tells its clients to come by way of the proxy.
+/// A broker with a second listener that advertises the proxy's address.
 fn behind_a_proxy() -> (Kafka, Proxy) {
     let kafka = Kafka::start("half-open", &[]);
     let inner = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();

@@ -1,4 +1,4 @@
-//! What nobody can take is not held by a session that PostgreSQL cannot end: walcat gives it up, and comes back.
+//! While nothing can be delivered, walcat gives up its session, which PostgreSQL could not end, and reconnects later.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -57,15 +57,15 @@ fn a_slot_past_its_limit_is_taken_away_by_a_checkpoint_though_kafka_is_away() {
     let wal_bytes: u64 = world.sql("SELECT sum(size) FROM pg_ls_waldir()").parse().expect("bytes");
     assert!(wal_bytes < 300 << 20, "{wal_bytes} bytes of WAL are kept");
     kafka.signal(libc::SIGCONT);
-    // What was in flight is delivered, and then there is nothing to go on with.
+    // Records in flight are delivered; after that, the stream cannot continue.
     let finished = running.wait().expect_code(78).expect_log(&["is permanently lost"]);
     let records = kafka::read(&kafka.brokers, &world.topic("t")).len();
     assert!(records > 1_000, "{records} records:\n{}", finished.log);
 }
 
 #[test]
-fn a_fast_shutdown_during_an_outage_ends_the_server_and_the_stream_goes_on_without_a_repeat() {
-    // Few rows leave room: then the shutdown would wait until they are confirmed. Many fill what there is.
+fn a_fast_shutdown_during_an_outage_ends_the_server_and_the_stream_continues_without_a_repeat() {
+    // With few rows, there is room, and the shutdown waits until they are confirmed. Many rows fill the memory.
     for (delivery, engine, rows) in [
         ("at-least-once", "streaming", 10),
         ("at-least-once", "streaming", 60_000),
@@ -92,7 +92,7 @@ fn a_fast_shutdown_during_an_outage_ends_the_server_and_the_stream_goes_on_witho
         kafka.signal(libc::SIGCONT);
         running.wait_for_log(BACK);
         world.confirm_change(&format!("INSERT INTO t VALUES ({}, 'z')", rows + 2), 60);
-        // Nothing failed: neither is a failure told, nor is the time of [retry] spent.
+        // Nothing failed: walcat reports no failure and does not use up the time of [retry].
         let finished = running.terminate().expect_code(0);
         assert!(!finished.log.contains("is interrupted"), "{}", finished.log);
         let read = if delivery == "exactly-once" { kafka::read_committed } else { kafka::read };
@@ -107,7 +107,7 @@ fn a_fast_shutdown_during_an_outage_ends_the_server_and_the_stream_goes_on_witho
 fn a_run_to_an_end_that_gave_up_its_session_confirms_what_it_delivered() {
     let kafka = Kafka::start("to-the-end", &[]);
     let world = World::on(Postgres::shared(), &kafka, TABLE);
-    // More than memory holds: the broker has been reached, and is gone before all of it is read.
+    // More than the memory limit: the broker answered once and stops before all of it is read.
     insert(&world, 60_000);
     let end = world.wal_lsn();
     kafka.create_topic(&world.topic("t"), &[]);
@@ -123,7 +123,7 @@ fn a_run_to_an_end_that_gave_up_its_session_confirms_what_it_delivered() {
     assert_eq!(world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())), "t");
 }
 
-/// A run whose standard output only the test reads.
+/// A run whose standard output is read by the test.
 struct Piped {
     child: Child,
     log: BufReader<ChildStderr>,

@@ -1,4 +1,4 @@
-//! What walcat does when there is nothing to do, and how a server stops with it attached.
+//! What an idle walcat does, and how a server shuts down while walcat is connected.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::walcat::Running;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY)";
 
-/// CPU seconds of a process so far, from `/proc/PID/stat` (utime and stime, in ticks of 10 ms).
+/// The CPU seconds of a process, from `/proc/PID/stat` (utime and stime, in ticks of 10 ms).
 fn cpu_seconds(running: &Running) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.pid())).expect("stat");
     let (_, rest) = stat.rsplit_once(')').expect("stat");
@@ -34,7 +34,7 @@ fn a_slot_moves_while_only_tables_that_are_not_published_are_written() {
 #[test]
 fn a_fast_shutdown_of_the_server_returns_soon_with_an_idle_stream_and_with_a_dump() {
     let pg = Postgres::start("stop", 15, &["--no-fsync"]);
-    // A stream waits for the server to come back; a dump is for a person, and ends.
+    // A stream waits until the server is back; a dump ends.
     for (arguments, goes_on) in [(["--sink", "stdout"], true), (["--dump", "json"], false)] {
         let world = World::on(&pg, Kafka::shared(), TABLES);
         let mut running = world.stream().with(&arguments).spawn();
@@ -65,7 +65,7 @@ fn a_minute_of_nothing_costs_few_turns_and_little_cpu() {
     let mut running = world.stream_to_kafka().deadline(120).spawn();
     running.wait_for_log("streaming started");
     let before = cpu_seconds(&running);
-    // The minute is what is tested.
+    // This minute is the test.
     std::thread::sleep(Duration::from_secs(60));
     let cpu = cpu_seconds(&running) - before;
     let run = running.terminate().expect_code(0);

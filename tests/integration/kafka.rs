@@ -1,4 +1,4 @@
-//! Reads topics back, with a consumer that has nothing to do with walcat's producer.
+//! Reads topics with a consumer that shares nothing with walcat's producer.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Record {
     pub partition: i32,
     pub key: Option<Value>,
-    /// None for a tombstone.
+    /// `None` for a tombstone.
     pub value: Option<Value>,
     pub headers: Vec<(String, Value)>,
 }
@@ -38,7 +38,7 @@ fn consumer(brokers: &str) -> BaseConsumer {
         .expect("consumer")
 }
 
-/// What a `read_committed` consumer sees of a topic now, partition by partition in order.
+/// What a `read_committed` consumer sees in a topic now, partition by partition in order.
 pub fn read_committed(brokers: &str, topic: &str) -> Vec<Record> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -71,8 +71,8 @@ pub fn read_committed(brokers: &str, topic: &str) -> Vec<Record> {
     records
 }
 
-/// Reads `count` records as they become visible to a `read_committed` consumer; for each the time since the commit of
-/// its transaction in PostgreSQL, by the one clock of this machine.
+/// Reads `count` records as they become visible to a `read_committed` consumer. Returns for each the time since its
+/// transaction's commit in PostgreSQL, by the clock of this machine.
 pub fn delays_ms(brokers: &str, topic: &str, count: usize) -> Vec<i64> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -106,7 +106,7 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
     Record { partition: message.partition(), key: message.key().map(json), value: message.payload().map(json), headers }
 }
 
-/// All that is in a topic now, partition by partition in order; nothing for a topic that does not exist.
+/// All records in a topic now, partition by partition in order; none for a topic that does not exist.
 pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
     let consumer = consumer(brokers);
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).expect("metadata");

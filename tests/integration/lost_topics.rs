@@ -1,16 +1,16 @@
-//! A data topic that is deleted while walcat runs: what was in it is gone, what comes after must not be.
+//! A data topic is deleted while walcat runs: its records are lost, but later ones must not be.
 
 use crate::kafka::{Record, read, read_committed};
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, version int); CREATE TABLE u (id int PRIMARY KEY)";
 
-/// A broker that creates nothing by itself.
+/// A broker that creates no topic automatically.
 fn broker(name: &str) -> Kafka {
     Kafka::start(name, &["--set", "auto.create.topics.enable=false"])
 }
 
-/// One transaction per version: the same row of t again and again, and a row of u.
+/// One transaction per version: always the same row of t, and a row of u.
 fn write(world: &World, versions: std::ops::RangeInclusive<i64>) {
     for version in versions {
         world.sql(&format!(
@@ -25,8 +25,8 @@ fn numbers(records: &[Record], column: &str) -> Vec<i64> {
     values.map(|value| value["after"][column].as_i64().expect("a number")).collect()
 }
 
-/// What a consumer sees of t and u after the topic of t was deleted: nothing is missing or out of order, and in
-/// exactly-once delivery nothing is there twice.
+/// Checks what a consumer sees of t and u after the topic of t was deleted: nothing is missing or out of order, and with
+/// exactly-once delivery nothing is repeated.
 fn check(world: &World, delivery: &str, t: std::ops::RangeInclusive<i64>, u: std::ops::RangeInclusive<i64>) {
     for (table, column, expected) in [("t", "version", t), ("u", "id", u)] {
         let expected: Vec<i64> = expected.collect();
@@ -37,7 +37,7 @@ fn check(world: &World, delivery: &str, t: std::ops::RangeInclusive<i64>, u: std
         }
         let found = numbers(&read(&world.kafka.brokers, &topic), column);
         assert_eq!(found.last(), expected.last(), "{table}: an old record comes last: {found:?}");
-        // A repeat goes back, and then on without a gap.
+        // A repeat goes back, and then continues without a gap.
         for pair in found.windows(2) {
             assert!(pair[1] <= pair[0] + 1, "{table}: out of order: {found:?}");
         }
@@ -55,7 +55,7 @@ fn a_topic_that_is_deleted_under_a_running_walcat_is_created_again() {
         let world = World::on(Postgres::shared(), &kafka, TABLES);
         let settings = file("deleted.toml", "[topics]\ncreate = true\n");
         let arguments = ["--delivery", delivery, "--config", &settings];
-        // For so long librdkafka believes that a topic which it has seen is still there.
+        // For this long, librdkafka assumes that a known topic still exists.
         let patience = ["-X", "topic.metadata.propagation.max.ms=1000"];
         let mut running = world.stream_to_kafka().with(&arguments).with(&patience).deadline(240).spawn();
         write(&world, 1..=3);
@@ -66,7 +66,7 @@ fn a_topic_that_is_deleted_under_a_running_walcat_is_created_again() {
         check(&world, delivery, 4..=30, 1..=30);
         assert!(running.log().contains(&world.topic("t")), "{}", running.log());
 
-        // Again, with nothing under way for a while: librdkafka knows that the topic is gone before a record comes.
+        // Again, but idle for a while: librdkafka knows that the topic is deleted before the next record.
         kafka.delete_topic(&world.topic("t"));
         write(&world, 31..=40);
         world.wait_confirmed(60);
@@ -77,7 +77,7 @@ fn a_topic_that_is_deleted_under_a_running_walcat_is_created_again() {
 }
 
 #[test]
-fn a_topic_that_is_deleted_is_waited_for_where_walcat_does_not_create_topics() {
+fn walcat_waits_for_a_deleted_topic_if_it_does_not_create_topics() {
     let kafka = broker("waited-for");
     for delivery in ["at-least-once", "exactly-once"] {
         let world = World::on(Postgres::shared(), &kafka, TABLES);

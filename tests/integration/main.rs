@@ -1,7 +1,7 @@
 //! Tests on real servers: PostgreSQL and Apache Kafka, started by `scripts/pg-up` and `scripts/kafka-up`.
 //!
-//! Each test has a database, a slot, a publication and a topic prefix of its own. A server that does not start is a
-//! failure. No test ends by a sleep: it ends at an LSN, or when a condition holds within a deadline.
+//! Each test has its own database, slot, publication and topic prefix. A server that does not start is a failure. No test ends
+//! with a sleep: it ends at an LSN, or when a condition holds within a deadline.
 
 mod kafka;
 #[allow(dead_code, reason = "scripts/torture uses more of it")]

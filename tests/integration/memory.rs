@@ -1,4 +1,4 @@
-//! Memory does not grow with a transaction.
+//! Memory does not grow with the size of a transaction.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::servers::{Kafka, Postgres, World, eventually, grows_to};
 
 const ROWS: i64 = 2_000_000;
 const BOUND_KB: u64 = 48 * 1024;
-/// How long nothing may arrive: PostgreSQL decodes the transaction to its end before it sends any of it.
+/// The maximum time without progress: PostgreSQL decodes the whole transaction before it sends any of it.
 const STILL_S_MAX: u64 = 120;
 const HUGE_ROW_KB: u64 = 110 * 1000;
-/// What may stay of it in allocators.
+/// Memory that allocators may keep afterwards.
 const KEPT_KB_MAX: u64 = 24 * 1024;
 
-/// How many records a topic of one partition holds; 0 while it does not answer.
+/// The number of records in a topic with one partition; 0 while it does not answer.
 fn count(consumer: &BaseConsumer, topic: &str) -> i64 {
     match consumer.fetch_watermarks(topic, 0, Duration::from_secs(5)) {
         Ok((low, high)) => high - low,
@@ -39,7 +39,7 @@ fn a_transaction_of_two_million_rows_streams_through_in_48_mib_also_with_a_broke
     let mut running = world.stream_to_kafka().deadline(240).spawn();
     grows_to("a tenth arrives", ROWS / 10, STILL_S_MAX, || count(&consumer, &topic));
     kafka.signal(libc::SIGSTOP);
-    // The length of the freeze is what is tested.
+    // The length of the freeze is the test.
     std::thread::sleep(Duration::from_secs(20));
     kafka.signal(libc::SIGCONT);
     grows_to("everything arrives", ROWS, STILL_S_MAX, || {
@@ -59,8 +59,8 @@ fn a_transaction_of_two_million_rows_streams_through_in_48_mib_also_with_a_broke
     running.terminate().expect_code(0);
 }
 
-/// What a row of many MB needs is needed for as long as it is under way: libpq's own buffer too, which lasts as long as a
-/// session.
+/// The memory for a row of many MB is used only while the row is processed. This includes libpq's buffer, which lasts as long
+/// as a session.
 #[test]
 fn memory_that_a_huge_row_took_is_given_back_though_nothing_follows_it() {
     for (delivery, engine) in
@@ -76,7 +76,7 @@ fn memory_that_a_huge_row_took_is_given_back_though_nothing_follows_it() {
         world.sql(&format!("INSERT INTO t VALUES (2, repeat('x', {HUGE_ROW_KB} * 1024))"));
         eventually("the row is under way", 60, || running.memory_kb("VmHWM:") > before + 2 * HUGE_ROW_KB);
         eventually("the memory is given back", 60, || running.memory_kb("VmRSS:") < before + KEPT_KB_MAX);
-        // The session that took the place of the other one has lost nothing, and is not renewed again.
+        // The new session has lost nothing and is not renewed again.
         world.confirm_change("INSERT INTO t VALUES (3, 'small')", 60);
         let finished = running.terminate().expect_code(0).expect_log(&["the session is renewed"]);
         assert_eq!(finished.log.matches("renewing the session").count(), 1, "{}", finished.log);

@@ -1,4 +1,4 @@
-//! Where a stream ends and begins again: `--once`, `--endpos`, `--startpos`, and commits that stand side by side.
+//! Where a stream ends and starts again: `--once`, `--endpos`, `--startpos`, and adjacent commits.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::walcat::{Finished, Walcat};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
-/// The ids that a run of `--stdout value` printed, in order.
+/// The ids that a run with `--stdout value` printed, in order.
 fn ids(run: &Finished) -> Vec<i64> {
     run.json_lines().iter().map(|value| value["after"]["id"].as_i64().expect("id")).collect()
 }
@@ -23,7 +23,7 @@ fn until(world: &World, endpos: &str) -> Vec<i64> {
     ids(&world.stream().with(&["--sink", "stdout", "--endpos", endpos]).run().expect_code(0))
 }
 
-/// Commit LSN and end LSN of each transaction in the slot.
+/// The commit LSN and end LSN of each transaction in the slot.
 fn commits(world: &World) -> Vec<(String, String)> {
     let run = world.stream().with(&["--dump", "json", "--once"]).run().expect_code(0);
     let text = |line: &Value, field: &str| line[field].as_str().expect(field).to_owned();
@@ -43,7 +43,7 @@ fn once_on_an_idle_server_ends_at_once() {
 #[test]
 fn once_on_a_busy_server_brings_all_that_was_committed_before_it_began_and_ends() {
     let world = World::new(TABLE);
-    // The writer ends by itself, so that a failure here does not wait for it for ever.
+    // The writer ends by itself, so that a failure here does not wait for it forever.
     let writer = "DO $$ BEGIN FOR i IN 1..3000 LOOP INSERT INTO t VALUES (i); COMMIT; PERFORM pg_sleep(0.001); \
          END LOOP; END $$";
     std::thread::scope(|scope| {
@@ -67,9 +67,9 @@ fn endpos_takes_each_transaction_up_to_it_whole_and_none_after() {
     }
     let commits = commits(&world);
     assert_eq!(commits.len(), 4);
-    // Exactly at the second commit record: the second transaction is wanted, the third is not.
+    // Exactly at the second commit record: the second transaction is delivered, the third is not.
     assert_eq!(until(&world, &commits[1].0), [10, 11, 20, 21]);
-    // At the end of the second: nothing is left up to there.
+    // At the end of the second transaction: nothing is left before it.
     assert_eq!(until(&world, &commits[1].0), [] as [i64; 0]);
     // At the end of the third transaction, inside or before the fourth.
     assert_eq!(until(&world, &commits[2].1), [30, 31]);
@@ -99,7 +99,7 @@ fn of_two_adjacent_commits_the_second_is_not_lost() {
 #[test]
 fn a_row_whose_text_is_longer_than_its_wal_moves_no_position_too_far() {
     let world = World::new(TABLE);
-    // 100 kB that compress to almost nothing: the payload is far longer than the WAL that it came from.
+    // 100 kB that compress to almost nothing: the payload is much longer than its WAL.
     world.sql("INSERT INTO t VALUES (1, repeat('x', 100000)), (2, 'a'), (3, 'b')");
     world.sql("INSERT INTO t VALUES (4, 'c')");
     let commits = commits(&world);
@@ -141,7 +141,7 @@ fn a_start_above_the_confirmed_position_leaves_out_what_is_before_it() {
     assert_eq!(ids(&run), [2]);
 }
 
-/// The server sends a transaction to its end, though the client has ended the copy: 50 MB at some 800 kB a second.
+/// The server sends a whole transaction although the client has ended the copy: 50 MB at about 800 kB per second.
 #[test]
 fn a_large_transaction_after_the_end_of_the_job_does_not_hold_it_up() {
     let world = World::new(TABLE);
@@ -176,7 +176,7 @@ fn once_on_a_standby_whose_replay_is_paused_ends_at_what_is_replayed() {
     std::thread::scope(|scope| {
         let creating = scope.spawn(|| standby.sql(&world.database, &create));
         eventually("the slot is made", 60, || {
-            // It waits for a record of the transactions that run on the primary.
+            // It waits for a WAL record of the primary's running transactions.
             world.sql("SELECT pg_log_standby_snapshot()");
             creating.is_finished()
         });

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::kafka;
 use crate::servers::World;
 
-/// The fields of a line of `--stdout record` that a test compares: without clocks and positions.
+/// The fields of a line of `--stdout record` that the tests compare: without clocks and positions.
 fn essence(record: &Value) -> Value {
     let value = &record["value"];
     if value.is_null() {

@@ -16,14 +16,14 @@ fn polling(world: &World) -> Walcat {
     world.stream_to_kafka().with(&["--engine", "polling"])
 }
 
-/// Waits for a transaction behind all that is in the WAL now: without one the slot stays at the last commit's end.
-/// A record's line without the processing times of the envelope.
+/// Waits for a transaction after everything in the WAL: without one, the slot stays at the end of the last commit.
+/// A record's line without the envelope's processing times.
 fn without_clock(line: &str) -> String {
     let mut record: serde_json::Value = serde_json::from_str(line).expect("JSON");
     if let Some(value) = record["value"].as_object_mut() {
         for name in ["ts_ms", "ts_us", "ts_ns"] {
             let is_there = value.remove(name).is_some();
-            // A message's envelope has the first of them alone.
+            // A message's envelope has only the first of them.
             assert!(is_there || (name != "ts_ms" && value["op"] == "m"), "no {name} in {line}");
         }
     }
@@ -116,7 +116,7 @@ fn an_idle_slot_moves_on_by_a_message_of_walcats_own() {
     eventually("the slot has passed the noise", 30, || {
         world.sql(&format!("SELECT '{}'::pg_lsn >= '{end}'", world.confirmed())) == "t"
     });
-    // A transaction right behind the position that was confirmed is not skipped.
+    // A transaction directly after the confirmed position is not skipped.
     world.sql("INSERT INTO t VALUES (1)");
     confirmed_all_rows(&world, 1);
     running.terminate().expect_code(0);
@@ -142,7 +142,7 @@ fn a_server_that_refuses_walcats_own_message_is_told_of_once() {
     running.wait_for_log("streaming started");
     world.sql("INSERT INTO noise (text) SELECT repeat('x', 500) FROM generate_series(1, 5000)");
     running.wait_for_log("the server refuses the message that advances an idle slot");
-    // Some rounds later it is still told once, and a change is delivered.
+    // Some polls later, it has still been logged once, and a change is delivered.
     world.confirm_change("INSERT INTO t VALUES (1)", 30);
     world.sql("INSERT INTO noise (text) SELECT repeat('x', 500) FROM generate_series(1, 5000)");
     world.confirm_change("INSERT INTO t VALUES (2)", 30);
@@ -155,7 +155,7 @@ fn confirmed_all_rows(world: &World, count: usize) {
     eventually("the rows are there", 30, || crate::kafka::read(&world.kafka.brokers, &world.topic("t")).len() == count);
 }
 
-/// Between two peeks the slot is free, and whoever moves it leaves changes out.
+/// Between two peeks the slot is inactive, and a session that moves it skips changes.
 #[test]
 fn a_slot_that_somebody_moves_between_two_peeks_is_a_gap() {
     for delivery in ["at-least-once", "exactly-once"] {
@@ -203,7 +203,7 @@ fn a_pooler_in_transaction_mode_may_lie_between() {
     writers.stop();
     assert!(!running.has_ended(), "{}", running.log());
     let end = number("SELECT pg_current_wal_lsn() - '0/0'");
-    // Polling moves the slot to commits alone.
+    // Polling moves the slot only to commits.
     world.sql(&transactions(1));
     let confirmed = || number(&format!("SELECT '{}'::pg_lsn - '0/0'", world.confirmed()));
     grows_to("all is confirmed", end, 60, confirmed);
@@ -231,11 +231,11 @@ fn slots_are_made_looked_at_and_dropped_through_a_pooler_too() {
     assert_eq!(found(), "0");
 }
 
-/// PgBouncer in transaction mode, which refuses to run as root.
+/// PgBouncer in transaction mode. It refuses to run as root.
 struct Pooler {
     child: Child,
     port: u16,
-    /// Its files, which an unprivileged user has to read.
+    /// Its files, which an unprivileged user must be able to read.
     _directory: tempfile::TempDir,
 }
 

@@ -1,4 +1,4 @@
-//! A standby is promoted while walcat reads from it: its walsender goes on, and so does the stream.
+//! A standby is promoted while walcat reads from it: its walsender and the stream continue.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ fn ids(world: &World) -> BTreeMap<i64, usize> {
     times
 }
 
-/// A primary with a table that is published, and the same world on its standby, with a slot of the standby's own.
+/// A primary with a published table, and the same world on its standby, which has its own slot.
 fn standby(name: &str) -> (World, World) {
     let pg = Postgres::start(&format!("{name}-a"), 17, &["--no-fsync"]);
     let (standby, _) = pg.standby(&format!("{name}-b"));

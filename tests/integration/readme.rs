@@ -1,6 +1,6 @@
 //! Runs the commands of README.md: every block marked `sh`, in order, in one folder.
 //!
-//! `scripts/demo` and `scripts/test` are not among them: the one installs and builds, and the other runs this.
+//! It does not run `scripts/demo`, which installs and builds, nor `scripts/test`, which runs this test.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! A lost connection is made again by walcat itself, and positions that disagree stop it.
+//! walcat replaces a lost connection by itself, and stops if positions disagree.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::signal_process;
 
-/// Waits until the slot has confirmed all that is in the WAL now.
+/// Waits until everything in the WAL is confirmed.
 #[test]
 fn a_server_that_crashes_three_times_is_found_again_and_nothing_is_lost() {
     let pg = Postgres::start("again", 15, &[]);
@@ -28,7 +28,7 @@ fn a_server_that_crashes_three_times_is_found_again_and_nothing_is_lost() {
     let finished = running.terminate().expect_code(0);
     finished.expect_log(&["the stream is interrupted; reconnecting", "retry_in_ms="]);
     let repeats = check(&world);
-    // What was read whole is not read again: only a transaction that was cut is, up to three of them.
+    // A transaction that was read completely is not read again; one that was interrupted is, up to three of them.
     assert!(repeats <= 3 * 6, "{repeats} records came again");
 }
 
@@ -77,7 +77,7 @@ fn a_frozen_walsender_is_found_within_the_stall_timeout_and_replaced() {
     signal_process(pid, libc::SIGSTOP);
     running.wait_for_log("the connection to PostgreSQL is dead");
     running.wait_for_log("takeover: ending the process that holds the slot");
-    // It handles the request to end only when it runs again.
+    // The session handles the request to terminate only when it runs again.
     signal_process(pid, libc::SIGCONT);
     running.wait_for_log("streaming resumed");
     world.sql(&transactions(1));
@@ -177,7 +177,7 @@ fn a_busy_table_that_is_not_published_leaves_no_gap_and_little_lag() {
     world.stream_to_kafka().with(&["--config", &config, "--once"]).run().expect_code(0);
 }
 
-/// The records that are in flight when PostgreSQL goes away are delivered, and heard of, while it is away.
+/// Records in flight when PostgreSQL stops are delivered and settled while it is down.
 #[test]
 fn a_server_that_is_away_is_not_reported_as_kafkas_outage() {
     for delivery in ["at-least-once", "exactly-once"] {
@@ -193,7 +193,7 @@ fn a_server_that_is_away_is_not_reported_as_kafkas_outage() {
         let read = format!("SELECT count(*) FROM pg_stat_replication WHERE write_lsn > '{end}'");
         eventually("the row is read", 20, || world.sql(&read) == "1");
         pg.stop("immediate");
-        // 8 s and more: beyond what an outage of Kafka may last.
+        // 8 s or more: longer than the allowed outage of Kafka.
         running.wait_for_log_times("; reconnecting", 40);
         pg.restart();
         running.wait_for_log("streaming resumed");

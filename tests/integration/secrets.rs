@@ -1,4 +1,4 @@
-//! What is secret stays secret: no password in any output, no value of a cell in any log, however much is logged.
+//! Secrets stay secret: no output contains a password, and no log contains a column value, at any log level.
 
 use crate::servers::{Kafka, Postgres, World, file};
 use crate::walcat::{Finished, Walcat};
@@ -6,7 +6,7 @@ use crate::walcat::{Finished, Walcat};
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 const MARKER: &str = "hunter2-planted";
 
-/// A secret that shows where it came from when it leaks.
+/// A secret whose text shows where it leaked from.
 fn planted(place: &str) -> String {
     format!("{MARKER}-{place}")
 }
@@ -17,7 +17,7 @@ fn hides(run: &Finished) {
     }
 }
 
-/// `walcat stream -vv` with a secret in each place that takes one, in its dsn `host` and what follows it.
+/// `walcat stream -vv` with a secret in each setting that accepts one; the dsn begins with `host`.
 fn with_secrets(world: &World, dsn: &str) -> Walcat {
     let key = file("keystore-password", &planted("file"));
     Walcat::new(&["stream", "-vv", "--dsn", &format!("{dsn} password={}", planted("dsn"))])
@@ -77,7 +77,7 @@ fn no_password_is_in_what_a_wrong_place_for_it_gives() {
     hides(&run);
     let uri = format!("postgresql://somebody:{}%zz@127.0.0.1/db", planted("uri"));
     hides(&Walcat::new(&stream).with(&[&uri]).run().expect_code(78));
-    // libpq takes these for the name of a database, which the server repeats.
+    // libpq interprets these as a database name, which the server repeats.
     for scheme in ["postgre://", "jdbc:postgresql://", ""] {
         let uri = format!("{scheme}somebody:{}@127.0.0.1/db", planted("scheme"));
         let run = Walcat::new(&stream).with(&[&uri]).env("PGHOST", "127.0.0.1").env("PGPORT", &world.pg.port);

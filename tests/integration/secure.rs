@@ -1,4 +1,4 @@
-//! TLS and SCRAM, towards PostgreSQL and towards Kafka.
+//! TLS and SCRAM with PostgreSQL and with Kafka.
 
 use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually};
@@ -11,7 +11,7 @@ fn insert_large(world: &World, low: u32, high: u32) {
     world.sql(&format!("INSERT INTO t SELECT id, repeat('x', 100000) FROM generate_series({low}, {high}) AS id"));
 }
 
-/// A stream that comes over TLS, verifies the server and gives a SCRAM password.
+/// A stream that uses TLS, verifies the server and authenticates with SCRAM.
 fn stream_over_tls(world: &World) -> Walcat {
     let variable = |name: &str| &world.pg.variables[name];
     let dsn = format!(
@@ -39,8 +39,8 @@ fn rows_larger_than_a_tls_record_arrive_whole_and_a_late_one_promptly() {
         assert_eq!(record["value"]["after"]["v"].as_str().map(str::len), Some(100_000));
     }
 
-    // What OpenSSL has decrypted already wakes nobody at the socket: each of these has to be seen at once, though the
-    // server says nothing after it. The slot says how far the stream has come.
+    // Bytes that OpenSSL has already decrypted do not make the socket readable: each of these must be read at once, although
+    // the server sends nothing after it. The slot shows how far the stream is.
     let mut run = stream_over_tls(&world).with(&["--status-interval", "200ms"]).spawn();
     let active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}'", world.slot);
     eventually("the stream has begun", 20, || world.sql(&active) == "t");
@@ -105,7 +105,7 @@ fn kafka_takes_records_over_tls_from_a_scram_user_only() {
         .collect();
     assert_eq!(ids, (1..=50).collect::<Vec<_>>());
 
-    // Why a broker does not answer is said, however little is logged.
+    // The reason why a broker does not answer is logged at every log level.
     for (brokers, properties, why) in [
         (variable("SASL_SSL_BROKERS"), vec!["-X", "security.protocol=PLAINTEXT"], "connection closed by peer"),
         (

@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock};
 
 use crate::walcat::{Walcat, signal_process};
 
-/// Stops servers whose names begin as ours when the process ends, however its tests went.
+/// Stops this process's servers when the process ends, whatever the result of the tests.
 extern "C" fn stop_shared() {
     stop("pg-down", &format!("{}-*", prefix()));
     stop("kafka-down", &format!("{}-*", prefix()));
@@ -34,7 +34,7 @@ fn stop(script: &str, name: &str) {
 fn up(script: &str, arguments: &[&str]) -> HashMap<String, String> {
     static REGISTERED: OnceLock<()> = OnceLock::new();
     REGISTERED.get_or_init(|| {
-        // SAFETY: the function takes nothing, and runs at the end of the process on the thread that ends it.
+        // SAFETY: the function takes no argument and runs at the end of the process, on the thread that ends it.
         assert_eq!(unsafe { libc::atexit(stop_shared) }, 0);
     });
     let output = Command::new(root().join("scripts").join(script)).args(arguments).output().expect(script);
@@ -72,14 +72,14 @@ impl Postgres {
         Postgres { port: variable("PGPORT"), name, version, variables }
     }
 
-    /// A standby of it, and the name of that standby's slot here.
+    /// Starts a standby of this server. Returns it with the name of its physical slot.
     pub fn standby(&self, name: &str) -> (Postgres, String) {
         let standby = Postgres::start(name, self.version, &["--standby-of", &self.name]);
         let slot = standby.name.replace('-', "_");
         (standby, slot)
     }
 
-    /// Stops it by `mode`; [`Postgres::restart`] brings it back with its data.
+    /// Stops it with `mode`; [`Postgres::restart`] starts it again with its data.
     pub fn stop(&self, mode: &str) {
         let status = Command::new(root().join("scripts/pg-down")).args(["--name", &self.name, "--mode", mode]).status();
         assert!(status.expect("pg-down").success());
@@ -95,7 +95,7 @@ impl Postgres {
         format!("host=127.0.0.1 port={} user=postgres dbname={database}", self.port)
     }
 
-    /// Runs SQL and returns what psql prints: one line a row, columns parted by `|`.
+    /// Runs SQL and returns psql's output: one line per row, columns separated by `|`.
     pub fn sql(&self, database: &str, sql: &str) -> String {
         self.try_sql(database, sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
@@ -142,7 +142,7 @@ impl Kafka {
         Kafka { name, brokers, pid, variables }
     }
 
-    /// Stops it; [`Kafka::restart`] brings it back with its data.
+    /// Stops it; [`Kafka::restart`] starts it again with its data.
     pub fn stop(&self) {
         let status = Command::new(root().join("scripts/kafka-down")).args(["--name", &self.name]).status();
         assert!(status.expect("kafka-down").success());
@@ -158,18 +158,18 @@ impl Kafka {
         self.topics(&[&["--create", "--topic", topic], arguments].concat());
     }
 
-    /// Deletes a topic, and waits until it is gone.
+    /// Deletes a topic and waits until it no longer exists.
     pub fn delete_topic(&self, topic: &str) {
         self.topics(&["--delete", "--topic", topic]);
         eventually("the topic is gone", 30, || !self.topics(&["--list"]).lines().any(|name| name == topic));
     }
 
-    /// How many partitions a topic has, and what was set for it alone, as Kafka's own tool says it.
+    /// The partitions and the configuration of a topic, as Kafka's tool prints them.
     pub fn describe_topic(&self, topic: &str) -> String {
         self.topics(&["--describe", "--topic", topic])
     }
 
-    /// The topics whose names begin with this prefix and a dot.
+    /// The topics that begin with this prefix and a dot.
     pub fn topics_of(&self, prefix: &str) -> Vec<String> {
         let all = self.topics(&["--list"]);
         all.lines().filter(|name| name.starts_with(&format!("{prefix}."))).map(str::to_owned).collect()
@@ -188,7 +188,7 @@ impl Kafka {
     }
 }
 
-/// What one test works with: names of its own on a PostgreSQL and a Kafka.
+/// The world of one test: its own names on a PostgreSQL and a Kafka.
 pub struct World {
     pub pg: Postgres,
     pub kafka: Kafka,
@@ -199,19 +199,19 @@ pub struct World {
 }
 
 impl World {
-    /// On the shared servers, with the tables that `sql` creates, all of them published, and a slot.
+    /// On the shared servers, with the tables that `sql` creates, a publication of all tables, and a slot.
     pub fn new(sql: &str) -> World {
         World::on(Postgres::shared(), Kafka::shared(), sql)
     }
 
-    /// On servers of the test's own.
+    /// On other servers.
     pub fn on(pg: &Postgres, kafka: &Kafka, sql: &str) -> World {
         let world = World::without_slot(pg, kafka, sql);
         world.create_slot();
         world
     }
 
-    /// In a database of this encoding.
+    /// In a database with this encoding.
     pub fn with_encoding(encoding: &str, sql: &str) -> World {
         let options = format!("TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'");
         let world = World::create(Postgres::shared(), Kafka::shared(), &options, sql);
@@ -226,7 +226,7 @@ impl World {
 
     fn create(pg: &Postgres, kafka: &Kafka, database_options: &str, sql: &str) -> World {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        // CREATE DATABASE copies a template that nobody else may be copying.
+        // CREATE DATABASE fails while another session copies the template.
         static CREATING: Mutex<()> = Mutex::new(());
         let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let guard = CREATING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -264,7 +264,7 @@ impl World {
         self.sql(&format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'", self.slot))
     }
 
-    /// Waits until the slot has passed all that was committed by now.
+    /// Waits until the slot has passed everything that is committed now.
     pub fn wait_confirmed(&self, seconds: u64) {
         let end = self.wal_lsn();
         eventually("all is confirmed", seconds, || {
@@ -272,8 +272,8 @@ impl World {
         });
     }
 
-    /// Makes a change and waits until its commit is confirmed. A slot that is polled moves to the end of a commit only, while
-    /// the WAL of other tests goes on.
+    /// Makes a change and waits until its commit is confirmed. A polled slot moves only to the end of a commit, while other
+    /// tests write WAL.
     pub fn confirm_change(&self, sql: &str, seconds: u64) {
         let before = self.wal_lsn();
         self.sql(sql);
@@ -282,7 +282,7 @@ impl World {
         });
     }
 
-    /// The end of the WAL now.
+    /// The current end of the WAL.
     pub fn wal_lsn(&self) -> String {
         self.sql("SELECT pg_current_wal_lsn()")
     }
@@ -298,7 +298,7 @@ impl World {
         self.stream().with(&["--brokers", &self.kafka.brokers])
     }
 
-    /// All that is in the WAL now, as records on standard output, confirmed.
+    /// Runs a stream of everything in the WAL to standard output. It confirms the records.
     pub fn drain_to_stdout(&self) -> Vec<serde_json::Value> {
         self.stream().with(&["--sink", "stdout", "--stdout", "record", "--once"]).run().expect_code(0).json_lines()
     }
@@ -309,17 +309,17 @@ impl World {
     }
 }
 
-/// Slots are few, and each holds WAL.
+/// Slots are limited, and each retains WAL.
 impl Drop for World {
     fn drop(&mut self) {
         let slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
              WHERE NOT active AND database = current_database()";
-        // A test that stopped its server, or failed with a walcat running, leaves its slot to the server's own end.
+        // If the test stopped its server, or failed with walcat running, the slot lasts until the server ends.
         let _ = self.pg.try_sql(&self.database, slots);
     }
 }
 
-/// Waits until a condition holds, and fails loudly when it does not within the time.
+/// Waits until a condition holds; panics if it does not in time.
 pub fn eventually(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
     while !condition() {
@@ -328,8 +328,8 @@ pub fn eventually(what: &str, seconds: u64, mut condition: impl FnMut() -> bool)
     }
 }
 
-/// Waits until a number has grown to its goal or beyond, however slow the machine is, and returns it; fails when it stands
-/// still for so long.
+/// Waits until a number has reached its goal, however slow the machine is, and returns it. Panics if the number does not
+/// change for `still_seconds`.
 pub fn grows_to(what: &str, goal: i64, still_seconds: u64, mut number: impl FnMut() -> i64) -> i64 {
     let (mut last, mut grew_at) = (i64::MIN, std::time::Instant::now());
     while last < goal {
@@ -338,13 +338,13 @@ pub fn grows_to(what: &str, goal: i64, still_seconds: u64, mut number: impl FnMu
             (last, grew_at) = (now, std::time::Instant::now());
         }
         let still_for = grew_at.elapsed();
-        assert!(still_for.as_secs() < still_seconds, "{what}: it stands still at {last} of {goal} for {still_for:?}");
+        assert!(still_for.as_secs() < still_seconds, "{what}: no progress at {last} of {goal} for {still_for:?}");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     last
 }
 
-/// A file of a test's own, in a directory that only tests write to.
+/// A file for one test, in a directory that only tests write to.
 pub fn file(name: &str, text: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(prefix());

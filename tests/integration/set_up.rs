@@ -1,4 +1,4 @@
-//! Exit code 78: a set-up that cannot work says what is missing and what to do; and `check`, which sees it before.
+//! Exit code 78: a wrong set-up is reported with what is missing and what to do; and `check`, which reports it earlier.
 
 use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, file};
@@ -52,7 +52,7 @@ fn what_is_missing_on_the_server_is_named() {
     let other = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
     let elsewhere = run(&other.dsn(), slot, &other.publication);
     elsewhere.expect_log(&[&format!("belongs to the database {}", world.database), "hint: "]);
-    // Also where the publication is not there: the database is what is wrong.
+    // The same if the publication does not exist: the database is the cause.
     let elsewhere = run(&other.dsn(), slot, publication);
     elsewhere.expect_log(&[&format!("belongs to the database {}", world.database)]);
 }
@@ -67,13 +67,13 @@ fn a_slot_of_another_plugin_is_refused() {
     world.sql(&format!("SELECT pg_create_physical_replication_slot('{}')", world.slot));
     let run = world.stream().with(&["--sink", "stdout", "--once"]).run().expect_code(78);
     run.expect_log(&[&world.slot, "physical", "hint: "]);
-    // Nor is it walcat's to drop.
+    // walcat does not drop it either.
     let run = Walcat::new(&["slot", "drop", "--dsn", &world.dsn(), "--slot", &world.slot]).run().expect_code(78);
     run.expect_log(&[&world.slot, "physical", "hint: "]);
     world.sql(&format!("SELECT pg_drop_replication_slot('{}')", world.slot));
 }
 
-/// At PREPARE nobody knows whether the transaction will be committed.
+/// At PREPARE it is unknown whether the transaction will be committed.
 #[test]
 fn a_slot_that_decodes_at_prepare_is_refused_and_a_copy_of_it_loses_nothing() {
     let pg = Postgres::start("two-phase", 15, &["--no-fsync", "-c", "max_prepared_transactions=5"]);
@@ -113,7 +113,7 @@ fn a_publication_that_is_younger_than_the_changes_is_said_to_be() {
 }
 
 #[test]
-fn what_is_wrong_with_the_way_out_is_found_before_a_slot_is_made() {
+fn a_mistake_in_the_output_is_found_before_a_slot_is_created() {
     let world = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
     let config = file("interval.toml", "[transaction]\ninterval = \"50s\"\n");
     let cases = [
@@ -153,7 +153,7 @@ fn a_topic_that_nobody_creates_is_named_and_walcat_creates_it_when_told_to() {
 }
 
 #[test]
-fn topics_are_made_as_configured_also_where_the_broker_would_make_them_in_its_own_way() {
+fn topics_are_created_as_configured_even_if_the_broker_would_create_them_with_its_own_settings() {
     let world = World::new(TABLE);
     world.sql("INSERT INTO t VALUES (1, 'x')");
     let text = "[topics]\ncreate = true\npartitions = 3\nproperties = { \"retention.ms\" = \"1234567\" }\n";

@@ -1,4 +1,4 @@
-//! `walcat slot`: what it says, what it asks, and what it leaves alone.
+//! `walcat slot`: its output, its question, and what it does not change.
 
 use crate::servers::{Kafka, Postgres, World, eventually};
 use crate::walcat::{Finished, Walcat};
@@ -13,7 +13,7 @@ fn exists(world: &World) -> bool {
     world.sql(&format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'", world.slot)) == "1"
 }
 
-/// `walcat slot drop` on a terminal, with an answer typed.
+/// Runs `walcat slot drop` on a terminal and types an answer.
 fn drop_on_a_terminal(world: &World, answer: &str) -> Finished {
     let walcat = env!("CARGO_BIN_EXE_walcat");
     let line = format!("{walcat} slot drop --slot {} --dsn '{}'", world.slot, world.dsn());

@@ -1,4 +1,4 @@
-//! Threads of librdkafka's that get no processor: on a machine that is overcommitted, in a container whose quota is spent.
+//! Threads of librdkafka that get no CPU time, as on an overcommitted machine or in a container without remaining quota.
 
 #![allow(unsafe_code, reason = "traces threads")]
 
@@ -18,11 +18,11 @@ fn starvation() -> Duration {
     longer.map_or(STARVATION, Duration::from_secs)
 }
 
-/// One thread of another process, stopped and continued alone: SIGSTOP would stop them all.
+/// One thread of another process, stopped and continued separately: SIGSTOP would stop all of them.
 struct Thread(libc::pid_t);
 
 impl Thread {
-    /// The threads of this name.
+    /// The threads with this name.
     fn named(pid: i32, name: &str) -> Vec<Thread> {
         let tasks =
             std::fs::read_dir(format!("/proc/{pid}/task")).expect("tasks").map(|task| task.expect("task").path());
@@ -41,12 +41,12 @@ impl Thread {
     /// Stops it, and waits until it has stopped.
     fn stop(&self) {
         request(libc::PTRACE_INTERRUPT, self.0);
-        // SAFETY: the thread is traced by this one, and has just been told to stop; no status is taken.
+        // SAFETY: this thread traces that one and has just stopped it; no status is read.
         let waited = unsafe { libc::waitpid(self.0, std::ptr::null_mut(), libc::__WALL) };
         assert_eq!(waited, self.0, "{}", std::io::Error::last_os_error());
     }
 
-    /// Takes note of its end; until then its process is not reported as ended to anybody.
+    /// Reaps its end; until then, no process learns that its process has ended.
     fn reap(&self) {
         // SAFETY: as in stop; it does not wait.
         unsafe { libc::waitpid(self.0, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
@@ -59,13 +59,13 @@ impl Thread {
 
 fn request(request: libc::c_uint, thread: libc::pid_t) {
     let nothing = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: none of these requests reads or writes memory of ours or of the other process.
+    // SAFETY: none of these requests reads or writes memory of either process.
     let result = unsafe { libc::ptrace(request, thread, nothing, nothing) };
     assert_eq!(result, 0, "{request:#x}: {}", std::io::Error::last_os_error());
 }
 
-/// Lets the threads of this name run only now and then, `length` long. A tracer that ends lets go of what it has traced, so
-/// this thread is one of the test's own.
+/// Lets the threads with this name run only from time to time, for `length`. A tracer that ends detaches from its threads, so
+/// the test starts its own tracing thread.
 fn starve(
     running: &Running,
     name: &'static str,
@@ -89,7 +89,7 @@ fn starve(
     });
 }
 
-/// What takes longer than a slice of time must not be taken for what was asked next.
+/// A late answer must not be taken for the answer to the next call.
 #[test]
 fn a_thread_of_librdkafkas_that_hardly_runs_neither_ends_the_process_nor_loses_a_record() {
     let mut state = seed();
@@ -111,7 +111,7 @@ fn a_thread_of_librdkafkas_that_hardly_runs_neither_ends_the_process_nor_loses_a
     check_exactly_once(&world);
 }
 
-/// Whatever is asked of librdkafka meanwhile, PostgreSQL goes on being answered.
+/// walcat continues to answer PostgreSQL during every call to librdkafka.
 #[test]
 fn a_commit_that_takes_long_does_not_keep_keepalives_from_being_answered() {
     let pg = Postgres::start("starved", 15, &["--no-fsync", "-c", "wal_sender_timeout=2s"]);
@@ -133,7 +133,7 @@ fn a_commit_that_takes_long_does_not_keep_keepalives_from_being_answered() {
     assert!(!ended.log.contains("the stream is interrupted"), "{}", ended.log);
 }
 
-/// A signal is obeyed in its time, though the commit that it would wait for does not come back.
+/// walcat stops in time after a signal although the commit that it waits for does not return.
 #[test]
 fn a_stop_does_not_wait_longer_than_it_may_for_a_commit_that_hangs() {
     for (timeout, signals) in [("2s", 1), ("60s", 2)] {

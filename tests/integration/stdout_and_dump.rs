@@ -56,7 +56,7 @@ fn a_reader_that_goes_ends_an_idle_stream_too() {
     }
 }
 
-/// The runtime puts /dev/null where the caller has closed the descriptor, and that takes everything.
+/// The runtime opens /dev/null if the caller closed the descriptor, and it accepts everything.
 #[test]
 fn standard_output_that_is_closed_takes_nothing() {
     let world = World::new(TABLE);
@@ -74,7 +74,7 @@ fn standard_output_that_is_closed_takes_nothing() {
     assert_eq!(world.confirmed(), before);
 }
 
-/// One transaction that the server cannot decode does not withhold those before it.
+/// A transaction that the server cannot decode does not block those before it.
 #[test]
 fn what_was_read_before_the_server_fails_is_delivered() {
     let world = World::with_encoding("SQL_ASCII", TABLE);
@@ -119,7 +119,7 @@ fn a_slow_reader_costs_neither_the_session_nor_a_line() {
         .spawn()
         .expect("walcat");
     let reader = BufReader::new(child.stdout.take().expect("stdout"));
-    // Three times wal_sender_timeout without reading: the length of the pause is what is tested.
+    // Three times wal_sender_timeout without reading: the length of the pause is the test.
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(world.sql("SELECT count(*) FROM pg_stat_replication"), "1");
     assert_eq!(reader.lines().count(), 50_000);
@@ -136,7 +136,7 @@ fn a_dump_leaves_the_slot_where_it_is_and_a_recording_of_it_decodes_to_the_same_
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("r.walcat");
     let path = path.to_str().expect("a path");
-    // What it held, and who could read it, is of the past.
+    // The previous content and permissions of the file are replaced.
     std::fs::write(path, vec![b'x'; 1_000_000]).expect("a file");
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).expect("a mode");
     let dump = world.stream().with(&["--dump", "json", "--once", "--record", path]).run().expect_code(0);

@@ -1,10 +1,10 @@
-//! Topics that are missing, cannot be made yet, or are many.
+//! Topics that are missing, cannot be created yet, or are numerous.
 
 use std::time::{Duration, Instant};
 
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 
-/// The turns of the loop that the lines of statistics have told so far.
+/// The number of loop turns in the last statistics line.
 fn turns(log: &str) -> Vec<u64> {
     let statistics = log.lines().filter(|line| line.contains("statistics"));
     statistics.filter_map(|line| line.rsplit_once("turns=")?.1.split_whitespace().next()?.parse().ok()).collect()
@@ -17,7 +17,7 @@ fn a_topic_that_is_missing_is_asked_for_at_a_steady_pace() {
         let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY)");
         world.sql("INSERT INTO t VALUES (1)");
         let arguments = ["--delivery", delivery, "--stats-interval", "1s", "--stall-timeout", "3s"];
-        // librdkafka gives a topic 30 s to appear.
+        // librdkafka waits 30 s for a topic to appear.
         let patience = ["-X", "topic.metadata.propagation.max.ms=120000"];
         let mut running = world.stream_to_kafka().with(&arguments).with(&patience).spawn();
         running.wait_for_log("Kafka is not accepting records");
@@ -66,7 +66,7 @@ fn a_replication_factor_that_too_few_brokers_are_up_for_is_tried_again() {
     let settings = file("factor.toml", "[topics]\ncreate = true\nreplication_factor = 2\n");
     let mut running = world.stream_to_kafka().with(&["--once", "--config", &settings]).spawn();
     running.wait_for_log("a topic cannot be made yet");
-    // As another broker would be when it is up.
+    // This stands for another broker that has started.
     world.kafka.create_topic(&world.topic("t"), &[]);
     running.wait().expect_code(0);
     assert_eq!(crate::kafka::read(&world.kafka.brokers, &world.topic("t")).len(), 1);

@@ -1,4 +1,4 @@
-//! The same small story on each version of PostgreSQL that is not the shared server's.
+//! The same short scenario on each version of PostgreSQL except the shared server's.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ fn slot(world: &World, arguments: &[&str]) -> Walcat {
     Walcat::new(&["slot"]).with(arguments).with(&["--dsn", &world.dsn(), "--slot", &world.slot])
 }
 
-/// What a topic holds, as operation and key.
+/// The records of a topic, as operation and key.
 fn contents(world: &World, table: &str) -> Vec<(String, Option<i64>)> {
     let records = kafka::read(&world.kafka.brokers, &world.topic(table));
     let key = |record: &kafka::Record| record.key.as_ref().and_then(|key| key["id"].as_i64());
@@ -56,11 +56,11 @@ fn smoke(version: u32) {
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].value.as_ref().expect("value")["message"], json!({"prefix": "p", "content": "aGVsbG8="}));
 
-    // A second run has nothing to repeat, and a third only what is new.
+    // A second run repeats nothing, and a third delivers only what is new.
     world.stream_to_kafka().with(&["--once"]).run().expect_code(0);
     assert_eq!(contents(&world, "t"), expected);
     if version >= 17 {
-        // Older servers do not write a confirmed position to disk when they stop: after that they repeat.
+        // Older servers do not write the confirmed position to disk when they stop, so changes are repeated.
         let confirmed = world.confirmed();
         pg.stop("fast");
         pg.restart();

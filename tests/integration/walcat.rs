@@ -1,4 +1,4 @@
-//! Runs the binary.
+//! Runs the walcat binary.
 
 #![allow(unsafe_code, reason = "sends signals")]
 
@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a run may take unless a test says otherwise.
+/// How long a run may take by default.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A run to be.
+/// A run that is not started yet.
 pub struct Walcat {
     command: Command,
     deadline: Duration,
 }
 
 impl Walcat {
-    /// With an environment that holds none of the settings of the machine.
+    /// With an environment without walcat's, libpq's and Rust's variables.
     pub fn new(arguments: &[&str]) -> Walcat {
         let mut command = Command::new(env!("CARGO_BIN_EXE_walcat"));
         command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
@@ -43,7 +43,7 @@ impl Walcat {
         self
     }
 
-    /// Runs it to its end.
+    /// Runs it until it exits.
     pub fn run(self) -> Finished {
         self.spawn().wait()
     }
@@ -71,7 +71,7 @@ impl Walcat {
     }
 }
 
-/// A run under way; killed when it is dropped.
+/// A run in progress; dropping it kills the process.
 pub struct Running {
     child: Child,
     stdout: Option<JoinHandle<Vec<u8>>>,
@@ -89,7 +89,7 @@ impl Running {
         signal_process(self.pid(), signal);
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.lines.lock().expect("log").clone()
     }
@@ -99,7 +99,7 @@ impl Running {
         self.wait_for_log_times(text, 1);
     }
 
-    /// Waits until a text is in the log so many times.
+    /// Waits until a text is in the log `times` times.
     pub fn wait_for_log_times(&mut self, text: &str, times: usize) {
         let is_there = |running: &Running| running.log().matches(text).count() >= times;
         while !is_there(self) {
@@ -115,14 +115,14 @@ impl Running {
         self.child.try_wait().expect("walcat").is_some()
     }
 
-    /// A number of kB from its `/proc/PID/status`, such as VmHWM.
+    /// A number in kB from its `/proc/PID/status`, such as VmHWM.
     pub fn memory_kb(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("status");
         let line = status.lines().find(|line| line.starts_with(field)).expect(field);
         line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect(field)
     }
 
-    /// Waits for its end, within the deadline.
+    /// Waits until it exits, within the deadline.
     pub fn wait(mut self) -> Finished {
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("walcat") {
@@ -139,7 +139,7 @@ impl Running {
         Finished { code: status.code(), stdout: String::from_utf8(stdout).expect("UTF-8"), log: self.log() }
     }
 
-    /// SIGTERM, then its end, which has a time of its own: on a slow machine the test may have used up the run's.
+    /// Sends SIGTERM and waits with a new deadline: on a slow machine the test may have used up the run's.
     pub fn terminate(mut self) -> Finished {
         self.deadline = self.deadline.max(Instant::now() + DEADLINE);
         self.signal(libc::SIGTERM);
@@ -159,14 +159,14 @@ impl Drop for Running {
 
 /// Sends a signal to a process that these tests started and have not waited for.
 pub fn signal_process(pid: i32, signal: i32) {
-    // SAFETY: two numbers; the process is there, so its pid is still its own.
+    // SAFETY: two numbers; the process was not waited for, so its pid still belongs to it.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
 /// A run that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// None when a signal ended it.
+    /// `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub log: String,
@@ -178,7 +178,7 @@ impl Finished {
         self
     }
 
-    /// The error and the hint say all of this.
+    /// Expects that the log contains all of these texts.
     pub fn expect_log(self, texts: &[&str]) -> Finished {
         for text in texts {
             assert!(self.log.contains(text), "no {text:?} in:\n{}", self.log);
@@ -190,7 +190,7 @@ impl Finished {
         self.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     }
 
-    /// A number that the last line of the log gives, such as `turns`.
+    /// A number in the last log line that has it, such as `turns`.
     pub fn counter(&self, name: &str) -> u64 {
         let marker = format!(" {name}=");
         let (_, rest) = self.log.rsplit_once(&marker).unwrap_or_else(|| panic!("no {name} in:\n{}", self.log));
@@ -198,7 +198,7 @@ impl Finished {
     }
 }
 
-/// The longest tests could fail so on a slow machine, with everything delivered.
+/// Otherwise the longest tests could fail on a slow machine although everything was delivered.
 #[test]
 fn a_run_that_has_used_up_its_time_is_given_time_to_end() {
     let world = crate::servers::World::new("CREATE TABLE t (id int PRIMARY KEY)");
