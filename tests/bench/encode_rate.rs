@@ -1,6 +1,6 @@
-//! What encoding a row costs: `cargo run --release --example encode-rate`.
+//! Measures the cost of encoding a row: `cargo run --release --example encode-rate`.
 //!
-//! One row of 8 columns and some 300 bytes of text, over and over; nanoseconds a change, the best of several rounds.
+//! Encodes one row with 8 columns and about 300 bytes of text repeatedly. Prints the nanoseconds per change of the best round.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -89,7 +89,7 @@ fn orders() -> (Relation, CatalogAnswer) {
     (relation, CatalogAnswer { relation: 16_400, table: Some(table), types: Vec::new() })
 }
 
-/// Nanoseconds a change, over one round.
+/// The nanoseconds per change of one round.
 fn round(encoder: &mut Encoder, operation: Operation<'_>) -> u128 {
     let started = Instant::now();
     for number in 0..CHANGES_PER_ROUND {

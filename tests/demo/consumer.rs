@@ -1,8 +1,8 @@
 //! The consumer of `scripts/demo` and `scripts/bench`: prints records as they arrive, and counts them by topic and operation.
 //!
-//! Reads every partition of every topic with a prefix from its beginning, without a consumer group: a group would
-//! rebalance at each new topic. On SIGTERM it reads to the end of what is there and ends. A record is known by its
-//! envelope's `op`; one without a value is a `tombstone`.
+//! Reads every partition of every topic with a prefix from its beginning, without a consumer group, which would rebalance at
+//! each new topic. On SIGTERM it reads to the current end of the topics and exits. The operation of a record is the envelope's
+//! `op`; a record without a value is a `tombstone`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -20,7 +20,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
-/// New topics are looked for this often.
+/// How often to look for new topics.
 const DISCOVERY_INTERVAL: Duration = Duration::from_millis(300);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,19 +29,19 @@ struct Arguments {
     /// Bootstrap servers
     #[arg(long)]
     brokers: String,
-    /// Topics that begin with this are read
+    /// Read the topics that begin with this
     #[arg(long)]
     prefix: String,
     /// Columns of the terminal
     #[arg(long, default_value_t = 120)]
     width: usize,
-    /// Records shown of each topic and operation; the rest is only counted
+    /// Show this many records of each topic and operation, and only count the rest
     #[arg(long, default_value_t = 8)]
     show: u64,
     /// Where to write `TOPIC OPERATION COUNT` lines at the end
     #[arg(long)]
     counts: Option<PathBuf>,
-    /// How long the reading may go on after SIGTERM
+    /// Read at most this long after SIGTERM
     #[arg(long, default_value_t = 30)]
     drain_timeout_s: u64,
 }
@@ -106,7 +106,7 @@ fn discover(
     Ok(())
 }
 
-/// How many records the partitions hold; there are no transactions, whose markers would take offsets of their own.
+/// The number of records in the partitions. There are no transactions, whose markers would use offsets.
 fn records_in(consumer: &BaseConsumer, partitions: &BTreeSet<(String, i32)>) -> Result<u64, Box<dyn Error>> {
     let mut records = 0;
     for (topic, partition) in partitions {

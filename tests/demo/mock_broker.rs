@@ -1,7 +1,7 @@
-//! The broker of `scripts/demo`: librdkafka's mock cluster in a process of its own. Prints the address to bootstrap from,
-//! and stays until stdin is closed, so that it cannot outlive the script that started it.
+//! The broker of `scripts/demo`: librdkafka's mock cluster in a separate process. It prints its bootstrap address and runs
+//! until stdin is closed, so it cannot outlive the script that started it.
 //!
-//! It keeps the last 5 MiB of a partition, knows no CreateTopics, and creates topics when they are written to.
+//! It keeps the last 5 MiB of a partition, does not support CreateTopics, and creates a topic at the first write.
 
 use std::io::{self, Write};
 

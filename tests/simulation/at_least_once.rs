@@ -1,5 +1,5 @@
-//! A walcat that delivers at least once: the session and the store as the pump drives them, over a broker that settles
-//! records in any order, late, or not at all.
+//! A walcat with at-least-once delivery: the session and the store as the pump drives them, with a broker that settles records
+//! in any order, late, or never.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -25,9 +25,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Kafka without transactions.
 #[derive(Default)]
 struct Broker {
-    /// Under way, or there and not reported yet.
+    /// Not delivered yet, or delivered but not reported.
     records: Vec<(Ticket, u64)>,
-    /// What was taken since a transaction that was read in part could come again whole.
+    /// What was taken since the last point where a partly read transaction could be sent again completely.
     taken: BTreeSet<u64>,
 }
 
@@ -49,12 +49,12 @@ pub struct AtLeastOnce {
     session: Session,
     sender: Option<Walsender>,
     store: Store,
-    /// Where the store is, for the checks.
+    /// The path of the store, for the checks.
     path: Option<PathBuf>,
     identity: Identity,
     broker: Broker,
     flushed: Lsn,
-    /// There is no session because it was given up in order.
+    /// There is no session because walcat gave it up on purpose.
     is_released: bool,
 }
 
@@ -80,13 +80,13 @@ impl AtLeastOnce {
         Ok(AtLeastOnce { number, session, sender, store, path, identity, broker, flushed, is_released })
     }
 
-    /// Gives the session up in order, inside a transaction or not.
+    /// Gives up the session on purpose, inside a transaction or not.
     fn release(&mut self, world: &mut World) {
         self.update(world);
         (self.sender, self.is_released, world.postgres.holder) = (None, true, None);
     }
 
-    /// What is in flight stays in flight, and the stream goes on after what was read whole.
+    /// What is in flight stays in flight, and the stream continues after what was read completely.
     fn reconnect(&mut self, world: &mut World) -> Result<(), End> {
         if world.connect(self.number).is_none() {
             return Ok(());
@@ -99,7 +99,7 @@ impl AtLeastOnce {
         let last_timeline = self.identity.timeline;
         self.identity.go_on(facts.timeline, self.session.feedback().records_end());
         let was_released = std::mem::take(&mut self.is_released);
-        // The first attempt may have failed: then it is a connection that was lost.
+        // If the first attempt failed, this is a lost connection.
         if was_released && !is_cut && facts.timeline == last_timeline && world.random.chance(80) {
             world.resumed_inside += u32::from(self.session.is_inside_transaction());
             let taken = self.session.resume_lsn();
@@ -124,7 +124,7 @@ impl AtLeastOnce {
         Ok(())
     }
 
-    /// Any record may be the next that Kafka has, and its report may come at once or later.
+    /// Any record may be the next one that Kafka stores, and its report may come at once or later.
     fn deliver(&mut self, world: &mut World) {
         if self.broker.records.is_empty() {
             return;

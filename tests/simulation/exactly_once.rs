@@ -1,4 +1,4 @@
-//! A walcat that delivers exactly once: the session and the ledger as the pump drives them, over a model of librdkafka's
+//! A walcat with exactly-once delivery: the session and the ledger as the pump drives them, with models of librdkafka's
 //! producer and of Kafka's transactions.
 
 use std::collections::VecDeque;
@@ -24,10 +24,10 @@ use crate::postgres::{SLOT, SYSTEM, Walsender};
 use crate::reading::{Target, options, read};
 use crate::world::{End, Walcat, World, begin};
 
-/// Room for all that a run may take into one Kafka transaction.
+/// Room for everything that a run can put into one Kafka transaction.
 const ENTRIES: usize = 1_024;
 
-/// What librdkafka was asked for.
+/// The call to librdkafka that is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     TakeId,
@@ -38,22 +38,22 @@ enum Call {
 #[derive(Default)]
 struct Producer {
     epoch: u32,
-    /// Records on their way, in order.
+    /// Records that have not arrived, in order.
     flight: VecDeque<Record>,
     call: Option<Call>,
-    /// How far the consumer of the checkpoint topic has come.
+    /// The position of the consumer of the checkpoint topic.
     consumed: u64,
 }
 
 impl Producer {
-    /// A record arrives at the broker, and its report here.
+    /// A record arrives at the broker, and its report arrives here.
     fn deliver(&mut self, world: &mut World) -> Result<(), Error> {
         let Some(record) = self.flight.pop_front() else { return Ok(()) };
         let refused = |_| Error::Fenced { reason: "a record was refused".to_owned() };
         world.kafka.produce(self.epoch, record, world.now).map_err(refused)
     }
 
-    /// The call's result, if it is there by now. What was done need not be answered.
+    /// The call's result, if it has arrived. A completed call may never be answered.
     fn result(&mut self, world: &mut World) -> Option<Result<(), CallError>> {
         if world.random.chance(60) {
             return None;
@@ -118,7 +118,7 @@ pub struct ExactlyOnce {
 impl ExactlyOnce {
     pub fn start(number: u32, world: &mut World) -> Result<Self, End> {
         let facts = world.postgres.facts();
-        // The checkpoint is read once the slot is there.
+        // The checkpoint is read once the slot is acquired.
         let start = facts.confirmed;
         let options = walcat::testing::session::Options {
             entries_max: ENTRIES,
@@ -146,10 +146,10 @@ impl ExactlyOnce {
         Ok(ExactlyOnce { number, session, sender, sink, history, facts, was_overtaken: false, flushed })
     }
 
-    /// Gives up the open transaction and begins again at the checkpoint, once the slot is free.
+    /// Gives up the open transaction and starts again at the checkpoint once the slot is free.
     fn reconnect(&mut self, world: &mut World) -> Result<(), End> {
         if world.connect(self.number).is_none() {
-            // The one that holds it may have taken over while this process was thought dead.
+            // The process that holds it may have taken over while this one was presumed dead.
             return if self.is_succeeded(world) { Err(End::Fenced) } else { Ok(()) };
         }
         self.facts = world.postgres.facts();
@@ -172,14 +172,14 @@ impl ExactlyOnce {
         }
         if self.sink.ledger.close() {
             let purged = self.sink.producer.flight.drain(..).count();
-            // Purged records may have arrived; the abort may not.
+            // Purged records may have arrived; the abort may have been lost.
             if purged == 0 || world.random.chance(80) {
                 let _ = world.kafka.abort(self.sink.producer.epoch);
             }
         }
     }
 
-    /// Whether another process has taken the transactional id after us, as the checkpoint topic tells.
+    /// Whether the checkpoint topic shows that another process has taken the transactional id after this one.
     fn is_succeeded(&self, world: &World) -> bool {
         let (mut history, mut from) = (History::new(self.sink.ledger.instance()), 0);
         while let Some((next, value)) = world.kafka.read_checkpoints(from) {
@@ -236,13 +236,13 @@ impl ExactlyOnce {
         Ok(())
     }
 
-    /// What messages call the checkpoint: its writer tells it from one of the same position after it.
+    /// The name of the checkpoint in messages. Its writer distinguishes it from a later one with the same position.
     fn checkpoint_name(&self) -> String {
         let writer = &self.history.checkpoint.as_ref().expect("a checkpoint").instance;
         format!("the checkpoint that process {} wrote in renewal {}", writer.pid, writer.renewal)
     }
 
-    /// The position that Kafka has is judged. Says whether the stream can go on.
+    /// Judges the position that Kafka has, and returns whether the stream can continue.
     fn handle_checkpoint(&mut self, world: &mut World) -> Result<bool, End> {
         let Some(found) = self.sink.ledger.found() else { return Ok(true) };
         let known = found.stored.map(|stored| Known { stored, store: self.checkpoint_name() });
@@ -259,8 +259,8 @@ impl ExactlyOnce {
         Ok(true)
     }
 
-    /// The position where it begins counts as stored only if the checkpoint has it; otherwise it is stored at once, so that
-    /// only a fault can make an operator accept it again.
+    /// The start position counts as stored only if the checkpoint has it. Otherwise it is stored at once, so that only a
+    /// fault can make an operator accept it again.
     fn check_begun(&self, known: Option<&Known>, world: &World) {
         let Sink { ledger, .. } = &self.sink;
         if !ledger.stored().is_valid() {
@@ -310,7 +310,7 @@ impl Walcat for ExactlyOnce {
                 self.close(world);
                 return Ok(());
             }
-            // One PostgreSQL transaction took too long, twice: it is begun anew all the same.
+            // walcat stops if one PostgreSQL transaction takes too long twice; the model starts over.
             Err(Error::TransactionTooLong { .. }) => {
                 self.close(world);
                 return Ok(());

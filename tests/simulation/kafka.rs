@@ -1,5 +1,5 @@
-//! A model of Kafka's transactions, for one transactional id: epochs, time-outs, the checkpoint topic and its compaction,
-//! and what a `read_committed` reader sees.
+//! A model of Kafka's transactions for one transactional id: epochs, timeouts, the checkpoint topic and its compaction, and
+//! what a `read_committed` reader sees.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a producer sends.
 #[derive(Clone, Debug)]
 pub enum Record {
-    /// One of PostgreSQL's.
+    /// A record of a PostgreSQL change.
     Data { id: u64 },
-    /// One of the checkpoint topic.
+    /// A record of the checkpoint topic.
     Own { key: &'static [u8], value: Vec<u8> },
 }
 
-/// The transactional id belongs to another producer, or the transaction was given up: Kafka does not tell these apart.
+/// The transactional id belongs to another producer, or the transaction was aborted: Kafka reports both in the same way.
 #[derive(Clone, Copy, Debug)]
 pub struct Fenced;
 
@@ -41,7 +41,7 @@ struct Transaction {
     number: u64,
     since: Instant,
     ids: Vec<u64>,
-    /// EndTxn was taken: it will be committed, and nothing joins any more.
+    /// EndTxn was accepted: the transaction will be committed and takes no more records.
     is_prepared: bool,
 }
 
@@ -52,12 +52,12 @@ pub struct Kafka {
     open: Option<Transaction>,
     checkpoints: Vec<Entry>,
     next_offset: u64,
-    /// What committed transactions held, in order, until the checks have taken it.
+    /// The content of committed transactions, in order, until the checks take it.
     visible: Vec<Vec<u64>>,
 }
 
 impl Kafka {
-    /// Time passes: a prepared transaction becomes visible, one that is open for too long is given up, and the topic is
+    /// Time passes: a prepared transaction becomes visible, a transaction that was open too long is aborted, and the topic is
     /// compacted.
     pub fn tick(&mut self, now: Instant, random: &mut Random) {
         match &self.open {
@@ -73,7 +73,7 @@ impl Kafka {
         }
     }
 
-    /// InitProducerId: fences whoever had the id and ends what was left; the new epoch.
+    /// InitProducerId: fences the previous owner of the id, ends its transaction and returns the new epoch.
     pub fn take_id(&mut self) -> u32 {
         self.settle();
         self.end(State::Aborted);
@@ -127,7 +127,7 @@ impl Kafka {
         }
     }
 
-    /// What was prepared becomes visible.
+    /// The prepared transaction becomes visible.
     pub fn settle(&mut self) {
         if self.open.as_ref().is_some_and(|open| open.is_prepared) {
             self.end(State::Committed);
@@ -144,7 +144,7 @@ impl Kafka {
         }
     }
 
-    /// What can be compacted: before the open transaction, records with a newer one of the same key, and aborted ones.
+    /// Compacts: before the open transaction, removes aborted records and those with a newer record of the same key.
     fn compact(&mut self) {
         let stable = self.stable_offset();
         let newest = |key: &[u8]| {
@@ -155,13 +155,13 @@ impl Kafka {
         self.checkpoints.retain(|entry| entry.offset >= stable || kept.contains(&Some(entry.offset)));
     }
 
-    /// The first offset that a `read_committed` reader does not get past.
+    /// The last stable offset: a `read_committed` reader stops there.
     fn stable_offset(&self) -> u64 {
         let open = self.checkpoints.iter().filter(|entry| entry.state == State::Open);
         open.map(|entry| entry.offset).min().unwrap_or(self.next_offset)
     }
 
-    /// The next record of the checkpoint topic for a `read_committed` reader, and where it goes on after it.
+    /// The next record of the checkpoint topic for a `read_committed` reader, and the offset after it.
     pub fn read_checkpoints(&self, from: u64) -> Option<(u64, &[u8])> {
         let stable = self.stable_offset();
         let committed = self.checkpoints.iter().filter(|entry| entry.state == State::Committed);
@@ -176,7 +176,7 @@ impl Kafka {
         Some(&newest.value)
     }
 
-    /// What has become visible since this was asked last: the ids of each transaction.
+    /// What has become visible since the last call: the ids of each transaction.
     pub fn take_visible(&mut self) -> Vec<Vec<u64>> {
         std::mem::take(&mut self.visible)
     }

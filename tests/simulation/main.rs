@@ -1,10 +1,10 @@
-//! A seeded simulation of what decides about positions, without any server: the session, the stores and the transactions
-//! of exactly-once delivery are walcat's own; PostgreSQL (`postgres`, `wal`), Kafka (`kafka`) and the order in which
-//! things happen (`world`) are models. Records settle in any order, late, or not at all; connections are lost; servers
-//! and walcat crash at any moment; a standby is promoted; the slot is moved by hand; an instance that was thought dead
-//! goes on; commits end with no answer. `promise` says what must hold after every step.
+//! A seeded simulation of the code that decides about positions, without any server. The session, the stores and the
+//! transactions of exactly-once delivery are walcat's code. PostgreSQL (`postgres`, `wal`), Kafka (`kafka`) and the order of
+//! events (`world`) are models. Records settle in any order, late, or never; connections are lost; servers and walcat crash at
+//! any moment; a standby is promoted; an operator moves the slot; an instance that was presumed dead continues; commits end
+//! without an answer. `promise` checks after every step what must hold.
 //!
-//! WALCAT_SEED=N runs one seed, WALCAT_SEEDS=N that many.
+//! WALCAT_SEED=N runs one seed, WALCAT_SEEDS=N runs N seeds.
 
 mod at_least_once;
 mod exactly_once;
@@ -20,10 +20,10 @@ use at_least_once::AtLeastOnce;
 use exactly_once::ExactlyOnce;
 use world::{Faults, Tally, simulate};
 
-/// Seeds of each test.
+/// The number of seeds in each test.
 const SEEDS: u64 = 1_000;
 
-/// Runs the seeds; each kind of end has to be among them, or nothing was shown.
+/// Runs the seeds. Every kind of end must occur, otherwise the test proves nothing.
 fn run(simulate: impl Fn(u64) -> Tally, is_shown: impl Fn(Tally) -> bool) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("WALCAT_SEED") {
@@ -33,7 +33,7 @@ fn run(simulate: impl Fn(u64) -> Tally, is_shown: impl Fn(Tally) -> bool) {
     let seeds = number("WALCAT_SEEDS").unwrap_or(SEEDS);
     let mut sum = Tally::default();
     for seed in 1..=seeds {
-        // What is printed last is the seed of a failure.
+        // The last line printed is the seed of the failure.
         let Tally { crashes, refused, fenced, resumed_inside } = simulate(seed);
         sum.crashes += crashes;
         sum.refused += refused;
@@ -55,7 +55,7 @@ fn nothing_is_confirmed_that_was_not_delivered_through_any_number_of_crashes() {
 fn nothing_is_confirmed_that_is_not_in_the_state_file() {
     let faults = Faults { moves_slot: true, zombies: false, fails_over: true };
     let simulate = |seed| {
-        // Each write is synced: in memory where that is possible.
+        // Each write is synced: use memory if possible.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
         let path = directory.path().join("state.json");
         simulate(seed, faults, |number, world| AtLeastOnce::start(number, Some(&path), world))

@@ -14,32 +14,32 @@ pub const SLOT: &str = "s";
 /// Where the WAL and the slot begin.
 pub const FIRST: u64 = 1_000;
 
-/// What the standby has.
+/// The state of the standby.
 #[derive(Clone, Copy)]
 struct Standby {
-    /// Units replayed whole.
+    /// The number of completely replayed units.
     units: usize,
-    /// Where its WAL ends.
+    /// The end of its WAL.
     end: u64,
-    /// The slot's position that was copied there.
+    /// The copied position of the slot.
     slot: u64,
 }
 
 pub struct Postgres {
-    /// The WAL of the present timeline, its past included.
+    /// The WAL of the current timeline and its history.
     pub units: Vec<Unit>,
     pub end: u64,
     timeline: u32,
     switches: Vec<Switch>,
-    /// The slot's `confirmed_flush_lsn`, and what of it survives a crash.
+    /// The slot's `confirmed_flush_lsn`, and the one that survives a crash.
     pub slot: u64,
     slot_on_disk: u64,
     standby: Standby,
     next_id: u64,
-    /// How many ids the unit of each id has, units that a failover lost included.
+    /// The number of ids in the unit of each id, including units that a failover lost.
     pub unit_sizes: BTreeMap<u64, (u64, usize)>,
     next_unit: u64,
-    /// Which process holds the slot.
+    /// The process that holds the slot.
     pub holder: Option<u32>,
 }
 
@@ -60,7 +60,7 @@ impl Postgres {
         }
     }
 
-    /// Commits something, with adjacent commit records among it.
+    /// Commits something, sometimes with adjacent commit records.
     pub fn write(&mut self, random: &mut Random) {
         let from = self.end;
         let unit = match random.below(10) {
@@ -68,7 +68,7 @@ impl Postgres {
             2 => Unit::Message { start: from, end: from + random.between(8, 60), id: self.id() },
             kind => {
                 let count = if kind == 3 { 0 } else { random.between(1, 6) };
-                // A transaction that began before the one that was committed last.
+                // A transaction that began before the last committed one.
                 let first = from.saturating_sub(if random.chance(30) { 50 } else { 0 }).max(FIRST);
                 // The rows of one COPY share an LSN.
                 let distance = if self.next_unit.is_multiple_of(5) { 0 } else { 10 };
@@ -89,18 +89,18 @@ impl Postgres {
         self.next_id - 1
     }
 
-    /// A checkpoint of the server's: the slot's position is on disk.
+    /// A checkpoint of the server writes the slot's position to disk.
     pub fn checkpoint(&mut self) {
         self.slot_on_disk = self.slot;
     }
 
-    /// The server crashes: what was confirmed since the last checkpoint is forgotten.
+    /// The server crashes and loses what was confirmed since the last checkpoint.
     pub fn crash(&mut self) {
         self.slot = self.slot_on_disk;
         self.holder = None;
     }
 
-    /// The standby replays some more, perhaps a part of a unit, and copies the slot.
+    /// The standby replays more WAL, perhaps a part of a unit, and copies the slot.
     pub fn replicate(&mut self, random: &mut Random) {
         let standby = &mut self.standby;
         let more = self.units.len() - standby.units;
@@ -116,7 +116,7 @@ impl Postgres {
         }
     }
 
-    /// The server dies, and its standby goes on: with `in_step` the standby had all that was confirmed.
+    /// The server dies and its standby is promoted. With `in_step`, the standby has everything that was confirmed.
     pub fn fail_over(&mut self, in_step: bool, random: &mut Random) {
         while in_step && self.standby.end < self.slot {
             self.replicate(random);
@@ -134,7 +134,7 @@ impl Postgres {
         self.holder = None;
     }
 
-    /// Somebody moves the slot, which no session holds.
+    /// An operator moves the slot, which no session holds.
     pub fn move_slot(&mut self, random: &mut Random) {
         self.slot = random.between(self.slot, self.end);
         self.slot_on_disk = self.slot;
@@ -145,7 +145,7 @@ impl Postgres {
         self.slot = self.slot.max(flushed);
     }
 
-    /// What a client finds out before it starts.
+    /// What a client learns before it starts.
     pub fn facts(&self) -> Facts {
         Facts {
             system_identifier: SYSTEM.to_owned(),
@@ -157,7 +157,7 @@ impl Postgres {
         }
     }
 
-    /// START_REPLICATION: a position below the slot's is moved to it in silence.
+    /// START_REPLICATION: silently moves a position below the slot's position to it.
     pub fn start_replication(&self, from: Lsn) -> Walsender {
         let from = from.0.max(self.slot);
         Walsender {
@@ -172,7 +172,7 @@ impl Postgres {
 /// One connection.
 pub struct Walsender {
     from: u64,
-    /// The next unit to be decoded: from the first one on, as a slot's `restart_lsn` may lie far back.
+    /// The next unit to decode, starting with the first one: a slot's `restart_lsn` may be far back.
     next: usize,
     sent: u64,
     frames: VecDeque<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! What was promised, checked after every step.
+//! walcat's guarantees, checked after every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,17 +9,17 @@ use crate::wal::Unit;
 
 pub struct Promise {
     seed: u64,
-    /// What consumers have.
+    /// What consumers have received.
     delivered: BTreeSet<u64>,
-    /// What the operator was told of, and has accepted: not delivered, or delivered a second time.
+    /// What was reported to the operator, who accepted that it is missing or repeated.
     missing_accepted: BTreeSet<u64>,
     again_accepted: BTreeSet<u64>,
-    /// What consumers have and no server any more, as the operator was told.
+    /// What consumers have and no server has, as reported to the operator.
     ghosts_told: BTreeSet<u64>,
-    /// The stored records that it was told of: the store that has the record, and its position. One whose acceptance was
-    /// not stored may be refused again, and says nothing new.
+    /// The stored records that were reported: the store that has the record, and its position. If the acceptance was not
+    /// stored, walcat may refuse the record again.
     refused: BTreeSet<(String, u64)>,
-    /// How far the slot was moved by hand.
+    /// The position to which an operator moved the slot.
     pub slot_moved_to: u64,
 }
 
@@ -36,12 +36,12 @@ impl Promise {
         }
     }
 
-    /// A consumer has it.
+    /// A consumer receives a record.
     pub fn deliver(&mut self, id: u64) {
         self.delivered.insert(id);
     }
 
-    /// A `read_committed` consumer has got this Kafka transaction: nothing of it before, and nothing in part.
+    /// A `read_committed` consumer receives this Kafka transaction: nothing of it is repeated, and every unit is complete.
     pub fn deliver_transaction(&mut self, ids: &[u64], postgres: &Postgres) {
         let seed = self.seed;
         let mut counts: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
@@ -56,13 +56,13 @@ impl Promise {
         }
     }
 
-    /// Everything that the server would no longer send after this confirmation is delivered.
+    /// Checks that everything is delivered that the server would no longer send after this confirmation.
     pub fn check_confirmed(&self, flushed: u64, postgres: &Postgres) {
         assert!(flushed <= postgres.end, "seed {}: confirmed {flushed}, WAL ends at {}", self.seed, postgres.end);
         self.check_before(flushed, "confirmed", postgres);
     }
 
-    /// Everything before a stored position is delivered.
+    /// Checks that everything before a stored position is delivered.
     pub fn check_before(&self, position: u64, what: &str, postgres: &Postgres) {
         for unit in &postgres.units {
             let is_before = match unit {
@@ -75,7 +75,7 @@ impl Promise {
         }
     }
 
-    /// Nothing at all is missing.
+    /// Checks that nothing is missing.
     pub fn check_end(&self, postgres: &Postgres) {
         for unit in &postgres.units {
             let lost = unit.ids().into_iter().find(|id| !self.has(*id));
@@ -83,7 +83,7 @@ impl Promise {
         }
     }
 
-    /// What a walcat that stops here says is true.
+    /// Checks that the message of a walcat that stops is true.
     pub fn check_refusal(&mut self, disagreement: &Disagreement, under_way: &[u64], postgres: &Postgres) {
         let seed = self.seed;
         match disagreement {
@@ -103,8 +103,8 @@ impl Promise {
         }
     }
 
-    /// The operator goes on from the slot's position all the same: what is before may be missing, and what is after may
-    /// come again.
+    /// The operator continues from the slot's position: what is before it may be missing, and what is after it may be
+    /// repeated.
     pub fn accept(&mut self, start: u64, postgres: &Postgres) {
         for unit in &postgres.units {
             let ids = unit.ids().into_iter();
@@ -116,7 +116,7 @@ impl Promise {
         }
     }
 
-    /// What the operator has accepted is stored: nothing that was refused before may be refused again.
+    /// The operator's acceptance is stored: walcat must not refuse the same records again.
     pub fn store_accepted(&mut self) {
         self.refused.clear();
     }

@@ -1,4 +1,4 @@
-//! Random numbers by a seed.
+//! Random numbers from a seed.
 
 /// xorshift64*: the same numbers on every machine.
 pub struct Random(u64);
@@ -16,12 +16,12 @@ impl Random {
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
     }
 
-    /// A place in a list that is not empty.
+    /// An index into a list that is not empty.
     pub fn index(&mut self, len: usize) -> usize {
         usize::try_from(self.below(len as u64)).expect("less than a usize")
     }
 
-    /// From `low` up to and with `high`.
+    /// From `low` to `high`, inclusive.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }

@@ -30,7 +30,7 @@ pub fn options(start: Lsn, confirming: Confirming, random: &mut Random) -> Optio
         clock: EnvelopeClock::Commit,
         truncations: Truncations::Emit,
         timing: Timing { status_interval: Duration::from_secs(1), stall_timeout: None, ask_interval: None },
-        // Room for a transaction beside the one that is waited for.
+        // Room for one transaction in addition to the one that must be delivered.
         entries_max: 2 + random.index(8),
     }
 }

@@ -1,23 +1,23 @@
-//! What is in the WAL, and the frames that a walsender makes of it.
+//! The content of the WAL, and the frames that a walsender sends.
 
 /// The one table.
 pub const RELATION: u32 = 16_384;
 
-/// A row that was inserted. Its id is the value of its only column: LSNs come again after a failover, ids do not.
+/// An inserted row. Its id is the value of its only column: after a failover LSNs repeat, but ids do not.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     pub lsn: u64,
     pub id: u64,
 }
 
-/// One unit of confirmation, or WAL of no interest.
+/// One unit of confirmation, or other WAL.
 #[derive(Clone, Debug)]
 pub enum Unit {
     /// Committed by the record at `commit`, which ends at `end`; no rows for an empty transaction.
     Transaction { rows: Vec<Row>, commit: u64, end: u64 },
     /// A non-transactional message; its LSN is that of its end.
     Message { start: u64, end: u64, id: u64 },
-    /// WAL of no interest, told by a keepalive.
+    /// Other WAL, announced by a keepalive.
     Other { end: u64 },
 }
 
@@ -28,7 +28,7 @@ impl Unit {
         }
     }
 
-    /// Whether a walsender that was asked to start at `lsn` sends it: not when the record that decides begins before.
+    /// Whether a walsender that starts at `lsn` sends it: not if the commit record begins before `lsn`.
     pub fn is_sent_from(&self, lsn: u64) -> bool {
         match self {
             Unit::Transaction { commit, .. } => *commit >= lsn,
@@ -37,7 +37,7 @@ impl Unit {
         }
     }
 
-    /// What consumers have to get of it.
+    /// What consumers must receive of it.
     pub fn ids(&self) -> Vec<u64> {
         match self {
             Unit::Transaction { rows, .. } => rows.iter().map(|row| row.id).collect(),
@@ -46,14 +46,14 @@ impl Unit {
         }
     }
 
-    /// What a walsender sends of it. `before` is the position sent so far.
+    /// The frames that a walsender sends for it. `before` is the position sent so far.
     pub fn frames(&self, before: u64) -> Vec<Vec<u8>> {
         match self {
             Unit::Transaction { rows, commit: at, end } => {
                 let first = rows.first().map_or(*at, |row| row.lsn);
                 let mut frames = vec![xlogdata(first, &begin(*at))];
                 for (number, row) in rows.iter().enumerate() {
-                    // A walsender says so inside a long transaction.
+                    // A walsender sends keepalives inside a long transaction.
                     if number % 4 == 3 {
                         frames.push(keepalive(before, false));
                     }
@@ -73,12 +73,12 @@ fn xlogdata(start: u64, message: &[u8]) -> Vec<u8> {
     [b"w".as_slice(), &start.to_be_bytes(), &start.to_be_bytes(), &[0; 8], message].concat()
 }
 
-/// k, end, clock, whether a reply is wanted.
+/// k, end, clock, whether a reply is requested.
 pub fn keepalive(wal_end: u64, reply: bool) -> Vec<u8> {
     [b"k".as_slice(), &wal_end.to_be_bytes(), &[0; 8], &[u8::from(reply)]].concat()
 }
 
-/// R, OID, schema, table, replica identity, one column: a part of the key, `id`, int4, no modifier.
+/// R, OID, schema, table, replica identity, one column: part of the key, `id`, int4, no modifier.
 pub fn relation() -> Vec<u8> {
     let head = [b"R".as_slice(), &RELATION.to_be_bytes(), b"public\0t\0d\0\x01\x01id\0"].concat();
     xlogdata(0, &[head.as_slice(), &23_u32.to_be_bytes(), &(-1_i32).to_be_bytes()].concat())

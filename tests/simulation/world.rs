@@ -1,4 +1,4 @@
-//! The servers, the clock and the faults around one walcat or two, and the way each seed goes.
+//! The servers, the clock and the faults around one or two walcats, and the steps of each seed.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::postgres::{FIRST, Postgres};
 use crate::promise::Promise;
 use crate::random::Random;
 
-/// Steps with faults, before all heals.
+/// Steps with faults, before everything is repaired.
 const STEPS: u32 = 400;
 
-/// Steps after that within which all has to be delivered.
+/// Steps after that, within which everything must be delivered.
 const HEALING_STEPS_MAX: u32 = 50_000;
 
 pub struct World {
@@ -27,14 +27,14 @@ pub struct World {
     pub postgres: Postgres,
     pub kafka: Kafka,
     pub promise: Promise,
-    /// The operator has read why walcat stopped, and lets it go on.
+    /// The operator has read why walcat stopped, and lets it continue.
     pub accept_gap: bool,
     pub has_healed: bool,
-    /// How many sessions went on inside a transaction.
+    /// The number of sessions that continued inside a transaction.
     pub resumed_inside: u32,
 }
 
-/// Why a process ends by itself.
+/// Why a process exits by itself.
 #[derive(Debug)]
 pub enum End {
     /// The slot, the store and the server disagree (78).
@@ -47,16 +47,16 @@ pub enum End {
 pub trait Walcat {
     fn number(&self) -> u32;
     fn step(&mut self, world: &mut World) -> Result<(), End>;
-    /// Nothing is left to be delivered.
+    /// Nothing is left to deliver.
     fn is_quiet(&mut self, world: &World) -> bool;
 }
 
 /// What may happen in a run.
 #[derive(Clone, Copy)]
 pub struct Faults {
-    /// Without a store nobody can know that the slot was moved.
+    /// Without a store, walcat cannot know that the slot was moved.
     pub moves_slot: bool,
-    /// Two processes at once: one that was thought dead and goes on.
+    /// Two processes at the same time: one was presumed dead and continues.
     pub zombies: bool,
     pub fails_over: bool,
 }
@@ -89,14 +89,14 @@ impl World {
 
     /// A status update arrives.
     pub fn confirm(&mut self, flushed: Lsn) {
-        // What the slot knows already, as whoever moved it may have told it, is no news.
+        // A position that the slot already has, perhaps because an operator moved it there, is not new.
         if flushed.0 > self.postgres.slot {
             self.promise.check_confirmed(flushed.0, &self.postgres);
             self.postgres.confirm(flushed.0);
         }
     }
 
-    /// Kafka has what is about to be confirmed, for every reader.
+    /// Checks that Kafka shows every reader what is about to be confirmed.
     pub fn check_stored(&mut self, flushed: Lsn) {
         self.settle();
         let mut history = History::new(&Instance { host: String::new(), pid: 0, started_unix_ms: 0, renewal: 0 });
@@ -106,20 +106,20 @@ impl World {
         assert!(flushed <= stored, "seed {}: confirmed {flushed} and stored {stored}", self.seed);
     }
 
-    /// What Kafka has promised to commit is as good as visible.
+    /// What Kafka has prepared to commit counts as visible.
     pub fn settle(&mut self) {
         self.kafka.settle();
         self.look();
     }
 
-    /// A `read_committed` reader sees what there is.
+    /// A `read_committed` reader reads everything that is visible.
     fn look(&mut self) {
         for ids in self.kafka.take_visible() {
             self.promise.deliver_transaction(&ids, &self.postgres);
         }
     }
 
-    /// What goes on without walcat.
+    /// What happens outside walcat.
     fn step(&mut self, faults: Faults) {
         self.now += Duration::from_millis(self.random.below(400));
         self.kafka.tick(self.now, &mut self.random);
@@ -134,7 +134,7 @@ impl World {
             self.postgres.checkpoint();
         }
         if self.fault(100) {
-            // A connection is cut.
+            // A connection is lost.
             self.postgres.holder = None;
         }
         if self.fault(60) {
@@ -144,12 +144,12 @@ impl World {
             let (in_step, before) = (self.random.chance(50), self.postgres.slot);
             self.postgres.fail_over(in_step, &mut self.random);
             if self.postgres.slot > before {
-                // The standby has copied what the primary has forgotten in a crash: a walcat without a store that began after
-                // that cannot know who moved the slot.
+                // The standby has copied a position that the primary lost in a crash. A walcat without a store that started
+                // after that cannot know who moved the slot.
                 self.promise.slot_moved_to = self.postgres.slot;
             }
         }
-        // Before anything is stored nobody can know of it.
+        // Before anything is stored, walcat cannot know about it.
         let is_known = self.postgres.slot > FIRST;
         if faults.moves_slot && is_known && self.postgres.holder.is_none() && self.fault(500) {
             self.postgres.move_slot(&mut self.random);
@@ -158,7 +158,7 @@ impl World {
     }
 }
 
-/// Where a stream begins, as the pump judges it; the operator accepts what walcat refuses.
+/// The start of a stream, as the pump judges it. The operator accepts what walcat refuses.
 pub fn begin(known: Option<&Known>, facts: &Facts, under_way: &[u64], world: &mut World) -> Result<Start, End> {
     match check_stored(known, facts, world.accept_gap) {
         Ok(start) => {
@@ -178,7 +178,7 @@ fn refuse(disagreement: &Disagreement, under_way: &[u64], world: &mut World) -> 
     End::Refused
 }
 
-/// What became of a seed.
+/// The outcome of a seed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub crashes: u32,
@@ -187,7 +187,7 @@ pub struct Tally {
     pub resumed_inside: u32,
 }
 
-/// Runs a seed: `start` makes the process of a number.
+/// Runs a seed: `start` creates the process with a number.
 pub fn simulate<W: Walcat>(
     seed: u64,
     faults: Faults,
@@ -201,7 +201,7 @@ pub fn simulate<W: Walcat>(
         world.has_healed = step >= STEPS;
         assert!(step < STEPS + HEALING_STEPS_MAX, "seed {seed}: it does not come to an end");
         world.step(faults);
-        // Healed: one process is left, the one that holds the slot.
+        // Everything is repaired: one process is left, the one that holds the slot.
         while world.has_healed && processes.len() > 1 {
             let removed = processes.remove(0);
             if world.postgres.holder == Some(removed.number()) {
@@ -210,7 +210,7 @@ pub fn simulate<W: Walcat>(
         }
         let wants_another = faults.zombies && processes.len() == 1 && world.fault(50);
         if processes.is_empty() || wants_another {
-            // The session of a process that was thought dead is ended for the new one.
+            // The session of a process that was presumed dead is terminated for the new one.
             world.postgres.holder = None;
             started += 1;
             match start(started, &mut world) {
