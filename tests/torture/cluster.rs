@@ -1,4 +1,4 @@
-//! PostgreSQL and three Kafka nodes, by the scripts, and the proxies that walcat reaches them through.
+//! PostgreSQL and three Kafka nodes, started by the scripts, and the proxies between them and walcat.
 
 #![allow(unsafe_code, reason = "sends signals")]
 
@@ -19,19 +19,19 @@ pub type Result<T> = std::result::Result<T, String>;
 pub const NODES: usize = 3;
 pub const DATABASE: &str = "torture";
 pub const SLOT: &str = "torture";
-/// Holds the WAL while the slot is to go back.
+/// The slot that retains WAL while walcat's slot is moved back.
 const KEEPER: &str = "keeper";
-/// walcat's name at Kafka; the others come by another listener, and may do everything.
+/// walcat's principal in Kafka. Other clients use another listener and may do everything.
 const USER: &str = "walcat";
 const PASSWORD: &str = "torture";
-/// How long a standby may need to have it all.
+/// How long a standby may need to catch up.
 const STANDBY_DEADLINE: Duration = Duration::from_secs(120);
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs a script of ours to its end; what it printed.
+/// Runs a script and returns its output.
 fn script(name: &str, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(root().join("scripts").join(name));
     let output = command.args(arguments).stdin(Stdio::null()).output().map_err(|error| format!("{name}: {error}"))?;
@@ -41,15 +41,15 @@ fn script(name: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Sends a signal to a process that we, or the scripts for us, started.
+/// Sends a signal to a process that this program or its scripts started.
 pub fn signal(pid: i32, signal: i32) {
-    // SAFETY: two numbers; a pid above 1 names one process, and one that has gone makes the call fail.
+    // SAFETY: two numbers; a pid above 1 names one process, and the call fails if that process has ended.
     if pid > 1 && unsafe { libc::kill(pid, signal) } != 0 {
         eprintln!("torture: signal {signal} to {pid}: {}", std::io::Error::last_os_error());
     }
 }
 
-/// A PostgreSQL of ours.
+/// A PostgreSQL server.
 #[derive(Clone, Debug)]
 struct Server {
     name: String,
@@ -68,11 +68,11 @@ impl Server {
     }
 }
 
-/// The one that is written to, and the one that follows it.
+/// The primary and its standby.
 struct Pair {
     primary: Server,
     standby: Option<Server>,
-    /// How many standbys there were.
+    /// The number of standbys so far.
     standbys: u32,
 }
 
@@ -82,7 +82,7 @@ pub struct Cluster {
     servers: Mutex<Pair>,
     postgres_port: AtomicU16,
     kafka_home: PathBuf,
-    /// Where the consumer and the scripts find Kafka: not through the proxies.
+    /// Kafka's addresses for the consumer and the scripts, without the proxies.
     pub brokers: String,
     pub postgres: Proxy,
     pub nodes: Vec<Proxy>,
@@ -129,7 +129,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A second listener on each node, which advertises the proxy's address.
+    /// Adds a listener on each node that advertises the proxy's address.
     fn put_proxies_before_kafka(&mut self) -> Result<()> {
         script("kafka-down", &["--name", &self.name])?;
         for node in 1..=NODES {
@@ -181,12 +181,12 @@ impl Cluster {
         ]
     }
 
-    /// A psql of the direct connection, to be fed.
+    /// A psql with a direct connection, which reads from a pipe.
     pub fn psql(&self, database: &str) -> Command {
         psql(self.postgres_port.load(Ordering::Relaxed), database)
     }
 
-    /// One line a row, columns parted by `|`.
+    /// One line per row, columns separated by `|`.
     pub fn sql(&self, sql: &str) -> Result<String> {
         self.sql_in(DATABASE, sql)
     }
@@ -222,7 +222,7 @@ impl Cluster {
         self.version.parse().is_ok_and(|version: u16| version >= 17)
     }
 
-    /// Puts a standby beside the primary.
+    /// Starts a standby of the primary.
     pub fn start_standby(&self) -> Result<()> {
         let mut pair = self.pair();
         pair.standbys += 1;
@@ -237,23 +237,23 @@ impl Cluster {
         self.sql_at(port, "postgres", sql)
     }
 
-    /// Whether the standby has a copy of the slot that outlives a promotion. It needs a primary that is written to.
+    /// Whether the standby has a copy of the slot that survives a promotion. This requires writes on the primary.
     pub fn wait_for_slot_copy(&self) -> Result<bool> {
         let question = format!(
             "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{SLOT}' AND synced AND NOT temporary"
         );
         self.wait(|| {
             self.sql("SELECT pg_log_standby_snapshot()")?;
-            // The worker that copies sleeps longer and longer while nothing moves; this wakes it.
+            // The slot sync worker sleeps longer and longer while nothing changes; this wakes it.
             self.standby_sql("SELECT pg_reload_conf()")?;
             Ok(self.standby_sql(&question)? == "1")
         })
     }
 
-    /// Whether the standby has all that was written; nobody writes meanwhile.
+    /// Whether the standby has everything that was written. There must be no writes meanwhile.
     pub fn wait_for_standby(&self) -> Result<bool> {
         let end = self.sql("SELECT pg_current_wal_insert_lsn()")?;
-        // A commit reaches the disk, and so the standby, at last with the next one.
+        // An asynchronous commit reaches the disk, and therefore the standby, with the next commit at the latest.
         self.sql("SELECT hum(1)")?;
         self.wait(|| Ok(self.standby_sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"))? == "t"))
     }
@@ -274,7 +274,7 @@ impl Cluster {
         script("pg-down", &["--name", &name, "--mode", "immediate"]).map(drop)
     }
 
-    /// The standby, which was stopped, becomes the server; the old one is gone for good.
+    /// The stopped standby becomes the server; the old server is permanently removed.
     pub fn promote(&self) -> Result<()> {
         let standby = self.pair().standby.take().ok_or("there is no standby")?;
         script("pg-up", &["--version", &self.version, "--name", &standby.name])?;
@@ -289,7 +289,7 @@ impl Cluster {
         self.pair().primary.data.join("pg_replslot").join(SLOT).join("state")
     }
 
-    /// Crashes PostgreSQL, and keeps the slot as it is on disk; another slot holds the WAL that it needs.
+    /// Crashes PostgreSQL and saves the slot as it is on disk. Another slot retains the WAL that it requires.
     pub fn back_up_slot(&self) -> Result<Vec<u8>> {
         self.crash_postgres()?;
         let state = fs::read(self.slot_state()).map_err(|error| error.to_string())?;
@@ -298,7 +298,7 @@ impl Cluster {
         Ok(state)
     }
 
-    /// Crashes PostgreSQL, and puts the slot back to where it was.
+    /// Crashes PostgreSQL and restores the saved slot.
     pub fn restore_slot(&self, state: &[u8]) -> Result<()> {
         self.crash_postgres()?;
         fs::write(self.slot_state(), state).map_err(|error| error.to_string())?;
@@ -306,7 +306,7 @@ impl Cluster {
         self.sql(&format!("SELECT pg_drop_replication_slot('{KEEPER}')")).map(drop)
     }
 
-    /// Stops a node in order and starts it again.
+    /// Shuts down a node and starts it again.
     pub fn restart_node(&self, node: usize) -> Result<()> {
         script("kafka-down", &["--name", &self.name, "--node", &node.to_string()])?;
         self.start_nodes()
@@ -316,7 +316,7 @@ impl Cluster {
         script("kafka-topics", &["--name", &self.name, "--delete", "--if-exists", "--topic", topic]).map(drop)
     }
 
-    /// Forbids walcat something, or allows it again: an operation and the arguments that name a resource.
+    /// Denies walcat an operation on a resource, or allows it again; `resource` is the arguments that name it.
     pub fn forbid(&self, is_forbidden: bool, operation: &str, resource: &[&str]) -> Result<()> {
         let mut command = Command::new("java");
         command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
@@ -336,7 +336,7 @@ impl Cluster {
         script("kafka-down", &["--name", &self.name, "--node", &node.to_string(), "--kill"]).map(drop)
     }
 
-    /// Starts the nodes that do not run.
+    /// Starts the nodes that are not running.
     pub fn start_nodes(&self) -> Result<()> {
         script("kafka-up", &["--name", &self.name]).map(drop)
     }
@@ -346,7 +346,7 @@ impl Cluster {
         pid.trim().parse().ok()
     }
 
-    /// The node that coordinates transactions: the leader of the one partition of their topic.
+    /// The transaction coordinator: the leader of the only partition of the transaction topic.
     pub fn coordinator(&self) -> Option<usize> {
         let topic = ["--name", &self.name, "--describe", "--topic", "__transaction_state"];
         let description = script("kafka-topics", &topic).ok()?;
@@ -360,7 +360,7 @@ impl Cluster {
         self.sql(&holder).ok()?.parse().ok()
     }
 
-    /// The folder of the servers, where Kafka's jars are.
+    /// The directory of the servers, which contains Kafka's jars.
     pub fn servers(&self) -> &Path {
         self.kafka_home.ancestors().nth(2).unwrap_or(root())
     }
@@ -381,8 +381,8 @@ fn values(lines: &str) -> HashMap<&str, String> {
     lines.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key, value.to_owned())).collect()
 }
 
-/// Below the kernel's ephemeral range, where an outgoing connection could take it while its node is down, and below the
-/// scripts' own.
+/// A port below the kernel's ephemeral range, where an outgoing connection could take it while its node is down, and below the
+/// ports of the scripts.
 fn free_port(node: usize) -> Option<u16> {
     let own = u16::try_from(std::process::id() % 1_000 * 4).unwrap_or(0) + u16::try_from(node).unwrap_or(0);
     let ports = (0..100).map(|step| 10_000 + (own + step * 37) % 5_000);

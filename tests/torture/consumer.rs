@@ -1,4 +1,4 @@
-//! The independent consumer: Apache Kafka's own, in Java, reading all topics of walcat's from their beginning.
+//! The independent consumer: Apache Kafka's Java console consumer, which reads all of walcat's topics from the beginning.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write as _};
@@ -9,10 +9,10 @@ use crate::cluster::{Cluster, Result, root};
 use crate::record::{self, Reading};
 use crate::writers::die_with_us;
 
-/// Silence of this length is the topics' end.
+/// After this time without a record, the topics have been read to the end.
 const END_SILENCE_MS: &str = "15000";
 
-/// Prints everything that a `read_committed` consumer sees of the topics of a pattern.
+/// Prints everything that a `read_committed` consumer sees in the topics that match a pattern.
 pub fn command(cluster: &Cluster, topics: &str) -> Command {
     let mut command = Command::new("java");
     command
@@ -28,7 +28,7 @@ pub fn command(cluster: &Cluster, topics: &str) -> Command {
     command
 }
 
-/// Reads the topics to their ends, and keeps the lines in a file.
+/// Reads the topics to their ends and saves the lines in a file.
 pub fn read(cluster: &Cluster, directory: &Path) -> Result<Reading> {
     let error = |error: std::io::Error| format!("the console consumer: {error}");
     let log = File::create(directory.join("consumer.log")).map_err(error)?;
@@ -44,7 +44,7 @@ pub fn read(cluster: &Cluster, directory: &Path) -> Result<Reading> {
     }
     kept.flush().map_err(error)?;
     let status = child.wait().map_err(error)?;
-    // Its end by --timeout-ms is 0; anything else is told in its log.
+    // It exits with 0 after --timeout-ms; its log explains every other exit.
     if !status.success() {
         return Err(format!("the console consumer: {status}, see consumer.log"));
     }

@@ -1,4 +1,4 @@
-//! How walcat ended, how often, and whether something that was done at that time explains it.
+//! How walcat exited, how often, and whether a fault at that time explains it.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
@@ -10,11 +10,11 @@ use crate::troubles::{Trouble, Window};
 
 /// walcat's `[retry] for`.
 pub const RETRY_FOR: Duration = Duration::from_secs(20);
-/// A server that is up again need not answer at once.
+/// A server that has started again may not answer immediately.
 const REST: Duration = Duration::from_secs(5);
-/// The first connection is tried once, within this time of the start.
+/// walcat tries the first connection once, within this time after its start.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
-/// walcat counts its budget from when it noticed.
+/// walcat's budget begins when it notices the failure.
 const SLACK: Duration = Duration::from_millis(500);
 
 const UNAVAILABLE: i32 = 69;
@@ -23,16 +23,16 @@ const PERMISSION: i32 = 77;
 const SETUP: i32 = 78;
 const FENCED: i32 = 79;
 
-/// What was done to a process. It may have ended by the first signal when the second came.
+/// What was done to a process. The first signal may have ended it before the second one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
     pub to_end: bool,
     pub by_force: bool,
-    /// Another one was started beside it.
+    /// Another walcat was started on the same slot.
     pub had_company: bool,
 }
 
-/// One end.
+/// One exit of walcat.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     pub status: ExitStatus,
@@ -49,12 +49,12 @@ impl End {
         }
     }
 
-    /// Whether something explains it.
+    /// Whether a fault explains it.
     fn is_explained(&self, delivery: Delivery, windows: &[Window]) -> bool {
         match (self.status.code(), self.status.signal()) {
             (Some(UNAVAILABLE), _) => self.had_spent_its_budget(windows),
             (Some(FENCED), _) => delivery == Delivery::ExactlyOnce && self.asked.had_company,
-            // One that finds the slot moved by another while it was away cannot know that this one delivered what is between.
+            // A walcat that finds its slot moved by another instance cannot know that this one delivered the changes between.
             (Some(SETUP), _) => delivery == Delivery::AtLeastOnce && self.asked.had_company,
             (Some(PERMISSION), _) => {
                 let mut taken_away = windows.iter().filter(|window| window.what == Trouble::Permission);
@@ -66,9 +66,8 @@ impl End {
         }
     }
 
-    /// PostgreSQL or all of Kafka was away when the first contact was made, which is tried once, or PostgreSQL has been for as
-    /// long as `[retry] for`. One node of Kafka that answers is enough, and once one has, Kafka is waited for as long as it
-    /// takes.
+    /// PostgreSQL or all of Kafka was down at the first contact, which is tried once, or PostgreSQL was down for `[retry]
+    /// for`. One Kafka node that answers is enough. Once one has answered, walcat waits for Kafka without limit.
     fn had_spent_its_budget(&self, windows: &[Window]) -> bool {
         let mut windows = windows.iter().filter(|window| window.meets(self.ended, self.ended, REST));
         windows.any(|window| {
@@ -84,7 +83,7 @@ impl End {
     }
 }
 
-/// All of them.
+/// All exits.
 #[derive(Clone, Debug, Default)]
 pub struct Ends {
     pub starts: u32,
@@ -122,7 +121,7 @@ mod tests {
     }
 
     impl Scene {
-        /// Troubles of whole seconds since a start.
+        /// Troubles in whole seconds since a start.
         fn with(windows: &[(Trouble, u64, Option<u64>)]) -> Scene {
             let start = Instant::now();
             let at = |seconds| start + Duration::from_secs(seconds);
@@ -146,10 +145,10 @@ mod tests {
         let explains = |windows: &[_], from, to| Scene::with(windows).explains(AtLeastOnce, EXIT(69), from, to, asked);
         let outage = |from, to| [(Trouble::Postgres, from, to)];
         assert!(!explains(&[], 0, 60), "nothing was wrong");
-        assert!(!explains(&outage(50, None), 0, 55), "it streamed, and gave up after 5 s");
+        assert!(!explains(&outage(50, None), 0, 55), "it was streaming, and gave up after 5 s");
         assert!(explains(&outage(30, None), 0, 50), "20 s of outage");
         assert!(explains(&outage(30, Some(50)), 0, 51));
-        assert!(!explains(&outage(10, Some(40)), 0, 60), "it was over long since");
+        assert!(!explains(&outage(10, Some(40)), 0, 60), "the trouble ended long ago");
         assert!(explains(&outage(50, Some(56)), 55, 56), "the first contact is tried once");
         assert!(!explains(&[(Trouble::AllOfKafka, 0, None)], 0, 60), "Kafka is waited for as long as it takes");
         assert!(explains(&[(Trouble::AllOfKafka, 0, None)], 58, 60), "the first contact with it is tried once");

@@ -1,11 +1,11 @@
-//! What the database holds at the end.
+//! The content of the database at the end.
 
 use crate::checker::{Account, Expected};
 use crate::cluster::{Cluster, Result};
 use crate::record::Kind;
 use crate::writers::{ACCOUNTS, BALANCE};
 
-/// `fleeting_from` is the first row that was written after the last deletion of its topic.
+/// `fleeting_from` is the first row written after the last deletion of its topic.
 pub fn read(cluster: &Cluster, fleeting_from: i64) -> Result<Expected> {
     let mut expected = Expected { sum: ACCOUNTS * BALANCE, ..Expected::default() };
     for row in rows(cluster, "SELECT journal_seq, kind, account_id, version FROM journal")? {

@@ -1,4 +1,4 @@
-//! A consumer beside the writers: what is visible is judged while it is so, not in the end only.
+//! A consumer that reads while the writers write: it checks each state when it becomes visible, not only at the end.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,11 +20,11 @@ use crate::troubles::{Trouble, Troubles};
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
-/// How long it may need, in the end, for what lies there already.
+/// How long it may need at the end to read what is already in the topics.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(60);
-/// For so long after a fault of Kafka marks and answers may be late.
+/// For this long after a fault in Kafka, transaction markers and answers may be late.
 const KAFKA_REST: Duration = Duration::from_secs(10);
-/// All but the topic that is deleted now and then.
+/// All topics except the one that is sometimes deleted.
 const TOPICS: &str = r"torture\.(public\.(account|journal|bulk|marker|page|document)|message|dead-letters)";
 
 /// The last offset of each partition.
@@ -36,7 +36,7 @@ struct Seen {
     ends: Ends,
     findings: Findings,
     counts: Counts,
-    /// When the consumer last read what it had read before, because its partitions were dealt anew.
+    /// When the consumer last read records again because its partitions were reassigned.
     repeated: Option<Instant>,
 }
 
@@ -68,7 +68,7 @@ impl Live {
         Live { stop, seen, thread }
     }
 
-    /// Waits until it has seen what another one has read to the end; then that must be the same.
+    /// Waits until it has seen what another consumer read to the end; both must agree.
     pub fn stop(self, last: &[Record]) -> (Findings, Counts) {
         let mut ends = Ends::new();
         for record in last {
@@ -92,12 +92,12 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One run of the consumer, to its end or ours.
+/// One run of the consumer, until it or this program ends.
 fn follow(cluster: &Cluster, log: &PathBuf, judge: &mut Judge, stop: &AtomicBool) -> Result<()> {
     let error = |error: std::io::Error| error.to_string();
     let log = File::options().create(true).append(true).open(log).map_err(error)?;
     let mut command = consumer::command(cluster, TOPICS);
-    // New topics are found soon.
+    // It finds new topics quickly.
     command.args(["--consumer-property", "metadata.max.age.ms=2000"]);
     let mut child = command.stderr(log).spawn().map_err(error)?;
     let stdout = child.stdout.take().ok_or("no standard output")?;
@@ -118,7 +118,7 @@ fn follow(cluster: &Cluster, log: &PathBuf, judge: &mut Judge, stop: &AtomicBool
 
 impl Judge {
     fn judge(&mut self, lines: &Receiver<(Instant, String)>, child: &mut Child, stop: &AtomicBool) -> Result<()> {
-        // By the time at which a line came, so that our own slowness makes nothing old.
+        // The time at which the line arrived, so that a slow check does not make it look late.
         let mut now = Instant::now();
         let mut looked = now;
         while !stop.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! The faults, and the order in which a seed brings them: every fault once, shuffled, and then as they come.
+//! The faults, and their order for a seed: every fault once, shuffled, and then random ones.
 
 use std::sync::Arc;
 use std::thread::sleep;
@@ -14,12 +14,12 @@ use crate::supervisor::Supervisor;
 use crate::troubles::{Lasting, Trouble, Troubles};
 use crate::writers::Writers;
 
-/// A process that is frozen for longer than this has lost its slot (`wal_sender_timeout` is 5 s).
+/// A process that is frozen longer than this has lost its slot (`wal_sender_timeout` is 5 s).
 const LONG_FREEZE_MS: (u64, u64) = (7_000, 10_000);
 
-/// The topic that is deleted: its table is written by transactions of its own.
+/// The topic that is deleted. Separate transactions write its table.
 const FLEETING_TOPIC: &str = "torture.public.fleeting";
-/// librdkafka's thread of that name does all that a transaction needs.
+/// librdkafka's thread with this name does everything that a transaction requires.
 const MAIN_THREAD: &str = "rdk:main";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Fault {
         (Fault::StarveMain, "starve-main"),
     ];
 
-    /// What is wrong with a server while it lasts.
+    /// The trouble of a server during the fault.
     fn trouble(self) -> Option<Trouble> {
         match self {
             Fault::CrashPostgres
@@ -110,7 +110,7 @@ impl Fault {
         }
     }
 
-    /// Whether it comes unasked.
+    /// Whether it is one of the default faults.
     /// In at-least-once a refusal lets librdkafka write a batch again that was under way to a broker that is cut off.
     fn is_usual(self, delivery: Delivery) -> bool {
         match self {
@@ -119,14 +119,14 @@ impl Fault {
         }
     }
 
-    /// Those that were asked for; without transactions there is no coordinator, without a standby no failover.
+    /// The requested faults; without transactions there is no coordinator, and without a standby no failover.
     fn chosen(options: &Options) -> Result<Vec<(Fault, &'static str)>> {
         let wanted = |fault: Fault, name: &str| match &options.faults[..] {
             [] => fault.is_usual(options.delivery),
             faults => faults.iter().any(|wanted| wanted == name),
         };
         if let Some(unknown) = options.faults.iter().find(|name| !Fault::ALL.iter().any(|(_, known)| known == name)) {
-            return Err(format!("no fault {unknown}; there are {:?}", Fault::ALL.map(|(_, name)| name)));
+            return Err(format!("unknown fault {unknown}: use one of {:?}", Fault::ALL.map(|(_, name)| name)));
         }
         let has_coordinator = options.delivery == Delivery::ExactlyOnce;
         let can_be = |fault| match fault {
@@ -147,7 +147,7 @@ pub struct Nemesis<'a> {
     writers: &'a Writers,
     troubles: &'a Troubles,
     next_node: usize,
-    /// The first row of `fleeting` that was written after its topic was deleted for the last time.
+    /// The first row of `fleeting` written after the last deletion of its topic.
     pub fleeting_from: i64,
 }
 
@@ -164,12 +164,12 @@ impl<'a> Nemesis<'a> {
         Nemesis { cluster, walcat, report, seed, writers, troubles, next_node, fleeting_from: 0 }
     }
 
-    /// Injects faults for a while, and until each has had its turn.
+    /// Injects faults for the duration of the run, and until each has occurred.
     pub fn run(&mut self, options: &Options) -> Result<()> {
         let chosen = Fault::chosen(options)?;
         if chosen.iter().any(|(fault, _)| *fault == Fault::Failover) {
             self.cluster.start_standby()?;
-            self.report.step("a standby follows");
+            self.report.step("a standby is running");
         }
         let end = Instant::now() + options.duration;
         for round in 0.. {
@@ -179,7 +179,7 @@ impl<'a> Nemesis<'a> {
                 if round > 0 && Instant::now() >= end {
                     return Ok(());
                 }
-                // A quiet moment, so that not every fault meets the one before.
+                // A pause, so that not every fault overlaps the previous one.
                 sleep(self.seed.duration(300, 2_500));
                 self.inject(fault, name)?;
             }
@@ -193,7 +193,7 @@ impl<'a> Nemesis<'a> {
         node
     }
 
-    /// Lets a fault last; now and then walcat is killed in the middle of it.
+    /// Waits during a fault; sometimes kills walcat in the middle.
     fn last(&mut self, time: Duration) {
         if self.seed.percent(25) {
             let before = time.mul_f64(self.seed.below(100) as f64 / 100.0);
@@ -236,7 +236,7 @@ impl<'a> Nemesis<'a> {
                 self.cluster.start_postgres()?;
             }
             Fault::FreezeWalsender => {
-                // A polling walcat holds it for moments only, and one that waits to reconnect not at all.
+                // A polling walcat holds it only briefly, and one that waits to reconnect does not hold it.
                 let Some(pid) = (0..20).find_map(|_| self.cluster.slot_holder()) else {
                     self.report.step(&format!("{name}: nobody held the slot"));
                     return Ok(());
@@ -286,8 +286,8 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    /// The standby has all that is published when the primary dies; what it lacks is WAL that nothing is published of, which
-    /// walcat may have confirmed and stored.
+    /// When the primary dies, the standby has everything that is published. It may not have unpublished WAL that walcat has
+    /// confirmed and stored.
     fn failover(&mut self, name: &str) -> Result<()> {
         let noise_kb = if self.seed.percent(75) { self.seed.below(40_000) } else { 0 };
         let (alone, kills) = (self.seed.duration(0, 6_000), self.seed.percent(50));
@@ -303,7 +303,7 @@ impl<'a> Nemesis<'a> {
         {
             let _lasting = self.troubles.begin(Trouble::Postgres);
             self.cluster.crash_postgres()?;
-            // What was connected must see the old server's end, whoever sends it.
+            // Every client must see that the old server's connection ended.
             self.cluster.postgres.set(Weather::Cut);
             self.cluster.promote()?;
             self.cluster.postgres.set(Weather::Fair);
@@ -321,7 +321,7 @@ impl<'a> Nemesis<'a> {
         self.cluster.start_standby()
     }
 
-    /// The slot is put back to where it was a while before, as by a backup.
+    /// The slot is restored to an earlier position, as from a backup.
     fn restore_slot(&mut self, name: &str) -> Result<()> {
         let time = self.seed.duration(500, 4_000);
         self.report.fault(&format!("{name}: {time:?} back"));
@@ -342,7 +342,7 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    /// Something that walcat needs is forbidden for a while.
+    /// walcat is denied a required privilege for a while.
     fn deny_access(&mut self, name: &str) -> Result<()> {
         let topic = if self.seed.percent(50) { "torture.public.account" } else { "*" };
         let (operation, resource) = ("Write", ["--topic", topic]);
@@ -353,7 +353,7 @@ impl<'a> Nemesis<'a> {
         self.cluster.forbid(false, operation, &resource)
     }
 
-    /// The transactional id is forbidden for a while: a commit that is asked for then fails for good.
+    /// walcat is denied its transactional id for a while: a commit at that time fails permanently.
     fn deny_commit(&mut self, name: &str) -> Result<()> {
         let time = self.seed.duration(1_000, 5_000);
         self.report.fault(&format!("{name} for {time:?}"));
@@ -363,7 +363,7 @@ impl<'a> Nemesis<'a> {
         self.cluster.forbid(false, "Write", &resource)
     }
 
-    /// librdkafka's main thread runs for moments only.
+    /// librdkafka's main thread runs only for short moments.
     fn starve_main(&mut self, name: &str) -> Result<()> {
         let end = Instant::now() + self.seed.duration(4_000, 10_000);
         self.report.fault(name);
@@ -381,7 +381,7 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    /// Up to four times, so that some meet it while it starts.
+    /// Up to four times, so that some occur while it starts.
     fn kill_walcat(&mut self, name: &str) {
         for _ in 0..=self.seed.below(4) {
             self.report.fault(name);
@@ -398,7 +398,7 @@ impl<'a> Nemesis<'a> {
         self.walcat.signal(libc::SIGCONT);
     }
 
-    /// Another one takes the slot of one that is frozen; then it thaws, with what it had in flight.
+    /// Another walcat takes the slot of a frozen one, which then continues with its records in flight.
     fn take_over(&mut self, name: &str) -> Result<()> {
         let (frozen, both) = (self.seed.duration(LONG_FREEZE_MS.0, LONG_FREEZE_MS.1), self.seed.duration(1_000, 5_000));
         self.report.fault(&format!("{name}: frozen for {frozen:?}, both for {both:?}"));

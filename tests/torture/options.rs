@@ -6,39 +6,39 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 #[derive(Clone, Debug, Parser)]
-#[command(name = "torture", about = "Tortures walcat with faults, and checks what a consumer sees in the end")]
+#[command(name = "torture", about = "Injects faults around walcat and checks what consumers see")]
 pub struct Options {
-    /// What decides which faults and writes come in which order [default: any]
+    /// Determines the faults, the writes and their order [default: random]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// How long the faults go on; longer where not every fault has had its turn
+    /// Inject faults this long; longer if not every fault has occurred
     #[arg(long, default_value = "3m", value_parser = humantime::parse_duration)]
     pub duration: Duration,
-    /// The promise to check, and walcat's `delivery` where it is not the default
+    /// walcat's `delivery`, and the promise to check
     #[arg(long, value_enum, default_value = "at-least-once")]
     pub delivery: Delivery,
-    /// walcat's `engine` where it is not the default
+    /// walcat's `engine`
     #[arg(long, value_enum, default_value = "streaming")]
     pub engine: Engine,
-    /// PostgreSQL's version; a failover is among the faults from 17 on
+    /// PostgreSQL's version; the failover fault requires 17 or later
     #[arg(long, default_value_t = 17, value_parser = clap::value_parser!(u16).range(14..=18))]
     pub postgres: u16,
     /// Give walcat a `[state] file`
     #[arg(long)]
     pub state_file: bool,
-    /// The program
+    /// The walcat program
     #[arg(long, default_value = "target/debug/walcat")]
     pub walcat: PathBuf,
     /// The name of the servers
     #[arg(long, default_value = "torture")]
     pub name: String,
-    /// These faults only, by name, a comma between
+    /// Only these faults, by name, separated by commas
     #[arg(long, value_delimiter = ',')]
     pub faults: Vec<String>,
-    /// Keep logs and findings of a good run too
+    /// Keep the logs and findings of a successful run too
     #[arg(long)]
     pub keep: bool,
-    /// More arguments of `walcat stream`
+    /// Further arguments for `walcat stream`
     #[arg(last = true)]
     pub arguments: Vec<String>,
 }

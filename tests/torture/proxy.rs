@@ -1,25 +1,25 @@
-//! The network between walcat and one server: a TCP proxy that can be cut, slowed, or made to swallow one direction.
+//! The network between walcat and one server: a TCP proxy that can be cut, slowed, or blocked in one direction.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often a stalled direction looks whether it may go on.
+/// How often a stalled direction checks whether it may continue.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What the network does.
+/// The state of the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weather {
     #[default]
     Fair,
     /// Connections are reset, new ones at once.
     Cut,
-    /// Nothing goes through, and nobody is told.
+    /// No bytes go through, and no error is reported.
     Stalled,
-    /// What the server answers does not come; what it is sent does.
+    /// Bytes to the server go through; its answers do not.
     AnswersStalled,
-    /// Each piece, of a few kB at most, comes late.
+    /// Each piece of a few kB is delayed.
     Slow(Duration),
 }
 
@@ -28,9 +28,9 @@ struct Shared {
     weather: Weather,
     /// The server's port.
     target: u16,
-    /// How many connections there were so far.
+    /// The number of connections so far.
     accepted: u64,
-    /// The first connections, up to this number, carry nothing any more.
+    /// Connections up to this number no longer forward bytes.
     lost: u64,
     connections: Vec<TcpStream>,
 }
@@ -72,7 +72,7 @@ impl Proxy {
         self.port
     }
 
-    /// What is connected now carries nothing any more, and nobody is told; new connections work.
+    /// Existing connections stop forwarding without an error; new connections work.
     #[allow(dead_code, reason = "the integration tests' own")]
     pub fn lose(&self) {
         with(&self.state, |state| state.lost = state.accepted);
@@ -109,7 +109,7 @@ fn accept(client: TcpStream, state: &State) {
         return;
     };
     let number = with(state, |state| {
-        // Those that have ended are forgotten now and then.
+        // Removes closed connections from time to time.
         if state.connections.len() > 64 {
             state.connections.retain(|connection| connection.peer_addr().is_ok());
         }
@@ -147,7 +147,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, way: Way, number: u64, state: &
 mod tests {
     use super::*;
 
-    /// A server that sends back what it gets.
+    /// A server that echoes its input.
     fn echo() -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();

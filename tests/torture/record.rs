@@ -1,4 +1,4 @@
-//! A record as the consumer printed it, and the little of it that the checks need.
+//! A record as the consumer printed it, reduced to what the checks require.
 
 use std::borrow::Cow;
 
@@ -11,17 +11,17 @@ pub enum Table {
     Journal,
     Bulk,
     Marker,
-    /// Emptied by TRUNCATE now and then.
+    /// Sometimes emptied with TRUNCATE.
     Page,
-    /// Some of its rows are larger than Kafka takes.
+    /// Some of its rows are larger than Kafka accepts.
     Document,
-    /// Logical messages: no table, but a topic like theirs.
+    /// Logical messages: no table, but a topic like those of the tables.
     Message,
-    /// Its topic is deleted now and then.
+    /// Its topic is sometimes deleted.
     Fleeting,
 }
 
-/// The key of a TRUNCATE's record, which has none.
+/// Stands for the key of a TRUNCATE's record, which has none.
 pub const NO_KEY: i64 = -1;
 
 /// A line of the consumer.
@@ -31,19 +31,19 @@ pub enum Line {
     DeadLetter(DeadLetter),
 }
 
-/// What stands for a record that Kafka did not take.
+/// A dead letter, which replaces a record that Kafka rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
     pub commit: u64,
     pub document: i64,
 }
 
-/// What a consumer has read, in the order in which it did.
+/// What a consumer has read, in reading order.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     pub records: Vec<Record>,
     pub dead_letters: Vec<DeadLetter>,
-    /// Records of the topic that is deleted now and then.
+    /// Records of the topic that is sometimes deleted.
     pub fleeting: Vec<Record>,
 }
 
@@ -64,11 +64,11 @@ pub struct Record {
     pub partition: u32,
     pub offset: u64,
     pub key: i64,
-    /// None for a tombstone.
+    /// `None` for a tombstone.
     pub change: Option<Change>,
 }
 
-/// What a record with a value says.
+/// The content of a record with a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub place: Place,
@@ -77,8 +77,8 @@ pub struct Change {
     pub row: Row,
 }
 
-/// Where a record stands in the history: what a consumer drops repeats by. A message outside of any transaction has an LSN
-/// of its own, and the order 0.
+/// The position of a record in the history, by which a consumer drops repeats. A non-transactional message has its own LSN and
+/// the order 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     pub commit: u64,
@@ -100,7 +100,7 @@ pub enum Op {
     Message,
 }
 
-/// The row after the change; `None` of a delete and a TRUNCATE.
+/// The row after the change; `None` for a delete and a TRUNCATE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row {
     None,
@@ -120,11 +120,11 @@ pub enum Row {
     Marker {
         records: u32,
     },
-    /// A page, a document, a message or something fleeting: its key is all that matters.
+    /// A page, a document, a message or a fleeting row: only its key matters.
     Key,
 }
 
-/// What a row of the journal says about an account.
+/// An account's change in a row of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Open,
@@ -210,7 +210,7 @@ struct After<'a> {
     fleeting_id: Option<i64>,
 }
 
-/// Parses a line of the console consumer: `Partition:P Offset:O HEADERS KEY VALUE`, a tab between.
+/// Parses a line of the console consumer: `Partition:P Offset:O HEADERS KEY VALUE`, separated by tabs.
 pub fn parse(line: &str) -> Result<Line, String> {
     let mut fields = line.splitn(5, '\t');
     let mut field = |what: &str| fields.next().ok_or_else(|| format!("no {what}: {}", start(line)));
@@ -237,7 +237,7 @@ pub fn parse(line: &str) -> Result<Line, String> {
     Ok(Line::Record(Record { table, partition, offset, key, change: Some(change) }))
 }
 
-/// Enough of a line to know it by.
+/// The start of a line, for error messages.
 fn start(line: &str) -> String {
     line.chars().take(600).collect()
 }
@@ -273,7 +273,7 @@ fn parse_key(text: &str) -> Option<(Table, i64)> {
     there.next().is_none().then_some(first)
 }
 
-/// The envelope's part; its row must have the record's key.
+/// Parses the envelope. Its row must have the record's key.
 fn change(table: Table, key: i64, envelope: &Envelope<'_>) -> Option<Change> {
     let (xid, place) = match &envelope.transaction {
         Some(transaction) => {

@@ -1,4 +1,4 @@
-//! What a run tells: the seed, each fault with its time, and the counts at the end. Printed, and kept in a file.
+//! The report of a run: the seed, each fault with its time, and the counts at the end. It is printed and saved in a file.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -26,7 +26,7 @@ impl Report {
         let _ = writeln!(self.file, "{text}");
     }
 
-    /// With the time since the start, and the wall clock's as walcat's log has it.
+    /// Adds the time since the start, and the wall clock's time in the format of walcat's log.
     pub fn step(&mut self, text: &str) {
         let now = std::time::SystemTime::now();
         let clock = humantime::format_rfc3339_millis(now).to_string();
@@ -39,7 +39,7 @@ impl Report {
         self.step(text);
     }
 
-    /// `live` is what the reader beside the writers has counted.
+    /// `live` is the counts of the consumer that reads while the writers write.
     pub fn counts(&mut self, steps: u64, counts: &Counts, live: &Counts, ends: &Ends) {
         let Counts {
             records, tombstones, repeats, restarts, late, transactions, largest, changes, dead_letters, ..

@@ -1,4 +1,4 @@
-//! The choices of a run, all from one number. The seed fixes what is done and in which order, not when the machine does it.
+//! The choices of a run, all from one number. The seed determines the actions and their order, not the machine's timing.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ pub struct Seed(u64);
 
 impl Seed {
     pub fn new(seed: u64) -> Seed {
-        // The state must not be 0, and small seeds should not give similar beginnings.
+        // The state must not be 0, and small seeds should not start similarly.
         let mut seed = Seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         for _ in 0..8 {
             seed.next();
@@ -16,7 +16,7 @@ impl Seed {
         seed
     }
 
-    /// One that anyone may take: from the clock and our pid.
+    /// A new seed, from the clock and the pid.
     pub fn any() -> u64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         (u64::from(now.subsec_nanos()) ^ now.as_secs() ^ u64::from(std::process::id()) << 16) % 1_000_000_000
@@ -34,17 +34,17 @@ impl Seed {
         self.next() % bound
     }
 
-    /// True in so many of a hundred.
+    /// True in `percent` of 100 cases.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// From `min_ms` up to `max_ms`.
+    /// From `min_ms` to `max_ms`.
     pub fn duration(&mut self, min_ms: u64, max_ms: u64) -> Duration {
         Duration::from_millis(min_ms + self.below(max_ms - min_ms + 1))
     }
 
-    /// Fisher and Yates.
+    /// A Fisher-Yates shuffle.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let chosen = usize::try_from(self.below(last as u64 + 1)).unwrap_or(0);

@@ -1,6 +1,6 @@
-//! Takes the processor from one thread of a process, and from no other: as a busy machine does, but for certain.
+//! Takes the CPU away from one thread of a process, as a busy machine might do.
 //!
-//! A thread that is traced stops alone where SIGSTOP would stop the whole process; see ptrace(2), PTRACE_SEIZE.
+//! A traced thread can be stopped alone, while SIGSTOP would stop the whole process; see ptrace(2), PTRACE_SEIZE.
 
 #![allow(unsafe_code, reason = "traces threads")]
 
@@ -10,7 +10,7 @@ use std::ptr::null_mut;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// The thread of a process that has this name.
+/// The thread of a process with this name.
 pub fn thread(pid: i32, name: &str) -> Option<i32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     tasks.flatten().find_map(|task| {
@@ -19,14 +19,14 @@ pub fn thread(pid: i32, name: &str) -> Option<i32> {
     })
 }
 
-/// Holds a thread for this long.
+/// Stops a thread for this long.
 pub fn hold(thread: i32, time: Duration) -> io::Result<()> {
     trace(libc::PTRACE_SEIZE, thread)?;
     let held = trace(libc::PTRACE_INTERRUPT, thread).and_then(|()| wait(thread));
     if held.is_ok() {
         sleep(time);
     }
-    // The process may have been killed meanwhile.
+    // The process may have been killed in the meantime.
     let _ = trace(libc::PTRACE_DETACH, thread);
     held
 }
@@ -40,7 +40,7 @@ fn trace(request: libc::c_uint, thread: i32) -> io::Result<()> {
 }
 
 fn wait(thread: i32) -> io::Result<()> {
-    // SAFETY: the status is not asked for.
+    // SAFETY: a null status pointer is allowed.
     match unsafe { libc::waitpid(thread, null_mut(), libc::__WALL) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_held_stands_still_and_then_goes_on() {
+    fn a_thread_that_is_held_stops_and_then_continues() {
         let mut child = std::process::Command::new("sleep").arg("1").spawn().expect("sleep");
         let pid = i32::try_from(child.id()).expect("a pid");
         let holder = std::thread::spawn(move || hold(pid, Duration::from_secs(2)));

@@ -1,4 +1,4 @@
-//! Runs walcat, again and again however it ends, as a service manager does, and counts how it ended.
+//! Runs walcat, restarts it after every exit as a service manager does, and counts the exits.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -75,12 +75,12 @@ impl Recipe {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WALCAT_") || name.starts_with("PG")) {
             command.env_remove(name);
         }
-        // A group of its own: the terminal's Ctrl-C is for us to deal with.
+        // Its own process group: only this program handles the terminal's Ctrl-C.
         command.args(&self.arguments).process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         die_with_us(&mut command).spawn().map_err(error)
     }
 
-    /// Judges an end, and says so in walcat's own log.
+    /// Judges an exit and writes the result to walcat's log.
     fn judge(&self, ends: &mut Ends, who: &str, end: &End) {
         let how = ends.add(self.delivery, who, end, &self.troubles.windows());
         if let Ok(mut log) = File::options().append(true).open(&self.log) {
@@ -119,22 +119,22 @@ impl Supervisor {
         Supervisor { recipe, state, thread }
     }
 
-    /// To the process that runs now; nothing while it is being started again.
+    /// Signals the current process; does nothing while it is being restarted.
     pub fn signal(&self, number: i32) {
         let mut state = lock(&self.state);
-        // It has not been waited for, so the pid is its own.
+        // It was not waited for, so the pid still belongs to it.
         let Some(pid) = state.child.as_ref().map(Child::id) else { return };
         state.asked.to_end |= number == libc::SIGTERM;
         state.asked.by_force |= number == libc::SIGKILL;
         signal(i32::try_from(pid).unwrap_or(0), number);
     }
 
-    /// The process that runs now.
+    /// The current process.
     pub fn pid(&self) -> Option<i32> {
         i32::try_from(lock(&self.state).child.as_ref()?.id()).ok()
     }
 
-    /// Ends it for good; it has delivered everything, so it must say so.
+    /// Ends it permanently. It has delivered everything, so it must exit with 0.
     pub fn stop(self) -> Ends {
         lock(&self.state).stopping = true;
         self.signal(libc::SIGCONT);
@@ -142,7 +142,7 @@ impl Supervisor {
         let deadline = Instant::now() + END_DEADLINE;
         while !self.thread.is_finished() {
             if Instant::now() > deadline {
-                lock(&self.state).ends.unexplained.push("walcat did not end by SIGTERM".into());
+                lock(&self.state).ends.unexplained.push("walcat did not exit after SIGTERM".into());
                 self.signal(libc::SIGKILL);
             }
             std::thread::sleep(LOOK_INTERVAL);
@@ -151,7 +151,7 @@ impl Supervisor {
         lock(&self.state).ends.clone()
     }
 
-    /// A second one on the same slot, until it ends or `act` has returned and it is told to.
+    /// Runs a second walcat on the same slot until it exits, or until `act` has returned and it is terminated.
     pub fn beside(&self, act: impl FnOnce()) -> Result<()> {
         self.company(true);
         let outcome = self.run_other(act);
@@ -183,7 +183,7 @@ impl Supervisor {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                lock(&self.state).ends.unexplained.push("the other walcat did not end by SIGTERM".into());
+                lock(&self.state).ends.unexplained.push("the other walcat did not exit after SIGTERM".into());
                 let _ = other.kill();
                 let _ = other.wait();
                 return Ok(());

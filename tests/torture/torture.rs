@@ -1,7 +1,7 @@
-//! Tortures the walcat program on a real PostgreSQL and a real Kafka of three nodes, and proves what came of it.
+//! Injects faults around the walcat program, a real PostgreSQL and a real Kafka of three nodes, and checks the result.
 //!
-//! Writers move money, `nemesis` breaks things by a seed, `supervisor` starts walcat again; in the end all is healed,
-//! an independent consumer reads everything, and `checker` judges it. `scripts/torture` is how to start it.
+//! Writers move money, `nemesis` injects faults from a seed, and `supervisor` restarts walcat. At the end everything is
+//! repaired, an independent consumer reads all topics, and `checker` judges the records. `scripts/torture` starts it.
 
 mod checker;
 mod cluster;
@@ -42,7 +42,7 @@ use troubles::Troubles;
 use watch::Watch;
 use writers::{ACCOUNTS, BALANCE, Writers};
 
-/// How long walcat may need for what is left when all is healed.
+/// How long walcat may need for the remaining changes after the repair.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(240);
 
 fn main() -> ExitCode {
@@ -93,18 +93,18 @@ fn torture(
     let walcat = Supervisor::start(Recipe::new(options, cluster, directory, &troubles)?);
     let writers = Writers::start(cluster, options.delivery, options.duration, seed);
     let watch = Watch::start(cluster);
-    report.step("walcat, the writers and a reader run");
+    report.step("walcat, the writers and a reader are running");
 
     let mut nemesis = Nemesis::new(cluster, &walcat, &writers, &troubles, report, seed.fork());
     nemesis.run(options)?;
     let fleeting_from = nemesis.fleeting_from;
 
     let steps = writers.stop();
-    // One more transaction: its commit's end is where the slot has to come, also when no keepalive moves it on.
+    // One more transaction: the slot must reach the end of its commit, even if no keepalive moves it.
     let end = cluster.sql(
         "WITH last AS (INSERT INTO marker (records) VALUES (1) RETURNING 1) SELECT pg_current_wal_insert_lsn() FROM last",
     )?;
-    report.step(&format!("all is healed, the writers have ended at {end}"));
+    report.step(&format!("everything is repaired; the writers have ended at {end}"));
     let mut findings = Findings::default();
     if let Some(late) = catch_up(cluster, &end)? {
         findings.add(Promise::Behaviour, || late);
@@ -128,7 +128,7 @@ fn torture(
     Ok(findings)
 }
 
-/// The slot comes first: the first accounts are part of the stream.
+/// Creates the slot first, so that the first accounts are part of the stream.
 fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.sql_in("postgres", &format!("CREATE DATABASE {DATABASE}"))?;
     cluster.sql(include_str!("schema.sql"))?;
@@ -140,7 +140,7 @@ fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.sql(&format!("SELECT load({ACCOUNTS}, {BALANCE})")).map(drop)
 }
 
-/// Waits until the slot has passed a position; what to say when it has not.
+/// Waits until the slot has passed a position; the error says why it has not.
 fn catch_up(cluster: &Cluster, end: &str) -> Result<Option<String>> {
     let deadline = Instant::now() + CATCH_UP_DEADLINE;
     let question = format!(

@@ -1,17 +1,17 @@
-//! What was wrong with the servers, and when: so that what walcat did can be held against it.
+//! What was wrong with the servers, and when: used to judge walcat's exits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// PostgreSQL is away, or does not answer as it should.
+    /// PostgreSQL is down or does not answer normally.
     Postgres,
-    /// A node of Kafka is, or one after the other.
+    /// One Kafka node is, or one after another.
     Kafka,
-    /// All nodes of Kafka are.
+    /// All Kafka nodes are.
     AllOfKafka,
-    /// A permission was taken away.
+    /// A privilege is denied.
     Permission,
 }
 
@@ -19,12 +19,12 @@ pub enum Trouble {
 pub struct Window {
     pub what: Trouble,
     pub from: Instant,
-    /// None while it lasts.
+    /// `None` while it lasts.
     pub to: Option<Instant>,
 }
 
 impl Window {
-    /// Whether it was going on at some time between these two, or had ended less than `rest` before.
+    /// Whether it was present at some time between these two, or had ended less than `rest` before.
     pub fn meets(&self, from: Instant, to: Instant, rest: Duration) -> bool {
         self.from <= to && self.to.is_none_or(|end| end + rest >= from)
     }
@@ -36,7 +36,7 @@ pub struct Troubles {
     windows: Arc<Mutex<Vec<Window>>>,
 }
 
-/// It is over when this is dropped.
+/// The trouble ends when this is dropped.
 pub struct Lasting {
     troubles: Troubles,
     index: usize,
@@ -63,7 +63,7 @@ impl Troubles {
         Lasting { troubles: self.clone(), index: windows.len() - 1 }
     }
 
-    /// None while something of this kind is wrong.
+    /// `None` during such a trouble.
     pub fn well_since(&self, what: Trouble) -> Option<Instant> {
         let windows = self.lock();
         windows

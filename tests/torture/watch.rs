@@ -1,5 +1,4 @@
-//! Looks at the slot all the while: its confirmed position never goes back, except where a crash of the server made it
-//! forget.
+//! Watches the slot: its confirmed position never goes back, except after a crash of the server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +16,7 @@ pub struct Watch {
     thread: JoinHandle<Vec<String>>,
 }
 
-/// One look.
+/// One observation of the slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Look {
     confirmed: u64,
@@ -32,10 +31,10 @@ impl Watch {
         Watch { stop, thread: std::thread::spawn(move || watch(&cluster, &stopped)) }
     }
 
-    /// What it has seen that should not be.
+    /// Stops the watch and returns what was wrong.
     pub fn stop(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_else(|_| vec!["the watch has ended by itself".into()])
+        self.thread.join().unwrap_or_else(|_| vec!["the watch has ended unexpectedly".into()])
     }
 }
 

@@ -1,4 +1,4 @@
-//! Those who write to the database: each a psql that is fed one step after the other, and started again when it has died.
+//! The writers: each is a psql that receives one step after another and is restarted when it dies.
 
 #![allow(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "calls libc between fork and exec")]
 
@@ -18,16 +18,16 @@ pub const ACCOUNTS: i64 = 40;
 pub const BALANCE: i64 = 1_000;
 const WRITERS: usize = 3;
 const PAUSE_MS: u64 = 30;
-/// A ninth of the run lies between two big transactions, within these bounds.
+/// The time between two big transactions: a ninth of the run, within these bounds.
 const BIG_INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 const BIG_ROWS: u64 = 20_000;
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
-/// Between two steps of the one who writes all that is no money.
+/// The pause between two steps of the writer that does not move money.
 const ASIDE_PAUSE_MS: (u64, u64) = (50, 400);
-/// Between two silences of all writers, and how long one lasts.
+/// The time between two pauses of all writers, and the length of a pause.
 const BETWEEN_SILENCES_MS: (u64, u64) = (4_000, 12_000);
 const SILENCE_MS: (u64, u64) = (500, 4_000);
-/// Unpublished WAL that is written in a silence.
+/// The unpublished WAL that is written in a pause.
 const HUM_KB_MAX: u64 = 3_000;
 
 pub struct Writers {
@@ -37,15 +37,15 @@ pub struct Writers {
     gate: Gate,
 }
 
-/// What one of them does next, and the pause behind it; none where the server was away.
+/// The next step of a writer and the pause after it; `None` if the server was down.
 type Act = Box<dyn FnMut(&mut Session, &mut Seed) -> Option<Duration> + Send>;
 
-/// Held for reading during a step, for writing while nobody may write.
+/// Locked for reading during a step, for writing while all writers must pause.
 type Gate = Arc<RwLock<()>>;
 
 impl Writers {
-    /// Kafka refuses documents in exactly-once only: in at-least-once a refusal lets librdkafka write a batch again that was
-    /// under way to a broker that is cut off, which is not a repeat of whole transactions.
+    /// Kafka rejects documents only in exactly-once: in at-least-once, a rejection makes librdkafka write a batch again that
+    /// it was sending to a disconnected broker, which is not a repeat of whole transactions.
     pub fn start(cluster: &Arc<Cluster>, delivery: Delivery, run: Duration, seed: &mut Seed) -> Writers {
         let big_interval = (run / 9).clamp(BIG_INTERVAL.0, BIG_INTERVAL.1);
         let (stop, steps, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Gate::default());
@@ -64,7 +64,7 @@ impl Writers {
         Writers { stop, threads, steps, gate }
     }
 
-    /// Nobody writes while this is held.
+    /// No writer writes while this guard is held.
     pub fn silence(&self) -> RwLockWriteGuard<'_, ()> {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,7 +78,7 @@ impl Writers {
     }
 }
 
-/// Steps, one after another, each with a pause behind it; an act without one has met a server that is away.
+/// Runs steps, each followed by a pause; a step without a pause found the server down.
 fn repeat(
     cluster: &Cluster,
     mut act: impl FnMut(&mut Session, &mut Seed) -> Option<Duration>,
@@ -100,7 +100,7 @@ fn repeat(
             steps.fetch_add(1, Ordering::Relaxed);
             sleep_unless(stop, pause);
         } else {
-            // What was under way may have been committed or not.
+            // The open transaction may have been committed or not.
             session = None;
             std::thread::sleep(RESTART_PAUSE);
         }
@@ -118,7 +118,7 @@ fn sleep_unless(stop: &AtomicBool, time: Duration) {
     }
 }
 
-/// Money from one account to another, and now and then a big transaction.
+/// Moves money between accounts, and sometimes runs a big transaction.
 fn money(big_interval: Option<Duration>) -> impl FnMut(&mut Session, &mut Seed) -> Option<Duration> {
     let mut big = Instant::now();
     move |session, seed| {
@@ -134,7 +134,7 @@ fn money(big_interval: Option<Duration>) -> impl FnMut(&mut Session, &mut Seed) 
     }
 }
 
-/// Messages, pages and their TRUNCATE, documents, and what goes to the topic that is deleted.
+/// Writes messages, pages and their TRUNCATE, documents, and rows for the topic that is deleted.
 fn aside(has_refusals: bool, session: &mut Session, seed: &mut Seed) -> Option<Duration> {
     let step = match seed.below(100) {
         0..40 => "SELECT speak()",
@@ -148,7 +148,7 @@ fn aside(has_refusals: bool, session: &mut Session, seed: &mut Seed) -> Option<D
     Some(seed.duration(ASIDE_PAUSE_MS.0, ASIDE_PAUSE_MS.1))
 }
 
-/// All writers pause, while WAL is written that nothing is published of: so positions are stored that no change is at.
+/// All writers pause while unpublished WAL is written, so that positions without a change are stored.
 fn silence(gate: &Gate, session: &mut Session, seed: &mut Seed) -> Option<Duration> {
     let pause = seed.duration(BETWEEN_SILENCES_MS.0, BETWEEN_SILENCES_MS.1);
     let (times, time) = (seed.below(3), seed.duration(SILENCE_MS.0, SILENCE_MS.1));
@@ -161,9 +161,9 @@ fn silence(gate: &Gate, session: &mut Session, seed: &mut Seed) -> Option<Durati
     Some(pause)
 }
 
-/// The child ends when the thread that started it does, however that comes.
+/// The child ends when the thread that started it ends, for any reason.
 pub fn die_with_us(command: &mut Command) -> &mut Command {
-    // SAFETY: between fork and exec prctl is called alone, which is a system call and takes no lock.
+    // SAFETY: between fork and exec, only prctl is called, which is a system call and takes no lock.
     unsafe {
         command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
             0 => Ok(()),
@@ -172,7 +172,7 @@ pub fn die_with_us(command: &mut Command) -> &mut Command {
     }
 }
 
-/// A psql that is fed.
+/// A psql that reads from a pipe.
 pub struct Session {
     child: Child,
     stdin: ChildStdin,
@@ -190,7 +190,7 @@ impl Session {
         Ok(Session { child, stdin, stdout: BufReader::new(stdout) })
     }
 
-    /// The rows; none when psql has ended. A statement that fails is no failure here.
+    /// The rows; `None` if psql has ended. A failed statement is not an error here.
     pub fn run(&mut self, sql: &str) -> Option<Vec<String>> {
         self.stdin.write_all(format!("{sql};\n\\echo done\n").as_bytes()).ok()?;
         let mut rows = Vec::new();

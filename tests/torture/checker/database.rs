@@ -1,4 +1,4 @@
-//! What the records say, compared with what the tables hold.
+//! Compares the records with the tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -45,7 +45,7 @@ pub fn compare(once: &Once<'_>, state: &State, expected: &Expected, findings: &m
             _ => {}
         }
     }
-    // The journal of the database names every change of an account; a delete's record knows no version.
+    // The journal in the database has every change of an account; the record of a delete has no version.
     let mut journaled: BTreeMap<(Kind, i64, Option<i64>), u64> = BTreeMap::new();
     for (kind, account_id, version) in expected.journal.values() {
         let version = (*kind != Kind::Close).then_some(*version);
@@ -62,12 +62,12 @@ pub fn compare(once: &Once<'_>, state: &State, expected: &Expected, findings: &m
         let promise = if truncates < expected.truncates { Promise::Lost } else { Promise::Phantom };
         findings.add(promise, || format!("TRUNCATE {} times in PostgreSQL, {truncates} in Kafka", expected.truncates));
     }
-    // A message outside of any transaction is there also when the transaction that sent it was rolled back.
+    // A non-transactional message exists even if the transaction that sent it was rolled back.
     messages.retain(|id, is_transactional| *is_transactional || expected.messages.contains_key(id));
     same("message", &messages, &expected.messages, findings);
 }
 
-/// A document is created with what Kafka takes; some are changed to what it does not take.
+/// Kafka accepts a document when it is created; some are changed to a size that Kafka rejects.
 pub fn compare_refused(
     delivery: Delivery,
     once: &Once<'_>,
@@ -110,7 +110,7 @@ pub fn compare_refused(
     }
 }
 
-/// A topic that was deleted is there again, with what was committed since.
+/// A deleted topic exists again, with everything that was committed since.
 pub fn compare_fleeting(delivery: Delivery, reading: &Reading, expected: &Expected, findings: &mut Findings) {
     let mut found = BTreeSet::new();
     for record in &reading.fleeting {

@@ -1,9 +1,8 @@
-//! A consumer that puts the transactions together as it reads, and applies each once it is whole.
+//! A consumer that assembles the transactions as it reads, and applies each once it is complete.
 //!
-//! The order is that of the reading: what lies first in a partition is first, and a transaction is applied when it is the
-//! next one in every partition that it has records in. Commit LSNs are names here and nothing else, so that an order that
-//! they do not tell of is found too. Beside it stands the reader who knows nothing of transactions, and keeps the last
-//! balance of each key: whenever nothing is open, the money must be all there for that one as well.
+//! It uses the order of reading: a transaction is applied when it is the next one in every partition where it has records.
+//! Commit LSNs are only names, so the check also finds an order that contradicts them. A second reader ignores transactions
+//! and keeps the last balance of each key: whenever no transaction is open, its sum must be right as well.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -13,8 +12,8 @@ use super::{Counts, Findings, Promise};
 use crate::options::Delivery;
 use crate::record::{Change, DeadLetter, NO_KEY, Place, Record, Row, Table};
 
-/// How long a transaction may be seen in part, in exactly-once, while Kafka is well: a Kafka transaction's marks reach the
-/// partitions one by one, and the reader asks one broker after the other.
+/// How long a transaction may be visible in part with exactly-once delivery while Kafka is healthy: the markers of a Kafka
+/// transaction reach the partitions one by one, and the reader polls one broker after another.
 pub const PARTIAL_MAX: Duration = Duration::from_secs(10);
 
 type Home = (Table, u32);
@@ -22,25 +21,25 @@ type Home = (Table, u32);
 pub struct Fold {
     delivery: Delivery,
     sum: i64,
-    /// The transactions that have records in a partition and are not applied yet, as they lie there.
+    /// The transactions with records in a partition that are not applied yet, in the partition's order.
     queues: BTreeMap<Home, VecDeque<u64>>,
     open: BTreeMap<u64, Transaction>,
     applied: HashSet<u64>,
     seen: HashSet<Place>,
-    /// The documents of a transaction that were refused.
+    /// The rejected documents of a transaction.
     refused: HashMap<u64, BTreeSet<i64>>,
     state: State,
-    /// The last balance of each key, by the order of the reading alone.
+    /// The last balance of each key, in reading order.
     shown: HashMap<i64, i64>,
     shown_sum: i64,
     counts: Counts,
 }
 
-/// One that is not applied yet.
+/// A transaction that is not applied yet.
 struct Transaction {
     records: BTreeMap<u32, (Record, Change)>,
     homes: BTreeSet<Home>,
-    /// As its last row says.
+    /// The number of records according to its last row.
     length: Option<u32>,
     since: Instant,
     is_told: bool,
@@ -63,7 +62,7 @@ fn records_of(change: &Change) -> Option<u32> {
 }
 
 impl Fold {
-    /// `sum` is that of all balances, at every transaction's end.
+    /// `sum` is the sum of all balances at the end of every transaction.
     pub fn new(delivery: Delivery, sum: i64) -> Fold {
         Fold {
             delivery,
@@ -87,7 +86,7 @@ impl Fold {
     pub fn take(&mut self, record: &Record, now: Instant, findings: &mut Findings) {
         self.show(record);
         if let Some(change) = &record.change {
-            // A message outside of any transaction is whole by itself.
+            // A non-transactional message is complete by itself.
             if change.place.order > 0 && self.seen.insert(change.place) {
                 self.add(record, change, now, findings);
                 self.settle(change.place.commit, findings);
@@ -138,7 +137,7 @@ impl Fold {
         homes.is_some_and(|homes| homes.iter().all(|home| self.queues[home].front() == Some(&commit)))
     }
 
-    /// Applies a transaction if its time has come, and those that waited for it.
+    /// Applies a transaction if it is the next one, and then those that waited for it.
     fn settle(&mut self, commit: u64, findings: &mut Findings) {
         let mut candidates = vec![commit];
         while let Some(commit) = candidates.pop() {
@@ -148,7 +147,7 @@ impl Fold {
         }
     }
 
-    /// What is the next one now where this one was.
+    /// The transactions that are next in the partitions of this one.
     fn apply(&mut self, commit: u64, findings: &mut Findings) -> Vec<u64> {
         let Some(transaction) = self.open.remove(&commit) else { return Vec::new() };
         let mut next = Vec::new();
@@ -176,7 +175,7 @@ impl Fold {
         next
     }
 
-    /// Keeps what the reader sees who knows nothing of transactions.
+    /// Updates what the reader without transactions sees.
     fn show(&mut self, record: &Record) {
         if record.table != Table::Account {
             return;
@@ -191,8 +190,8 @@ impl Fold {
         self.shown_sum -= before.unwrap_or(0);
     }
 
-    /// At a moment when nothing is open a reader has seen whole transactions only. A repeat shows old balances again, so
-    /// this is for exactly-once.
+    /// When no transaction is open, a reader has seen only whole transactions. A repeat shows old balances again, so this
+    /// check is only for exactly-once.
     fn look(&mut self, findings: &mut Findings) {
         if self.delivery == Delivery::AtLeastOnce || !self.open.is_empty() || !self.state.has_accounts() {
             return;
@@ -204,7 +203,7 @@ impl Fold {
         }
     }
 
-    /// In exactly-once nobody may see a part of a transaction. `well_since` is when Kafka was whole again.
+    /// With exactly-once, no reader may see a part of a transaction. `well_since` is when Kafka was healthy again.
     pub fn look_at_parts(&mut self, now: Instant, well_since: Instant, findings: &mut Findings) {
         if self.delivery == Delivery::AtLeastOnce {
             return;
@@ -222,7 +221,7 @@ impl Fold {
         }
     }
 
-    /// Nothing more comes: what is open is not whole, or has no place in the order.
+    /// The end of the input: an open transaction is incomplete or does not fit into the order.
     pub fn end(mut self, findings: &mut Findings) -> (State, Counts) {
         while let Some((&first, _)) = self.open.first_key_value() {
             let part = self.open.keys().copied().find(|commit| !self.is_whole(*commit));
@@ -244,7 +243,7 @@ impl Fold {
     }
 }
 
-/// Numbered from 1, of one xid, without a gap but for what was refused, and as long as its last row says.
+/// Numbered from 1, of one xid, without a gap except for rejected records, and as long as its last row says.
 fn check_numbers(transaction: &Transaction, refused: usize, findings: &mut Findings) {
     let name = || transaction.name();
     let length = transaction.records.keys().next_back().copied().unwrap_or(0);

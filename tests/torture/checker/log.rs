@@ -1,10 +1,9 @@
-//! One partition, as it lies there.
+//! Checks one partition in its own order.
 //!
-//! In at-least-once a partition is what several runs of walcat wrote: each a piece of the partition's history without a
-//! gap that begins at a transaction's first record there, one shuffled into the other where a broker took a dead process's
-//! last requests after its successor's first. So every record must be the next one of a run that has begun, or begin
-//! one; and what comes for the first time must come in the order of the history, which is what lets a consumer
-//! drop repeats by position. In exactly-once there is one run.
+//! With at-least-once, several runs of walcat write a partition. Each run is a piece of the partition's history without a
+//! gap, and starts with a transaction's first record in it. Runs overlap if a broker accepts the last requests of a dead
+//! process after the first ones of its successor. So every record must be the next one of a run, or start a run. New records
+//! must be in the order of the history, so that a consumer can drop repeats by position. With exactly-once there is one run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -47,8 +46,8 @@ pub fn check(delivery: Delivery, records: &[Record], findings: &mut Findings, co
     }
 }
 
-/// The mark of a Kafka transaction's end takes an offset: so a hole between two records of one transaction tells that it
-/// was committed in pieces.
+/// The marker at the end of a Kafka transaction uses an offset, so a hole between two records of one transaction shows that it
+/// was committed in parts.
 fn pieces(name: &str, log: &[&Record], findings: &mut Findings) {
     let mut last: Option<(u64, u64)> = None;
     for record in log {
@@ -70,7 +69,7 @@ fn pieces(name: &str, log: &[&Record], findings: &mut Findings) {
     }
 }
 
-/// The changes of a log with their offsets, but for those without a key: a repeat of one may lie in another partition.
+/// The changes of a log with their offsets, except those without a key: a repeat of one may be in another partition.
 fn places<'r>(log: &'r [&Record]) -> impl Iterator<Item = (u64, Place)> + 'r {
     let keyed = log.iter().filter(|record| record.key != NO_KEY);
     keyed.filter_map(|record| Some((record.offset, record.change.as_ref()?.place)))
@@ -99,7 +98,7 @@ fn runs(delivery: Delivery, name: &str, log: &[&Record], findings: &mut Findings
         }
         if let Some(run) = open.iter().rposition(|next| *next == index) {
             if run + 1 < open.len() {
-                // From here on it is the one that is being written.
+                // From here on, this run is being written.
                 counts.late += 1;
                 let run = open.remove(run);
                 open.push(run);
@@ -119,7 +118,7 @@ fn runs(delivery: Delivery, name: &str, log: &[&Record], findings: &mut Findings
     }
 }
 
-/// The versions of an account's key, by the order in the log alone.
+/// The versions of each account's key, in the order of the log.
 fn keys(name: &str, log: &[&Record], findings: &mut Findings) {
     let mut versions: HashMap<i64, i64> = HashMap::new();
     let mut seen = BTreeSet::new();
@@ -138,13 +137,13 @@ fn keys(name: &str, log: &[&Record], findings: &mut Findings) {
     }
 }
 
-/// Every delete has its tombstone behind it, and no tombstone is without a delete.
+/// A tombstone follows every delete, and every tombstone follows a delete.
 fn tombstones(delivery: Delivery, name: &str, log: &[&Record], findings: &mut Findings) {
     #[derive(Default)]
     struct Seen {
         deletes: BTreeSet<Place>,
         tombstones: usize,
-        /// A delete came for the first time, and no tombstone since.
+        /// The first copy of a delete, without a tombstone yet.
         waits: bool,
     }
     let mut keys: HashMap<i64, Seen> = HashMap::new();

@@ -1,7 +1,8 @@
-//! Judges what the consumer read against what the database holds. No I/O: records in, findings out.
+//! Compares what the consumer read with the content of the database. No I/O: records in, findings out.
 //!
-//! `log` looks at each partition as it lies there, `fold` puts the transactions together in the order of the reading and
-//! applies them to `state`, `database` compares the outcome with the tables, `readings` what two consumers saw.
+//! `log` checks each partition in its own order, `fold` assembles the transactions in reading order and applies them to
+//! `state`,
+//! `database` compares the result with the tables, and `readings` compares what two consumers saw.
 
 mod database;
 mod fold;
@@ -21,10 +22,10 @@ pub use readings::compare as compare_readings;
 use crate::options::Delivery;
 use crate::record::{Kind, Place, Reading, Record};
 
-/// Findings of one kind that are told in full.
+/// The number of findings of one kind that are printed in full.
 const EXAMPLES_MAX: usize = 5;
 
-/// What the tables hold at the end.
+/// The content of the tables at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
     pub journal: BTreeMap<i64, (Kind, i64, i64)>,
@@ -33,16 +34,16 @@ pub struct Expected {
     pub bulk: BTreeMap<i64, u64>,
     pub markers: BTreeMap<i64, u32>,
     pub pages: BTreeMap<i64, ()>,
-    /// Every page there ever was.
+    /// Every page that ever existed.
     pub pages_ever: BTreeMap<i64, ()>,
     pub truncates: u64,
-    /// Whether a version of the document was made that Kafka does not take.
+    /// Whether a version of the document exists that Kafka rejects.
     pub documents: BTreeMap<i64, bool>,
-    /// The messages that were committed; whether each is part of its transaction.
+    /// The committed messages, and whether each is transactional.
     pub messages: BTreeMap<i64, bool>,
-    /// What was committed after the topic was deleted for the last time.
+    /// The rows committed after the last deletion of the topic.
     pub fleeting: BTreeSet<i64>,
-    /// The sum of all balances, at every transaction's end.
+    /// The sum of all balances at the end of every transaction.
     pub sum: i64,
 }
 
@@ -56,39 +57,39 @@ pub struct Account {
 /// The promises that can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
-    /// The consumer's own output makes no sense.
+    /// The consumer's output is valid.
     Reading,
-    /// A key has one partition.
+    /// All records of a key are in one partition.
     OnePartition,
-    /// What comes for the first time comes in the order of the commits, and of the changes within them.
+    /// New records are in the order of the commits and of the changes in them.
     Order,
-    /// The versions of one key follow each other, whatever the positions say.
+    /// The versions of a key are in order, whatever their positions.
     KeyOrder,
-    /// A repeat begins at a transaction's first record in its partition, and is the same as what it repeats.
+    /// A repeat starts with a transaction's first record in its partition and equals the original.
     Repeat,
-    /// Nothing comes twice.
+    /// Nothing is repeated.
     Once,
     /// A delete is followed by its tombstone.
     Tombstone,
-    /// A transaction is there with all its records.
+    /// A transaction has all its records.
     Whole,
-    /// In exactly-once all of a transaction is in one Kafka transaction.
+    /// With exactly-once, a whole transaction is in one Kafka transaction.
     OneKafkaTransaction,
-    /// In exactly-once nobody ever sees a part of a transaction.
+    /// With exactly-once, no reader sees a part of a transaction.
     Visible,
-    /// What a consumer has seen stays there.
+    /// What a consumer has seen remains and does not change.
     Stays,
-    /// A record that Kafka does not take leaves a dead letter, and takes no other with it.
+    /// A record that Kafka rejects leaves a dead letter, and no other record is lost with it.
     DeadLetters,
-    /// Money neither comes nor goes.
+    /// The sum of all money is constant.
     Sum,
-    /// A change fits what was there before it.
+    /// A change applies to the state before it.
     Apply,
-    /// What the database has is in Kafka.
+    /// Everything in the database is in Kafka.
     Lost,
-    /// What is in Kafka is in the database.
+    /// Everything in Kafka is in the database.
     Phantom,
-    /// walcat itself: an exit that should not be, an end that was not reached.
+    /// walcat itself: no unexplained exit, and the end is reached.
     Behaviour,
 }
 
@@ -159,20 +160,20 @@ impl fmt::Display for Findings {
     }
 }
 
-/// What was counted on the way.
+/// The counts of the checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub records: usize,
     pub tombstones: usize,
     pub repeats: usize,
-    /// Times that a partition began again at an earlier transaction.
+    /// How many times a partition went back to an earlier transaction.
     pub restarts: usize,
-    /// Times that an older run of walcat went on after a newer one had begun: requests that a dead process had sent.
+    /// How many times an older run continued after a newer one had started, with requests of a dead process.
     pub late: usize,
     pub transactions: usize,
     pub largest: usize,
     pub changes: usize,
-    /// Moments at which a reader had seen whole transactions only, and the money was counted.
+    /// How many times a reader had seen only whole transactions and the money was counted.
     pub states: usize,
     pub dead_letters: usize,
 }
@@ -181,7 +182,7 @@ pub struct Counts {
 pub fn check(delivery: Delivery, reading: &Reading, expected: &Expected) -> (Findings, Counts) {
     let mut findings = Findings::default();
     let mut fold = Fold::new(delivery, expected.sum);
-    // A dead letter comes from a topic of its own, so at any time.
+    // A dead letter is in another topic, so it can come at any time.
     for letter in &reading.dead_letters {
         fold.take_dead_letter(letter, &mut findings);
     }
@@ -201,7 +202,7 @@ pub fn check(delivery: Delivery, reading: &Reading, expected: &Expected) -> (Fin
     (findings, counts)
 }
 
-/// Every change once, in the order of the history.
+/// Every change once, in history order.
 type Once<'r> = BTreeMap<Place, &'r Record>;
 
 fn once<'r>(records: &'r [Record], findings: &mut Findings) -> Once<'r> {

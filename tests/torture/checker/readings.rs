@@ -1,12 +1,12 @@
-//! What was read beside the writers, compared with what is read in the end: what a consumer has seen does not go away, and
-//! does not change.
+//! Compares what was read during the run with what is read at the end: records that a consumer has seen must not disappear or
+//! change.
 
 use std::collections::HashMap;
 
 use super::{Findings, Promise};
 use crate::record::{Record, Table};
 
-/// `live` is what was read beside the writers.
+/// `live` is what was read during the run.
 pub fn compare(live: &[Record], last: &[Record], findings: &mut Findings) {
     let place = |record: &Record| -> (Table, u32, u64) { (record.table, record.partition, record.offset) };
     let mut there: HashMap<_, &Record> = last.iter().map(|record| (place(record), record)).collect();

@@ -1,4 +1,4 @@
-//! What the tables are after the transactions that were applied, by the records.
+//! The state of the tables after the applied transactions, according to the records.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +12,7 @@ pub struct State {
     pub bulk: BTreeMap<i64, u64>,
     total: i64,
     batches: HashMap<i64, i64>,
-    /// The last version of each account, which a new key does not change.
+    /// The last version of each account; a key change does not change it.
     versions: HashMap<i64, i64>,
 }
 
@@ -22,8 +22,8 @@ impl State {
         self.total
     }
 
-    /// Whether an account was ever there. Partitions are read apart: a transaction that touches none of the first accounts'
-    /// may be seen before them.
+    /// Whether an account ever existed. Partitions are read separately, so a transaction in other partitions may be seen
+    /// before the first accounts.
     pub fn has_accounts(&self) -> bool {
         !self.versions.is_empty()
     }

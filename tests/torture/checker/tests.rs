@@ -1,4 +1,4 @@
-//! Every check can fail: a good history, and what is done to it.
+//! Every check can fail: a correct history, and ways to damage it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ impl History {
         (self.commit, self.order) = (self.commit + 100, 0);
     }
 
-    /// Two accounts, a transfer, a key change, another transfer, and a batch that comes and goes in part.
+    /// Two accounts, a transfer, a key change, another transfer, and a batch that is inserted and partly deleted.
     fn good() -> History {
         let mut history = History { commit: 1000, ..History::default() };
         history.expected.sum = 200;
@@ -86,7 +86,7 @@ impl History {
         history
     }
 
-    /// Pages that go by a TRUNCATE and come, messages, a document that is refused when it has grown, and its neighbour.
+    /// Pages before and after a TRUNCATE, messages, a document that Kafka rejects once it has grown, and its neighbour.
     fn good_with_all() -> History {
         let mut history = History::good();
         history.page(1);
@@ -120,7 +120,7 @@ impl History {
         self.expected.pages_ever.insert(page_id, ());
     }
 
-    /// The index of the record of a table at a commit, counted from 0, of the `nth` such.
+    /// The index of the `nth` record, from 0, of a table at a commit.
     fn find(&self, table: Table, transaction: u64, nth: usize) -> usize {
         let commit = 1000 + 100 * transaction;
         let matches = |record: &&(usize, &Record)| {
@@ -134,15 +134,15 @@ impl History {
         self.records[index].change.as_mut().expect("a change")
     }
 
-    /// Repeats what a table's partition has from a transaction on.
+    /// Repeats the records of a table's partition from a transaction on.
     fn repeat(&mut self, table: Table, from: u64) {
         let from = self.find(table, from, 0);
         let again: Vec<_> = self.records[from..].iter().filter(|record| record.table == table).cloned().collect();
         self.records.extend(again);
     }
 
-    /// Gives every record its offset: a Kafka transaction for each of PostgreSQL's, with a mark at its end, and another
-    /// mark at each cut.
+    /// Sets the offset of every record: a Kafka transaction for each PostgreSQL transaction, with a marker at its end, and
+    /// another marker at each cut.
     fn place(&mut self) {
         let mut ends: BTreeMap<(Table, u32), (u64, u64)> = BTreeMap::new();
         for (index, record) in self.records.iter_mut().enumerate() {
@@ -162,7 +162,7 @@ impl History {
         (reading, self.expected)
     }
 
-    /// What the check finds.
+    /// The findings of the check.
     fn broken(self, delivery: Delivery) -> Vec<Promise> {
         let (reading, expected) = self.reading();
         check(delivery, &reading, &expected).0.promises()
@@ -206,8 +206,8 @@ fn whole_repeats_are_for_at_least_once_only() {
 #[test]
 fn what_a_dead_process_had_sent_may_come_after_its_successors_first() {
     let mut history = History::good();
-    // The log of accounts of the second to fourth transaction: the old run ends after 0 and 1, the new one begins
-    // at 1, then the rest of the old one comes, then the rest of the new one.
+    // The log of accounts from the second to the fourth transaction: the old run writes 0 and 1, the new one starts at 1, then
+    // the rest of the old run follows, then the rest of the new one.
     let (second, third) = (history.find(Table::Account, 1, 0), history.find(Table::Account, 2, 0));
     let first: Vec<_> = history.records[second..third].to_vec();
     let rest: Vec<_> = history.records[third..].to_vec();
@@ -371,7 +371,7 @@ fn a_reader_who_folds_by_key_and_sees_an_old_balance_again_finds_the_sum_broken(
 
 #[test]
 fn an_order_that_the_positions_do_not_tell_of_is_found() {
-    // Two transfers change places in the reading, and have each other's commit LSNs.
+    // Two transfers swap places in the reading and have each other's commit LSNs.
     let mut history = History::good();
     let other = |commit| match commit {
         1100 => 1300,
@@ -395,7 +395,7 @@ fn two_partitions_that_disagree_on_the_order_are_found() {
         let (first, second) = (history.find(Table::Marker, 3, 0), history.find(Table::Marker, 4, 0));
         let (earlier, later) = (history.find(Table::Journal, 3, 0), history.find(Table::Bulk, 4, 0));
         assert!(first < second && earlier < later);
-        // The marker of the batch comes first; and its rows lie behind the accounts' of the transfer in one partition.
+        // The batch's marker row is first, and its rows follow the accounts of the transfer in one partition.
         history.records.swap(first, second);
         for index in [later, later + 1, later + 2] {
             history.records[index].table = Table::Journal;
@@ -409,7 +409,7 @@ fn a_transaction_that_was_committed_in_pieces_is_found_in_exactly_once() {
     history.cuts.push(history.find(Table::Bulk, 4, 2));
     assert_eq!(history.broken(ExactlyOnce), [Promise::OneKafkaTransaction]);
     let mut history = History::good_with_all();
-    // The tombstone of the second bulk, behind its delete.
+    // The tombstone of the second bulk row, after its delete.
     history.cuts.push(history.find(Table::Bulk, 5, 0) + 1);
     assert_eq!(history.broken(ExactlyOnce), [Promise::OneKafkaTransaction]);
     let mut history = History::good_with_all();
@@ -417,7 +417,7 @@ fn a_transaction_that_was_committed_in_pieces_is_found_in_exactly_once() {
     assert_eq!(history.broken(AtLeastOnce), []);
 }
 
-/// What a reader finds who has read all but the marker of the transfer, and then waits.
+/// The findings of a reader that has read everything except the marker row of the transfer, and then waits.
 fn waits(delivery: Delivery, well_for: Duration) -> Vec<Promise> {
     let history = History::good();
     let end = history.find(Table::Marker, 1, 0);
@@ -435,8 +435,8 @@ fn waits(delivery: Delivery, well_for: Duration) -> Vec<Promise> {
 #[test]
 fn a_part_of_a_transaction_that_stays_visible_is_found_while_it_is_so() {
     assert_eq!(waits(ExactlyOnce, PARTIAL_MAX * 3), [Promise::Visible]);
-    assert_eq!(waits(ExactlyOnce, PARTIAL_MAX / 2), [], "Kafka was not whole until just now");
-    assert_eq!(waits(AtLeastOnce, PARTIAL_MAX * 3), [], "it is promised by exactly-once only");
+    assert_eq!(waits(ExactlyOnce, PARTIAL_MAX / 2), [], "Kafka was not healthy until just now");
+    assert_eq!(waits(AtLeastOnce, PARTIAL_MAX * 3), [], "only exactly-once promises it");
 }
 
 #[test]
@@ -463,7 +463,7 @@ fn a_truncate_or_a_page_that_is_lost_or_invented_is_found() {
     breaks(&[Promise::Lost], |history| history.expected.truncates += 1);
     breaks(&[Promise::Phantom], |history| history.expected.truncates = 0);
     breaks(&[Promise::Lost], |history| {
-        // It is said to come after the page that it must leave alone.
+        // It claims to come after the page that it must not remove.
         let (first, second) = (truncate(history), truncate(history) + 1);
         history.change(first).place.order = 2;
         history.change(second).place.order = 1;
@@ -519,14 +519,14 @@ fn what_was_written_after_its_topic_was_deleted_and_is_lost_is_found() {
 
 #[test]
 fn a_repeat_of_what_has_no_key_may_lie_in_another_partition() {
-    // The second run begins with the TRUNCATE, which it puts elsewhere; the page behind it is in the same partition again.
+    // The second run starts with the TRUNCATE in another partition; the page after it is in the same partition again.
     let repeated = || {
         let mut history = History::good_with_all();
         let truncate = history.find(Table::Page, 7, 0);
         let [mut again, page] = [truncate, truncate + 1].map(|index| history.records[index].clone());
         again.partition = 1;
         history.records.insert(truncate + 2, page);
-        // It may be read before the one that it repeats.
+        // It may be read before the record that it repeats.
         history.records.insert(0, again);
         history
     };
