@@ -1,33 +1,33 @@
-//! Which LSN may be confirmed to PostgreSQL, and when the next status update is due.
+//! Decides which LSN can be confirmed to PostgreSQL and when the next status update is due.
 //!
-//! Deterministic: time comes in as an [`Instant`]. Keeps invariant 1 together with `ring`: the confirmed LSN never goes
-//! back and never passes what was received.
+//! Deterministic: the caller passes the time as an [`Instant`]. Together with `ring` it keeps invariant 1: the
+//! confirmed LSN never goes back and never passes the last received LSN.
 
 use std::time::{Duration, Instant};
 
 use crate::limits::{CONFIRMED_BYTES_BEFORE_UPDATE, STATUS_UPDATE_SPACING};
 use crate::lsn::Lsn;
 
-/// When status updates are sent and how long silence is borne.
+/// The intervals of status updates and the timeout for a silent server.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// A status update is sent at least this often.
+    /// The maximum time between two status updates.
     pub status_interval: Duration,
-    /// Silence of the server after which the connection counts as lost; none to wait for ever.
+    /// How long the server may be silent before the connection counts as lost; `None` for no limit.
     pub stall_timeout: Option<Duration>,
-    /// How often a reply is asked for while the end of the job depends on the server's word; none when it does not.
+    /// How often walcat requests a reply while the end of the job depends on one; `None` if it does not.
     pub ask_interval: Option<Duration>,
 }
 
 /// Whether positions are confirmed at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirming {
-    /// As soon as it is delivered.
+    /// Confirmed as soon as they are delivered.
     Yes,
-    /// Once it is delivered and in a store, by [`Feedback::confirm`]: store first, confirm second.
+    /// Confirmed by [`Feedback::confirm`] once they are delivered and stored: store first, then confirm.
     Stored,
-    /// A dump or a recording: flush stays 0/0, so the slot does not move; write says what was received, so that a
-    /// server can shut down.
+    /// For a dump or a recording: flush stays 0/0, so the slot does not move; write is the last received LSN, so that
+    /// the server can shut down.
     Never,
 }
 
@@ -38,42 +38,42 @@ pub struct Update {
     pub written: Lsn,
     /// The LSN confirmed, 0/0 for none.
     pub flushed: Lsn,
-    /// Whether the server is asked to answer.
+    /// Whether the update requests a reply.
     pub reply_requested: bool,
 }
 
-/// The server has been silent for longer than the stall timeout.
+/// The server was silent for longer than the stall timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the server has sent nothing for {} s, though it was asked", silent_for.as_secs())]
+#[error("the server sent nothing for {} s although a reply was requested", silent_for.as_secs())]
 pub struct Stalled {
-    /// Since when.
+    /// How long the server has been silent.
     pub silent_for: Duration,
 }
 
-/// The state of the positions and of the clock between walcat and one walsender.
+/// The positions and timers of the connection to one walsender.
 #[derive(Debug)]
 pub struct Feedback {
     timing: Timing,
     confirming: Confirming,
     received: Lsn,
-    /// All up to it is delivered, so that a store may take it.
+    /// Everything up to this LSN is delivered, so it can be stored.
     delivered: Lsn,
-    /// The end of the last thing that has records, of what is delivered; 0/0 for nothing. What is between it and
-    /// `delivered` had none: another server may know nothing of it, and nothing is lost.
+    /// The end of the last delivered records; 0/0 if there are none. The WAL between it and `delivered` has no records:
+    /// another server may not have it, and nothing is lost.
     records_end: Lsn,
     confirmed: Lsn,
-    /// What the last status update carried as flushed.
+    /// The flush position of the last status update.
     sent: Lsn,
     sent_at: Instant,
     asked_at: Instant,
     heard_at: Instant,
-    /// How many times `stall_timeout` the server may be silent.
+    /// The server may be silent for this multiple of `stall_timeout`.
     patience_factor: u32,
     reply_owed: bool,
 }
 
 impl Feedback {
-    /// Starts at the slot's confirmed position; the first status update is due at once.
+    /// Starts at the slot's confirmed position. The first status update is due at once.
     #[must_use]
     pub fn new(start: Lsn, timing: Timing, confirming: Confirming, now: Instant) -> Self {
         Feedback {
@@ -92,19 +92,19 @@ impl Feedback {
         }
     }
 
-    /// The server sent something up to `lsn` (0/0 when the message carries no position).
+    /// The server sent something up to `lsn` (0/0 if the message has no position).
     pub fn heard(&mut self, lsn: Lsn, now: Instant) {
         self.received = self.received.max(lsn);
         self.heard_at = now;
     }
 
-    /// Bytes have arrived, if no whole message: the server is alive.
+    /// Bytes arrived, although not a whole message: the server is alive.
     pub fn heard_bytes(&mut self, now: Instant) {
         self.heard_at = now;
     }
 
-    /// A server that is busy answers late, which looks like a connection that is dead: after a silence without anything
-    /// read since the last one the next gets twice the time, and its own again once something was read.
+    /// Resets the stall timeout if something was read since the last call, then doubles it after a stall: a busy server
+    /// that answers late looks like a dead connection.
     pub fn be_patient(&mut self, has_stalled: bool, has_read: bool) {
         if has_read {
             self.patience_factor = 1;
@@ -118,23 +118,23 @@ impl Feedback {
         self.timing.stall_timeout.map(|timeout| timeout.saturating_mul(self.patience_factor))
     }
 
-    /// A message names a position beyond its own: the end of a commit record.
+    /// A message names a position after its own start: the end of a commit record.
     pub fn heard_position(&mut self, lsn: Lsn) {
         self.received = self.received.max(lsn);
     }
 
-    /// While nothing is read, under back pressure, silence is ours: the stall clock starts anew.
+    /// walcat is not reading because of back pressure, so the silence is its own: restarts the stall timer.
     pub fn not_reading(&mut self, now: Instant) {
         self.heard_at = now;
     }
 
-    /// The server asked for a reply.
+    /// The server requested a reply.
     pub fn reply_requested(&mut self) {
         self.reply_owed = true;
     }
 
-    /// All up to `lsn` is delivered. A position beyond what was received is cut to it. Confirms it too, unless it has
-    /// to be stored before; a dump confirms none.
+    /// Everything up to `lsn` is delivered. Limits `lsn` to the last received position. Also confirms it, unless it has
+    /// to be stored first; a dump confirms nothing.
     pub fn deliver(&mut self, lsn: Lsn) {
         self.delivered = self.delivered.max(lsn.min(self.received));
         if self.confirming == Confirming::Yes {
@@ -142,12 +142,12 @@ impl Feedback {
         }
     }
 
-    /// Records are delivered, the last of which end at `lsn`.
+    /// Records are delivered; the last of them ends at `lsn`.
     pub fn deliver_records(&mut self, lsn: Lsn) {
         self.records_end = self.records_end.max(lsn);
     }
 
-    /// The server's WAL is another one after `limit`: nothing beyond it may be claimed any more.
+    /// The server's WAL differs from the WAL that was read after `limit`: positions beyond it are no longer valid.
     pub fn cut(&mut self, limit: Lsn) {
         self.received = self.received.min(limit);
         self.delivered = self.delivered.min(limit);
@@ -156,14 +156,14 @@ impl Feedback {
         self.sent = Lsn::INVALID;
     }
 
-    /// All up to `lsn` is stored. A position beyond what was delivered is cut to it.
+    /// Everything up to `lsn` is stored. Limits `lsn` to the delivered position.
     pub fn confirm(&mut self, lsn: Lsn) {
         if self.confirming == Confirming::Stored {
             self.confirmed = self.confirmed.max(lsn.min(self.delivered));
         }
     }
 
-    /// A new connection goes on: nothing was sent on it yet, and its silence begins now.
+    /// The stream continues on a new connection: no update was sent on it yet, and the stall timer restarts.
     pub fn reconnected(&mut self, now: Instant) {
         self.sent = Lsn::INVALID;
         self.sent_at = now;
@@ -172,25 +172,25 @@ impl Feedback {
         self.reply_owed = true;
     }
 
-    /// The LSN up to which all is delivered.
+    /// The LSN up to which everything is delivered.
     #[must_use]
     pub fn delivered(&self) -> Lsn {
         self.delivered
     }
 
-    /// The end of the last records that are delivered; 0/0 for none.
+    /// The end of the last delivered records; 0/0 if there are none.
     #[must_use]
     pub fn records_end(&self) -> Lsn {
         self.records_end
     }
 
-    /// Whether all that is delivered may be confirmed, as far as it ever may.
+    /// Whether everything that is delivered is confirmed, as far as this mode confirms at all.
     #[must_use]
     pub fn is_stored(&self) -> bool {
         self.confirming != Confirming::Stored || self.confirmed == self.delivered
     }
 
-    /// Whether the server waits for an answer.
+    /// Whether the server waits for a reply.
     #[must_use]
     pub fn is_reply_owed(&self) -> bool {
         self.reply_owed
@@ -208,15 +208,15 @@ impl Feedback {
         self.received
     }
 
-    /// The status update that is due now, if one is. The caller sends it.
+    /// The status update that is due now, if any. The caller sends it.
     pub fn update_due(&mut self, now: Instant) -> Option<Update> {
         (self.reply_owed || now >= self.next_update_at()).then(|| self.update(now))
     }
 
-    /// A status update at any time: the last one before the end.
+    /// A status update regardless of the timers, such as the last one before the end.
     pub fn update(&mut self, now: Instant) -> Update {
-        assert!(self.confirmed <= self.delivered, "a position is confirmed that is not delivered");
-        assert!(self.delivered <= self.received, "a position is delivered that was not received");
+        assert!(self.confirmed <= self.delivered, "the confirmed position is past the delivered one");
+        assert!(self.delivered <= self.received, "the delivered position is past the received one");
         let reply_requested = now >= self.ask_at();
         if reply_requested {
             self.asked_at = now;
@@ -231,13 +231,13 @@ impl Feedback {
         Update { written: self.received, flushed, reply_requested }
     }
 
-    /// Whether the last status update carried all that is confirmed.
+    /// Whether the last status update carried the confirmed LSN.
     #[must_use]
     pub fn is_sent(&self) -> bool {
         self.sent == self.confirmed
     }
 
-    /// Fails when the server has been silent for too long.
+    /// Returns an error if the server has been silent for too long.
     ///
     /// # Errors
     /// [`Stalled`], after `stall_timeout`.
@@ -249,7 +249,7 @@ impl Feedback {
         }
     }
 
-    /// When the loop has to look again, at the latest.
+    /// The time by which the loop must check again.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         let stall = self.stall_timeout().map(|timeout| self.heard_at + timeout);
@@ -265,7 +265,7 @@ impl Feedback {
         }
     }
 
-    /// When the server is asked for a sign of life: halfway to the stall, or when its word ends the job.
+    /// When to request a reply: halfway to the stall timeout, or earlier if the end of the job depends on it.
     fn ask_at(&self) -> Instant {
         let far = self.asked_at.max(self.heard_at) + Duration::from_secs(86_400);
         let stall = self.stall_timeout().map(|timeout| self.asked_at.max(self.heard_at) + timeout / 2);

@@ -1,9 +1,9 @@
-//! What is in flight: a preallocated ring of entries, one per unit of confirmation.
+//! The units of confirmation that are in flight: a preallocated ring of entries.
 //!
-//! An entry is a transaction, or a non-transactional logical message (later a snapshot chunk or a heartbeat). It is
-//! opened at the first record, counts the records that no delivery report has settled, and is sealed when no more
-//! records will join it. The contiguous prefix of entries that are sealed and settled gives the LSN to confirm.
-//! The ring knows neither libpq nor Kafka.
+//! An entry is a transaction or a non-transactional logical message (later also a snapshot chunk or a heartbeat). It is
+//! opened with its first record. It counts the records that no delivery report has settled yet. It is sealed when no
+//! more records can join it. The LSN to confirm follows from the contiguous prefix of sealed and settled entries. The
+//! ring does not depend on libpq or Kafka.
 
 use crate::change::Ticket;
 use crate::lsn::Lsn;
@@ -11,31 +11,32 @@ use crate::lsn::Lsn;
 /// One unit of confirmation.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
-    /// Records handed to the sink and not settled yet.
+    /// Records that the sink has taken and that are not settled yet.
     outstanding: u64,
-    /// The LSN to name in messages: of the commit record, or of the message.
+    /// The LSN for messages: that of the commit record, or of the logical message.
     position: Lsn,
-    /// What is confirmed once this entry and all before it are settled; none while records may still join.
+    /// The position to confirm once this entry and all entries before it are settled; `None` while records can still
+    /// join.
     confirm: Option<Confirm>,
 }
 
 /// The position that an entry confirms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Confirm {
-    /// All up to it is delivered: what the entry holds, and what has no records after it.
+    /// Everything up to this LSN is delivered: the records of the entry, and WAL after them that has no records.
     pub lsn: Lsn,
-    /// The end of what has records.
+    /// The end of the last records.
     pub records_end: Lsn,
 }
 
 impl Confirm {
-    /// The greater of both, each for itself.
+    /// The greater value of each field.
     fn max(self, other: Confirm) -> Confirm {
         Confirm { lsn: self.lsn.max(other.lsn), records_end: self.records_end.max(other.records_end) }
     }
 }
 
-/// A fixed number of entries; the oldest is the next to be confirmed.
+/// A fixed number of entries. The oldest one is confirmed first.
 #[derive(Debug)]
 pub struct Ring {
     entries: Box<[Entry]>,
@@ -43,27 +44,27 @@ pub struct Ring {
     oldest: u64,
     /// Sequence number of the next entry to be opened.
     next: u64,
-    /// Records of all entries that are not settled.
+    /// Unsettled records of all entries.
     outstanding: u64,
 }
 
-/// A ticket that no entry in flight has: a defect of the sink.
+/// The ticket belongs to no entry in flight: a defect of the sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a record was settled twice, or was never in flight (ticket {0:?})")]
 pub struct UnknownTicket(pub Ticket);
 
 impl Ring {
-    /// A ring of `capacity` entries, all of them allocated now.
+    /// Creates a ring and allocates all of its `capacity` entries.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        assert!(capacity > 0, "a ring without entries");
+        assert!(capacity > 0, "the ring has no entries");
         Ring { entries: vec![Entry::default(); capacity].into_boxed_slice(), oldest: 0, next: 0, outstanding: 0 }
     }
 
-    /// How many entries are in flight.
+    /// The number of entries in flight.
     #[must_use]
     pub fn count(&self) -> usize {
-        usize::try_from(self.next - self.oldest).expect("there are no more entries than the ring has")
+        usize::try_from(self.next - self.oldest).expect("the ring never holds more entries than its capacity")
     }
 
     /// Whether nothing is in flight.
@@ -78,13 +79,13 @@ impl Ring {
         self.count() < self.entries.len()
     }
 
-    /// Records that no delivery report has settled.
+    /// The number of records that no delivery report has settled.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
         self.outstanding
     }
 
-    /// Opens an entry at `position`; none when the ring is full.
+    /// Opens an entry at `position`; returns `None` if the ring is full.
     pub fn open(&mut self, position: Lsn) -> Option<Ticket> {
         if !self.has_room() {
             return None;
@@ -95,10 +96,10 @@ impl Ring {
         Some(ticket)
     }
 
-    /// Adds `records` to what the entry waits for.
+    /// Adds `records` to the unsettled records of the entry.
     ///
     /// # Errors
-    /// When no entry in flight has this ticket.
+    /// If no entry in flight has this ticket.
     pub fn add(&mut self, ticket: Ticket, records: u32) -> Result<(), UnknownTicket> {
         self.entry(ticket)?.outstanding += u64::from(records);
         self.outstanding += u64::from(records);
@@ -108,7 +109,7 @@ impl Ring {
     /// Settles records of the entry.
     ///
     /// # Errors
-    /// When no entry in flight has this ticket, or fewer of its records are under way.
+    /// If no entry in flight has this ticket, or if the entry has fewer unsettled records.
     pub fn settle(&mut self, ticket: Ticket, records: u32) -> Result<(), UnknownTicket> {
         let entry = self.entry(ticket)?;
         entry.outstanding = entry.outstanding.checked_sub(u64::from(records)).ok_or(UnknownTicket(ticket))?;
@@ -117,19 +118,20 @@ impl Ring {
         Ok(())
     }
 
-    /// Closes the entry for more records; `confirm` may be confirmed once it and all before it are settled.
+    /// Closes the entry to more records. `confirm` can be confirmed once this entry and all entries before it are
+    /// settled.
     ///
     /// # Errors
-    /// When no entry in flight has this ticket.
+    /// If no entry in flight has this ticket.
     pub fn seal(&mut self, ticket: Ticket, confirm: Lsn) -> Result<(), UnknownTicket> {
         let entry = self.entry(ticket)?;
-        assert!(entry.confirm.is_none(), "an entry is sealed twice");
+        assert!(entry.confirm.is_none(), "the entry is already sealed");
         entry.confirm = Some(Confirm { lsn: confirm, records_end: confirm });
         Ok(())
     }
 
-    /// Raises what the newest entry confirms, for a position after it that no record belongs to. An entry that is still
-    /// open, or an empty ring, is left alone.
+    /// Raises the position that the newest entry confirms, for WAL after the entry that has no records. Does nothing if
+    /// the newest entry is still open or the ring is empty.
     pub fn extend_newest(&mut self, confirm: Lsn) {
         if self.is_empty() {
             return;
@@ -139,8 +141,8 @@ impl Ring {
         }
     }
 
-    /// Cuts what entries confirm to `limit`, but never below the end of their records: another server's WAL parts from the
-    /// one that was read there.
+    /// Limits the positions that entries confirm to `limit`, but never below the end of their records. Call it when the
+    /// WAL of another server diverges there from the WAL that was read.
     pub fn cut(&mut self, limit: Lsn) {
         for number in self.oldest..self.next {
             if let Some(sealed) = &mut self.at(Ticket(number)).confirm {
@@ -149,20 +151,21 @@ impl Ring {
         }
     }
 
-    /// The greatest positions that entries in flight will confirm; none when nothing in flight is sealed.
+    /// The greatest positions that the entries in flight will confirm; `None` if no entry in flight is sealed.
     #[must_use]
     pub fn greatest_confirm(&self) -> Option<Confirm> {
         let sealed = (self.oldest..self.next).filter_map(|number| self.entries[self.index_of(Ticket(number))].confirm);
         sealed.reduce(Confirm::max)
     }
 
-    /// Gives up all that is in flight: their records will come again. Tickets given so far belong to no entry any more.
+    /// Discards everything in flight; the records are sent again. Tickets given out so far belong to no entry any more.
     pub fn clear(&mut self) {
         self.oldest = self.next;
         self.outstanding = 0;
     }
 
-    /// Drops the settled prefix; the greatest positions that it allows to confirm, if any entry was dropped.
+    /// Removes the settled prefix. Returns the greatest positions that can now be confirmed, or `None` if no entry was
+    /// removed.
     pub fn advance(&mut self) -> Option<Confirm> {
         let mut confirmed: Option<Confirm> = None;
         while !self.is_empty() {
@@ -172,11 +175,11 @@ impl Ring {
             confirmed = Some(confirmed.map_or(confirm, |greatest| greatest.max(confirm)));
             self.oldest += 1;
         }
-        assert!(!self.is_empty() || self.outstanding == 0, "a record is outstanding, and no entry waits for it");
+        assert!(!self.is_empty() || self.outstanding == 0, "a record is outstanding, but no entry waits for it");
         confirmed
     }
 
-    /// The position of the entry, for messages; none when it is not in flight.
+    /// The position of the entry, for messages; `None` if the entry is not in flight.
     #[must_use]
     pub fn position(&self, ticket: Ticket) -> Option<Lsn> {
         self.holds(ticket).then(|| self.entries[self.index_of(ticket)].position)
@@ -270,7 +273,7 @@ mod tests {
         let mut ring = Ring::with_capacity(4);
         assert_eq!(ring.greatest_confirm(), None);
         sealed(&mut ring, 1, 20);
-        // A message before it in the WAL, sealed after it.
+        // A message that precedes it in the WAL and is sealed after it.
         sealed(&mut ring, 1, 10);
         ring.open(Lsn(90)).unwrap();
         assert_eq!(ring.greatest_confirm(), confirm(20, 20));
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "an entry is sealed twice")]
+    #[should_panic(expected = "the entry is already sealed")]
     fn an_entry_is_sealed_once() {
         let mut ring = Ring::with_capacity(2);
         let ticket = sealed(&mut ring, 1, 10);
