@@ -1,4 +1,4 @@
-//! Why a change becomes no records. Names the place, never the value.
+//! Why a change cannot become records. An error names the place, never the value.
 
 use std::fmt;
 
@@ -10,10 +10,10 @@ use crate::record::topic::RouteError;
 /// Why a relation cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrepareError {
-    /// It has no topic.
+    /// The relation has no topic.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// It had a key, as far as is known, and nothing tells any more which.
+    /// The relation had a key, as far as is known, but its columns are no longer known.
     #[error("the key of {schema}.{table} is not known: the table has REPLICA IDENTITY FULL, and {why}")]
     KeyUnknown { schema: String, table: String, why: KeyUnknown },
 }
@@ -25,23 +25,23 @@ impl PrepareError {
         match self {
             PrepareError::Route(error) => error.hint(),
             PrepareError::KeyUnknown { .. } => {
-                "PostgreSQL sends no key for such a table, and its catalog has forgotten it. To go on, start once with \
-                 --accept-keyless: the older changes of such tables are then sent without a key, so that a consumer that keeps \
-                 rows by key has to be told of these deletes by other means. With [state] file or exactly-once delivery walcat \
-                 keeps the keys that it has used, for the next time"
+                "PostgreSQL does not send the key of such a table, and the catalog no longer has it. To continue, \
+                 start once with --accept-keyless: walcat then sends the older changes of such tables without a key, \
+                 and you must apply their deletes yourself in consumers that keep rows by key. To keep such keys for \
+                 later runs, set [state] file or use exactly-once delivery"
             }
         }
     }
 }
 
-/// A table, or one of its columns, at a place in the WAL.
+/// A table or one of its columns, at a position in the WAL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Schema name.
     pub schema: String,
     /// Table name.
     pub table: String,
-    /// The column, where it is one column's fault.
+    /// The column, if the error concerns one column.
     pub column: Option<String>,
     /// The LSN of the change.
     pub lsn: Lsn,
@@ -59,28 +59,28 @@ impl fmt::Display for Place {
 /// Why a change cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// The server sent bytes that are no text: a database in SQL_ASCII does.
+    /// The server sent bytes that are not text, for example from a database in SQL_ASCII.
     #[error("cannot encode {0}: the value is not valid UTF-8")]
     NotUtf8(Box<Place>),
-    /// A key column came without a value.
-    #[error("cannot encode {0}: a key column has no value in the row that the server sent")]
+    /// A key column has no value.
+    #[error("cannot encode {0}: a key column has no value in the row from the server")]
     KeyWithoutValue(Box<Place>),
-    /// Text of bytea that is not in the form the session asked for.
-    #[error("cannot encode {0}: a bytea value is not in the hex format that the session asked for")]
+    /// The text of a bytea value is not in the format that the session requested.
+    #[error("cannot encode {0}: expected a bytea value in hex format, found another format")]
     NotHex(Box<Place>),
-    /// A binary value that the session did not ask for.
-    #[error("cannot encode {0}: a binary value came, and text was asked for")]
+    /// A binary value, although the session did not request one.
+    #[error("cannot encode {0}: expected a text value, found a binary value")]
     Binary(Box<Place>),
-    /// A row that does not fit its Relation message.
-    #[error("cannot encode {place}: a row has {found} columns, the Relation message has {expected}")]
+    /// A row that does not match its Relation message.
+    #[error("cannot encode {place}: expected the {expected} columns of the Relation message, found {found} columns")]
     ColumnCount { place: Box<Place>, expected: usize, found: usize },
-    /// A change of a relation that was never prepared.
-    #[error("cannot encode the change at {lsn}: its relation was not prepared")]
+    /// A change of a relation that is not prepared.
+    #[error("cannot encode the change at {lsn}: its relation is not prepared")]
     Unprepared { lsn: Lsn },
 }
 
 impl EncodeError {
-    /// The code that the process ends with.
+    /// The exit code of the process.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -90,23 +90,23 @@ impl EncodeError {
         }
     }
 
-    /// The operator's next step, where it is one in the database.
+    /// The operator's next step, if it is one in the database.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             EncodeError::NotUtf8(_) => Some(
-                "a database in SQL_ASCII holds bytes of any encoding; correct the row, or leave the column out of the \
-                 publication",
+                "a database in SQL_ASCII can contain bytes in any encoding; correct the row, or exclude the column \
+                 from the publication",
             ),
             EncodeError::KeyWithoutValue(_) => {
-                Some("a partition's replica identity has to cover that of the partitioned table")
+                Some("include the columns of the partitioned table's replica identity in that of the partition")
             }
             _ => None,
         }
     }
 }
 
-/// What is wrong with one cell; the row adds the place.
+/// The error of one cell; the row adds the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::record) enum Fault {
     NotUtf8,

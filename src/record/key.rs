@@ -1,16 +1,16 @@
-//! Which columns make the key of a relation's records, and in which order.
+//! The key columns of a relation's records, and their order.
 //!
-//! The Relation message flags the columns of the replica identity but does not tell their order in the index: the
-//! catalog does, as it is today. It is believed only while it names the very columns that the message flags.
+//! The Relation message flags the columns of the replica identity but does not contain their order in the index. The
+//! current catalog contains it. The catalog is used only while it names exactly the columns that the message flags.
 //!
 //! | replica identity | key |
 //! |---|---|
 //! | DEFAULT, INDEX | the flagged columns, in index order; none without any |
-//! | FULL (every column is flagged) | the primary key, none without one; not known once the table is gone or has another |
+//! | FULL (every column is flagged) | the primary key; none without one; unknown if the table is gone or has another one |
 //! | NOTHING | none |
 //!
-//! A Relation can lack columns of the key that the table has: generated ones before PostgreSQL 18, and those that a column
-//! list leaves out. What is left of the key is not unique, so that it is none.
+//! A Relation message may omit key columns of the table: generated columns before PostgreSQL 18, and columns that a
+//! column list excludes. The remaining columns are not unique, so the records have no key.
 
 use std::fmt;
 
@@ -18,38 +18,38 @@ use crate::catalog_facts::{CatalogAnswer, TableFacts};
 use crate::relations::Relation;
 use crate::wire::pgoutput::ReplicaIdentity;
 
-/// What an operator ought to know of a relation's key.
+/// A warning for the operator about a relation's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// The table is gone, or no longer has the replica identity that the Relation message tells of: the key's columns
-    /// are in the table's order, not the index's.
+    /// The table is gone, or its replica identity differs from that of the Relation message: the key columns are in the
+    /// order of the table, not of the index.
     KeyInTableOrder {
-        /// The order of the Relation message, which is used.
+        /// The order in the Relation message, which is used.
         relation: Vec<String>,
-        /// The order of today's catalog; none when the table is gone.
+        /// The order in the current catalog; `None` if the table is gone.
         catalog: Option<Vec<String>>,
     },
     /// REPLICA IDENTITY FULL without a usable primary key: the records have no key.
     FullWithoutKey,
-    /// A part of the key is not published: the records have no key.
+    /// A column of the key is not published: the records have no key.
     KeyInPart {
         /// The key, in index order.
         key: Vec<String>,
-        /// What of it is not published.
+        /// The columns of the key that are not published.
         unpublished: Vec<String>,
     },
-    /// The key is not known any more, and the operator has accepted records without one.
+    /// The key is no longer known, and the operator has accepted records without a key.
     KeyUnknown(KeyUnknown),
 }
 
-/// Why the key of a relation with REPLICA IDENTITY FULL is not known: its own columns are all flagged.
+/// Why the key is unknown for a relation with REPLICA IDENTITY FULL, which flags all columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyUnknown {
-    /// The catalog has the table no more.
+    /// The catalog no longer has the table.
     TableGone,
-    /// The catalog has another primary key than the table had.
+    /// The catalog has a primary key that the table did not have.
     OtherKey {
-        /// That one.
+        /// The key in the catalog.
         catalog: Vec<String>,
     },
 }
@@ -59,7 +59,7 @@ impl fmt::Display for KeyUnknown {
         match self {
             KeyUnknown::TableGone => f.write_str("the table is gone"),
             KeyUnknown::OtherKey { catalog } => {
-                write!(f, "its primary key is ({}) by now, which these changes do not have", catalog.join(", "))
+                write!(f, "its primary key is now ({}), which these changes do not have", catalog.join(", "))
             }
         }
     }
@@ -68,9 +68,9 @@ impl fmt::Display for KeyUnknown {
 /// The key of a relation's records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::record) struct Key {
-    /// Its columns, as places in the relation, in the key's order; empty for no key.
+    /// The positions of its columns in the relation, in the key's order; empty without a key.
     pub columns: Vec<usize>,
-    /// What an operator ought to know of it.
+    /// A warning for the operator.
     pub warning: Option<Warning>,
 }
 
@@ -79,14 +79,14 @@ impl fmt::Display for Warning {
         match self {
             Warning::KeyInTableOrder { relation, catalog: Some(catalog) } => write!(
                 f,
-                "the table's replica identity has changed since: its key's columns are ({}) by the Relation message, \
-                 which is used, and ({}) by the catalog",
+                "the table's replica identity has changed: using the key columns ({}) of the Relation message; \
+                 the catalog now has ({})",
                 relation.join(", "),
                 catalog.join(", ")
             ),
             Warning::KeyInTableOrder { relation, catalog: None } => write!(
                 f,
-                "the table is gone: its key's columns are in the table's order ({}), the index's order is not known",
+                "the table is gone: using the key columns in the order of the table ({}); that of the index is unknown",
                 relation.join(", ")
             ),
             Warning::KeyInPart { key, unpublished } => write!(
@@ -109,7 +109,7 @@ impl fmt::Display for Warning {
 ///
 /// # Errors
 ///
-/// When only the catalog could tell it, and tells of another table than this.
+/// If only the catalog contains the key, and the catalog's table no longer matches the relation.
 pub(in crate::record) fn key_of(relation: &Relation, answer: &CatalogAnswer) -> Result<Key, KeyUnknown> {
     let (columns, warning) = match relation.replica_identity {
         ReplicaIdentity::Nothing => (Vec::new(), None),
@@ -140,7 +140,7 @@ fn flagged_in_index_order(relation: &Relation, answer: &CatalogAnswer) -> (Vec<u
     if flagged.is_empty() {
         return (flagged, None);
     }
-    // The primary key too: it still tells the order after the table went from DEFAULT to FULL.
+    // The primary key is also tried: it still has the order after the table changed from DEFAULT to FULL.
     let fitting =
         answer.table.iter().flat_map(|table| [&table.identity_columns, &table.primary_key]).find_map(|names| {
             let key = places(relation, names)?;
@@ -161,12 +161,12 @@ fn flagged_in_index_order(relation: &Relation, answer: &CatalogAnswer) -> (Vec<u
     }
 }
 
-/// A key of which the Relation lacks columns that the table had, as far as is known: one that it lacks because it is younger
-/// is none of these.
+/// A warning if the Relation omits key columns that the table had, as far as is known. A column that was added after
+/// the Relation does not count.
 fn in_part(relation: &Relation, table: &TableFacts, key: &[String]) -> Option<Warning> {
     let has = |name: &String| relation.columns.iter().any(|column| column.name == *name);
     let last = table.columns.iter().rposition(has);
-    // A column is added behind all others; where one that the Relation has is there no more, it may have been renamed.
+    // New columns are always added at the end. If a column of the Relation no longer exists, it may have been renamed.
     let is_same_table = relation.columns.iter().all(|column| table.columns.contains(&column.name));
     let is_older = |name: &String| is_same_table && table.columns.iter().position(|column| column == name) < last;
     let is_left_out = |name: &String| !has(name) && (table.unpublished.contains(name) || is_older(name));
@@ -174,7 +174,7 @@ fn in_part(relation: &Relation, table: &TableFacts, key: &[String]) -> Option<Wa
     (!unpublished.is_empty()).then(|| Warning::KeyInPart { key: key.to_vec(), unpublished })
 }
 
-/// The places of columns by name; none when one of them is missing.
+/// The positions of columns by name; `None` if a column does not exist.
 pub(in crate::record) fn places(relation: &Relation, names: &[String]) -> Option<Vec<usize>> {
     names.iter().map(|name| relation.columns.iter().position(|column| column.name == *name)).collect()
 }
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
     use crate::relations::Column;
 
-    /// A relation of columns a, b, c, of which some are flagged.
+    /// A relation with columns a, b and c, some of them flagged.
     fn relation(replica_identity: ReplicaIdentity, flagged: &str) -> Relation {
         let column = |name: &str| Column {
             name: name.to_owned(),
@@ -205,7 +205,7 @@ mod tests {
         letters.chars().map(String::from).collect()
     }
 
-    /// The catalog's answer with the identity's columns and the primary key's, a letter each.
+    /// The catalog's answer with the columns of the identity and of the primary key, one letter each.
     fn answer(table: Option<(&str, &str)>) -> CatalogAnswer {
         let table = table.map(|(identity_columns, primary_key)| TableFacts {
             namespace: "public".to_owned(),
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(key_of(&relation, &renamed), Err(KeyUnknown::OtherKey { catalog: names("x") }));
     }
 
-    /// The relation has a, b and c.
+    /// The relation has columns a, b and c.
     #[test]
     fn a_key_of_which_a_column_is_not_published_is_none() {
         use ReplicaIdentity::{Default, Full};
@@ -268,11 +268,11 @@ mod tests {
             (Default, "a", "ax", "abcx", "x", (&[][..], in_part("ax", "x"))),
             (Default, "", "x", "xabc", "x", (&[], in_part("x", "x"))),
             (Full, "abc", "xa", "abcx", "x", (&[], in_part("xa", "x"))),
-            // It stands before a column that the relation has, so it was there.
+            // x precedes a column that the relation has, so it existed before.
             (Default, "a", "ax", "axbc", "", (&[], in_part("ax", "x"))),
-            // It was added later, and the key with it.
+            // x was added later, and the key with it.
             (Default, "a", "ax", "abcx", "", (&[0], None)),
-            // It was renamed, or is another key altogether.
+            // x was renamed, or this is another key.
             (Default, "ab", "ax", "axbc", "", (&[0, 1], None)),
             (Default, "ab", "ba", "abcx", "x", (&[1, 0], None)),
         ] {

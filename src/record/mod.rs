@@ -1,7 +1,8 @@
-//! A change to the bytes of its records: key, value, headers; in Debezium's envelope, values as `lossless` has them.
+//! Encodes a change as the bytes of its records: key, value and headers, in Debezium's envelope with the values of
+//! `lossless`.
 //!
-//! A plan is made once per Relation; a row then costs copies and a few integers, and no allocation once the buffers
-//! have grown. What is encoded is borrowed from the encoder until the next change.
+//! A plan is made once per Relation. After that, a row costs copies and a few integers, and no allocation once the
+//! buffers have grown. Encoded records are borrowed from the encoder until the next change.
 
 mod error;
 mod format;
@@ -37,56 +38,57 @@ use shape::debezium;
 use table::TableEncoder;
 use values::Scratch;
 
-/// Debezium's own placeholder for a TOASTed value that the server did not send.
+/// Debezium's placeholder for a TOASTed value that the server did not send.
 pub const UNAVAILABLE_VALUE: &str = "__debezium_unavailable_value";
 
-/// What a run fixes for all records.
+/// The settings that apply to all records of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `source.db`.
     pub database: String,
     /// `source.name`: the topic prefix, or the slot's name without one.
     pub source_name: String,
-    /// What topics begin with, without the dot.
+    /// The prefix of all topics, without the dot.
     pub topic_prefix: Option<String>,
-    /// What stands for a TOASTed value that the server did not send.
+    /// The placeholder for a TOASTed value that the server did not send.
     pub unavailable_value: String,
-    /// Whether records go without a key where the key that they had is not known any more.
+    /// Whether records are sent without a key if their key is no longer known.
     pub accept_keyless: bool,
 }
 
-/// What [`Encoder::prepare`] found out about a relation.
+/// The result of preparing a relation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepared {
     /// The topic of its records.
     pub topic: String,
-    /// Whether they have a key; without one there are no tombstones.
+    /// Whether the records have a key; without one there are no tombstones.
     pub has_key: bool,
-    /// What the log has not been told yet of this table.
+    /// A warning about this table that was not logged yet.
     pub warning: Option<Warning>,
 }
 
-/// Turns changes into records.
+/// Encodes changes as records.
 #[derive(Debug)]
 pub struct Encoder {
     source: debezium::Source,
-    /// `,"schema":"","table":"","txId":`: a message has no table.
+    /// `,"schema":"","table":"","txId":` for messages, which have no table.
     no_collection: Vec<u8>,
     placeholder: Placeholder,
     route: Route,
     /// By relation index.
     plans: Vec<Option<Plan>>,
-    /// The last warning of each table by OID, kept over reconnects: it is logged once.
+    /// The last warning of each table by OID, kept across reconnects so that it is logged once.
     warned: HashMap<u32, Warning>,
-    /// The key's columns of each table with REPLICA IDENTITY FULL by OID, as the catalog last explained them; empty for none.
+    /// The key columns of each table with REPLICA IDENTITY FULL by OID, from the last matching answer of the catalog;
+    /// empty for no key.
     full_keys: FullKeys,
-    /// Whether they have changed since they were taken last.
+    /// Whether they have changed since they were last taken.
     full_keys_are_new: bool,
     accept_keyless: bool,
     workspace: Workspace,
 }
 
-/// The buffers that are used again for each change.
+/// Buffers that are reused for each change.
 #[derive(Debug, Default)]
 struct Workspace {
     bytes: Vec<u8>,
@@ -97,11 +99,11 @@ struct Workspace {
 }
 
 impl Encoder {
-    /// An encoder for one run.
+    /// Creates the encoder of a run.
     ///
     /// # Errors
     ///
-    /// When the topic prefix cannot begin a topic's name.
+    /// If the topic prefix is not valid at the beginning of a topic name.
     pub fn new(settings: &Settings) -> Result<Self, PrepareError> {
         Ok(Encoder {
             source: debezium::Source::new(&settings.source_name, &settings.database),
@@ -123,11 +125,11 @@ impl Encoder {
         self.route.message_topic()
     }
 
-    /// Makes the plan of a relation, also anew when it was announced again.
+    /// Makes the plan of a relation, again if the relation was announced again.
     ///
     /// # Errors
     ///
-    /// When it has no topic of its own, or had a key that is not known any more.
+    /// If the relation has no topic of its own, or its key is no longer known.
     pub fn prepare(
         &mut self,
         index: RelationIndex,
@@ -150,18 +152,18 @@ impl Encoder {
         Ok(Prepared { topic, has_key, warning })
     }
 
-    /// The relations of other tables that have the topic of this one.
+    /// Relations of other tables that have the same topic as this one.
     pub fn rivals(&self, relation: &Relation) -> Vec<RelationIndex> {
         self.route.rivals(&relation.namespace, &relation.name).collect()
     }
 
-    /// Takes the topic from a relation whose table is gone, or has another name by now. It has to be prepared again
-    /// before its next change.
+    /// Releases the topic of a relation whose table is gone or was renamed. The relation must be prepared again before
+    /// its next change.
     pub fn yield_topic(&mut self, index: RelationIndex) {
         self.route.release(index);
     }
 
-    /// Forgets a relation of which nothing comes any more; returns its topic when no other relation has it.
+    /// Forgets a relation that gets no more changes; returns its topic if no other relation has it.
     pub fn forget(&mut self, index: RelationIndex, oid: u32) -> Option<String> {
         if let Some(plan) = self.plans.get_mut(index.0 as usize) {
             *plan = None;
@@ -171,14 +173,14 @@ impl Encoder {
         self.route.release(index)
     }
 
-    /// The keys of tables with REPLICA IDENTITY FULL that another run has known.
+    /// Restores the keys of tables with REPLICA IDENTITY FULL from an earlier run.
     pub fn restore_full_keys(&mut self, full_keys: &FullKeys) {
         for (oid, names) in full_keys {
             self.full_keys.entry(oid.clone()).or_insert_with(|| names.clone());
         }
     }
 
-    /// The keys that this run knows, once after each change.
+    /// Returns the keys of this run if they have changed since the last call.
     pub fn new_full_keys(&mut self) -> Option<FullKeys> {
         std::mem::take(&mut self.full_keys_are_new).then(|| self.full_keys.clone())
     }
@@ -192,8 +194,8 @@ impl Encoder {
         }
     }
 
-    /// The key of a relation's records. With REPLICA IDENTITY FULL only the catalog tells it: what it said last is
-    /// remembered, for changes that are older than the table's end or its new key.
+    /// The key of a relation's records. With REPLICA IDENTITY FULL only the catalog contains it. The last answer is
+    /// remembered for changes from before the table was dropped or got a new key.
     fn key_of(&mut self, relation: &Relation, answer: &CatalogAnswer) -> Result<Key, PrepareError> {
         let is_full = relation.replica_identity == ReplicaIdentity::Full;
         match key::key_of(relation, answer) {
@@ -220,11 +222,11 @@ impl Encoder {
         }
     }
 
-    /// Encodes a change. The records are borrowed until the next one.
+    /// Encodes a change. The records are borrowed until the next change.
     ///
     /// # Errors
     ///
-    /// When the row does not fit its relation, or a value cannot be a record's.
+    /// If the row does not match its relation, or a value cannot be encoded.
     pub fn encode(&mut self, change: &Change<'_>) -> Result<Records<'_>, EncodeError> {
         self.workspace.begin();
         let position = &change.position;
@@ -247,7 +249,8 @@ impl Encoder {
         Ok(self.records(Destination::Relation(index)))
     }
 
-    /// Gives back the buffer that a huge row has grown. Call it when its records have been taken: nothing may follow for hours.
+    /// Releases the buffer if a huge row has enlarged it. Call it after the records were taken: the next change may be
+    /// hours away.
     pub fn release(&mut self) {
         if self.workspace.bytes.capacity() > ENCODE_BUFFER_KEPT_BYTES {
             self.workspace.begin();

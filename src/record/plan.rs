@@ -1,4 +1,4 @@
-//! What a Relation message fixes for all its rows, made once.
+//! The parts of the encoding that a Relation message determines for all its rows.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ pub(in crate::record) struct Plan {
     schema: String,
     table: String,
     columns: Vec<ColumnPlan>,
-    /// `{"a":`, `,"b":` in the key's order; empty for no key.
+    /// `{"a":`, `,"b":` in the key's order; empty without a key.
     key: Vec<Vec<u8>>,
     /// The relation's part of `source`.
     pub(in crate::record) collection: Vec<u8>,
@@ -31,15 +31,15 @@ struct ColumnPlan {
     /// `{"a":` for the first, `,"b":` for the others.
     piece: Vec<u8>,
     form: Form,
-    /// Where in the key the column stands.
+    /// The position of the column in the key.
     key_place: Option<usize>,
-    /// Whether a key column may be null: a replica identity's may not, the primary key that the catalog has today may
-    /// be younger than the row.
+    /// Whether a key column may be null. A column of the replica identity may not. The primary key in the current
+    /// catalog may be newer than the row.
     key_nullable: bool,
 }
 
-/// The JSON that stands for a TOASTed value which the server did not send: of the shape that the column's values have, as
-/// Debezium has it. An array of numbers holds the text's bytes.
+/// The JSON placeholder for a TOASTed value that the server did not send. It has the form of the column's values,
+/// as in Debezium. An array of numbers contains the bytes of the text.
 #[derive(Debug)]
 pub(in crate::record) struct Placeholder {
     text: Vec<u8>,
@@ -78,11 +78,11 @@ impl Placeholder {
     }
 }
 
-/// Where the values of the key's columns are in a row that was just encoded, in the key's order.
+/// The positions of the key column values in the last encoded row, in the key's order.
 pub(in crate::record) type KeyValues = Vec<Range<usize>>;
 
 impl Plan {
-    /// With these columns as the key, by their places in the relation.
+    /// Makes a plan with these columns as the key, given by their positions in the relation.
     pub(in crate::record) fn new(relation: &Relation, answer: &CatalogAnswer, key_columns: &[usize]) -> Self {
         let full = relation.replica_identity == crate::wire::pgoutput::ReplicaIdentity::Full;
         let columns = relation.columns.iter().enumerate().map(|(place, column)| ColumnPlan {
@@ -106,16 +106,16 @@ impl Plan {
         !self.key.is_empty()
     }
 
-    /// Names a place in the relation, for an error.
+    /// A place in the relation, for an error.
     pub(in crate::record) fn place(&self, column: Option<usize>, lsn: Lsn) -> Place {
         let column = column.and_then(|column| self.columns.get(column)).map(|column| column.name.clone());
         Place { schema: self.schema.clone(), table: self.table.clone(), column, lsn }
     }
 
-    /// Appends a row as a JSON object and notes where the key's values are.
+    /// Appends a row as a JSON object and records the positions of the key values.
     ///
-    /// A TOASTed value that was not sent is taken from `old` where it is there: under FULL it is, and a null in its
-    /// place is none. An error comes with the column that it is about.
+    /// A TOASTed value that was not sent is taken from `old` if `old` has a value there, as it does under FULL. A null
+    /// in `old` does not count as a value. An error contains the column that it concerns.
     pub(in crate::record) fn push_row(
         &self,
         out: &mut Vec<u8>,
@@ -146,7 +146,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Appends the key of the row whose key values are given; none without a key.
+    /// Appends the key with the given key values; returns `None` without a key.
     pub(in crate::record) fn push_key(&self, out: &mut Vec<u8>, key_values: &KeyValues) -> Option<Range<usize>> {
         if !self.has_key() {
             return None;

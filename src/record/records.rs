@@ -1,19 +1,19 @@
-//! What a change becomes: one to three records, borrowed from the encoder's buffer.
+//! The records of a change: one to three, borrowed from the encoder's buffer.
 
 use std::ops::Range;
 
 use crate::change::RelationIndex;
 
-/// Where a record goes.
+/// The destination of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// The topic of a relation, as [`super::Prepared`] told it.
+    /// The topic of a relation, from [`super::Prepared`].
     Relation(RelationIndex),
     /// The topic of logical messages.
     Message,
 }
 
-/// The header of the records that a key change becomes.
+/// The header of the records of a key change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::record) enum Header {
     NewKey,
@@ -29,16 +29,16 @@ impl Header {
     }
 }
 
-/// One record.
+/// A record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'s> {
-    /// Where it goes.
+    /// The destination of the record.
     pub destination: Destination,
-    /// None for a table without a key, and for a truncate.
+    /// `None` for a table without a key, and for a truncate.
     pub key: Option<&'s [u8]>,
     /// At most one header, by name.
     pub header: Option<(&'static str, &'s [u8])>,
-    /// None for a tombstone.
+    /// `None` for a tombstone.
     pub value: Option<&'s [u8]>,
 }
 
@@ -59,7 +59,7 @@ pub(in crate::record) struct Ranges {
     pub(in crate::record) value: Option<Range<usize>>,
 }
 
-/// The records of one change, in the order in which they have to be sent.
+/// The records of one change, in the order in which they must be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Records<'s> {
     pub(in crate::record) destination: Destination,
@@ -68,7 +68,7 @@ pub struct Records<'s> {
 }
 
 impl<'s> Records<'s> {
-    /// The records, first to last.
+    /// The records in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Record<'s>> + use<'s> {
         let Records { destination, bytes, ranges } = *self;
         ranges.iter().map(move |ranges| Record {
@@ -79,13 +79,13 @@ impl<'s> Records<'s> {
         })
     }
 
-    /// How many there are: 1 to 3.
+    /// The number of records: 1 to 3.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ranges.len()
     }
 
-    /// How many have a value: so many numbers of `total_order` and `data_collection_order` are consumed.
+    /// The number of records with a value; each uses one number of `total_order` and of `data_collection_order`.
     #[must_use]
     pub fn values(&self) -> u64 {
         self.ranges.iter().filter(|ranges| ranges.value.is_some()).count() as u64

@@ -1,10 +1,10 @@
-//! One change of one table into the workspace: which records it becomes, and what stands in them.
+//! Encodes one change of one table into the workspace.
 //!
 //! | operation | records |
 //! |---|---|
 //! | insert | c |
-//! | update | u; when the key changed d, tombstone, c, each naming the other key in a header |
-//! | delete | d, and a tombstone where the table has a key |
+//! | update | u; if the key changed: d, tombstone, c, each with the other key in a header |
+//! | delete | d, and a tombstone if the table has a key |
 //! | truncate | t |
 
 use std::ops::Range;
@@ -16,10 +16,10 @@ use crate::record::plan::{Placeholder, Plan};
 use crate::record::records::{Header, Ranges};
 use crate::record::shape::debezium;
 
-/// An error comes with the column that it is about.
+/// An error contains the column that it concerns.
 type RowResult<T = ()> = Result<T, (Fault, Option<usize>)>;
 
-/// What it takes to encode one change of one relation.
+/// Everything needed to encode one change of one relation.
 pub(in crate::record) struct TableEncoder<'e> {
     pub(in crate::record) plan: &'e Plan,
     pub(in crate::record) source: &'e debezium::Source,
@@ -40,7 +40,7 @@ impl TableEncoder<'_> {
                 self.record(None, None, Some(value));
                 Ok(())
             }
-            // Not a table's: the encoder has taken it before.
+            // Does not occur: the encoder handles messages.
             Operation::Message { .. } => Ok(()),
         }
     }
@@ -55,8 +55,8 @@ impl TableEncoder<'_> {
         Ok(())
     }
 
-    /// Both rows are encoded as an update under FULL has them; when the key turns out to have changed they are copied
-    /// from there into a delete and a create.
+    /// Encodes both rows as in an update under FULL. If the key has changed, copies the rows from there into a delete
+    /// and a create.
     fn update_with_old(&mut self, old: OldRow<'_>, new: Row<'_>) -> RowResult {
         let (OldRow::Key(old_row) | OldRow::Full(old_row)) = old;
         self.push(br#"{"before":"#);
@@ -146,7 +146,7 @@ impl TableEncoder<'_> {
         self.plan.push_key(&mut self.workspace.bytes, &self.workspace.new_key)
     }
 
-    /// Appends a whole value whose rows are copied from what is there already.
+    /// Appends a whole value with copies of rows that are already encoded.
     fn push_value(
         &mut self,
         before: Option<Range<usize>>,
@@ -166,7 +166,7 @@ impl TableEncoder<'_> {
         start..self.workspace.bytes.len()
     }
 
-    /// Appends what follows the rows.
+    /// Appends the part of the value after the rows.
     fn push_rest(&mut self, op: u8, ordinal: u64) {
         let bytes = &mut self.workspace.bytes;
         bytes.push(b',');

@@ -1,4 +1,5 @@
-//! Whole records, against the literal ones of Debezium with `lossless`'s values, `sequence` and `transaction`.
+//! Tests of whole records against literal records of Debezium, with the values, `sequence` and `transaction` of
+//! `lossless`.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -26,7 +27,8 @@ fn settings() -> Settings {
     }
 }
 
-/// A table public.t of columns (name, type OID); `key` names the primary key in index order, and under DEFAULT flags it.
+/// A table public.t with columns (name, type OID). `key` names the primary key in index order and, under DEFAULT, flags
+/// its columns.
 fn table(identity: ReplicaIdentity, columns: &[(&str, u32)], key: &[&str]) -> (Relation, CatalogAnswer) {
     let full = identity == ReplicaIdentity::Full;
     let column = |(name, type_oid): &(&str, u32)| Column {
@@ -90,7 +92,7 @@ fn encoded(encoder: &mut Encoder, operation: Operation<'_>) -> Vec<String> {
     records.iter().map(line).collect()
 }
 
-/// A cell: `~` is an unchanged TOAST, none a null.
+/// A cell: `~` is an unchanged TOASTed value, `None` is null.
 fn cell(text: Option<&str>) -> Cell<'_> {
     match text {
         None => Cell::Null,
@@ -103,7 +105,7 @@ fn cells<'a>(texts: &[Option<&'a str>]) -> Vec<Cell<'a>> {
     texts.iter().copied().map(cell).collect()
 }
 
-/// `source` and what follows it, for a total order and an order in the relation.
+/// `source` and the fields after it, with the given total order and order in the relation.
 fn rest(op: char, total_order: u64, data_collection_order: u64) -> String {
     format!(
         r#","source":{{"version":"{}","connector":"postgresql","name":"srv","ts_ms":1795170692241,"snapshot":"false","db":"gold","sequence":"[\"27469000\",\"27468744\"]","ts_us":1795170692241394,"ts_ns":1795170692241394000,"schema":"public","table":"t","txId":751,"lsn":27468744,"xmin":null,"origin":null,"origin_lsn":null}},"transaction":{{"id":"751:27469000","total_order":{total_order},"data_collection_order":{data_collection_order}}},"op":"{op}","ts_ms":1795170692737,"ts_us":1795170692737898,"ts_ns":1795170692737898935}}"#,
@@ -294,7 +296,7 @@ fn an_unchanged_toast_value_is_the_old_one_where_that_was_sent_and_else_a_placeh
             Some(OldRow::Full(Row::Cells(&old))),
             r#"{"id":1,"t":"old","b":"AA==","a":[1],"n":"5","ts":["a"],"bs":["AA=="]}"#,
         ),
-        // Under FULL on a partitioned table whose partition has DEFAULT: the server sends nulls that are none.
+        // Under FULL on a partitioned table whose partition has DEFAULT: the server sends nulls that are not values.
         (ReplicaIdentity::Full, Some(OldRow::Full(Row::Cells(&old_key))), placeholder),
     ] {
         let records =
@@ -356,15 +358,19 @@ fn what_cannot_be_encoded_names_the_place_and_never_the_value() {
         ),
         (
             vec![Cell::Text(b"1"), Cell::Binary(b"secret"), Cell::Null],
-            "cannot encode column txt of public.t at 0/1A323C8: a binary value came",
+            "cannot encode column txt of public.t at 0/1A323C8: expected a text value, found a binary value",
             ExitCode::Protocol,
         ),
         (
             vec![Cell::Text(b"1"), Cell::Text(b"secret")],
-            "cannot encode public.t at 0/1A323C8: a row has 2 columns, the Relation message has 3",
+            "cannot encode public.t at 0/1A323C8: expected the 3 columns of the Relation message, found 2 columns",
             ExitCode::Protocol,
         ),
-        (vec![Cell::Null; 4], "cannot encode public.t at 0/1A323C8: a row has 4 columns", ExitCode::Protocol),
+        (
+            vec![Cell::Null; 4],
+            "cannot encode public.t at 0/1A323C8: expected the 3 columns of the Relation message, found 4",
+            ExitCode::Protocol,
+        ),
     ] {
         let error = encoder.encode(&change(Operation::Insert { new: Row::Cells(&row) })).unwrap_err();
         assert!(error.to_string().starts_with(text), "{error}");
@@ -414,7 +420,7 @@ fn a_warning_is_given_once_for_a_table_that_is_announced_again() {
 }
 
 #[test]
-fn two_tables_of_one_topic_are_a_fault_of_the_set_up() {
+fn two_tables_with_one_topic_are_a_set_up_error() {
     let (mut relation, answer) = table(ReplicaIdentity::Default, &PAIR, &["id"]);
     let mut encoder = Encoder::new(&settings()).unwrap();
     for (index, name, fits) in [(0, "a b", true), (1, "a_b", false), (1, "c", true)] {
@@ -439,7 +445,7 @@ fn a_huge_row_does_not_keep_its_buffer() {
     let huge = "x".repeat(4 * ENCODE_BUFFER_KEPT_BYTES);
     let row = cells(&[Some("1"), Some(&huge), None]);
     encoded(&mut encoder, Operation::Insert { new: Row::Cells(&row) });
-    // Nothing may follow it for hours.
+    // The next change may be hours away.
     encoder.release();
     assert!(encoder.workspace.bytes.capacity() <= ENCODE_BUFFER_KEPT_BYTES);
 }
@@ -458,7 +464,7 @@ fn a_time_before_1970_is_floored() {
     assert_eq!(source, [-1, -1, -1000]);
 }
 
-/// A type of each form, with a domain and an array of it that the catalog tells of.
+/// A type of each form, with a domain and an array of it that the catalog describes.
 const TYPES: [u32; 14] = [16, 17, 23, 25, 701, 1082, 1114, 1184, 1266, 1700, 1001, 1009, 20_001, 20_002];
 
 fn any_cell() -> impl Strategy<Value = Option<Vec<u8>>> {

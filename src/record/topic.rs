@@ -1,27 +1,28 @@
-//! Which topic a relation goes to: `[PREFIX.]SCHEMA.TABLE`; logical messages go to `[PREFIX.]message`.
+//! The topic of a relation: `[PREFIX.]SCHEMA.TABLE`. Logical messages go to `[PREFIX.]message`.
 //!
-//! Characters that Kafka refuses become `_`, as in Debezium: one for each UTF-16 unit, so that the topics of a Debezium
-//! connector carry on. No relation can take the message topic: what follows the prefix has a dot in it.
+//! Characters that are invalid in a topic name become `_`, one for each UTF-16 unit, as in Debezium, so that walcat can
+//! continue the topics of a Debezium connector. No relation can have the message topic, because its name contains a dot
+//! after the prefix.
 //!
-//! Two relations that would share a topic are refused, since their keys would mix. Relations of one schema and name do
-//! share (the table was dropped and made again), and one that was renamed or dropped frees the topic that it had.
+//! Two relations that would share a topic are refused because their keys would mix. Relations with the same schema and
+//! name do share a topic (the table was dropped and created again). A renamed or dropped relation releases its topic.
 
 use std::collections::HashMap;
 
 use crate::change::RelationIndex;
 use crate::wire::replication::command::quote_identifier_where_needed;
 
-/// Kafka's own bound on a topic's name (`org.apache.kafka.common.internals.Topic`).
+/// Kafka's limit for the length of a topic name (`org.apache.kafka.common.internals.Topic`).
 pub const TOPIC_CHARACTERS_MAX: usize = 249;
 
 /// Why a relation has no topic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// The whole name is longer than Kafka allows.
+    /// The name is longer than Kafka allows.
     #[error("topic name too long: {topic} has {} characters, Kafka allows {TOPIC_CHARACTERS_MAX}", topic.len())]
     TooLong { topic: String },
-    /// The prefix has a character that Kafka refuses, or is empty.
-    #[error("topic_prefix cannot begin a topic name: {prefix:?} is empty or has characters outside A-Z a-z 0-9 . _ -")]
+    /// The prefix is empty or contains a character that is invalid in a topic name.
+    #[error("invalid topic_prefix {prefix:?}: use one or more of A-Z, a-z, 0-9, ., _ and -")]
     Prefix { prefix: String },
     /// Two tables would share a topic.
     #[error("two tables would share the topic {topic}: {first} and {second}")]
@@ -33,17 +34,17 @@ impl RouteError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            RouteError::TooLong { .. } => "shorten topic_prefix, or leave the table out of the publication",
+            RouteError::TooLong { .. } => "shorten topic_prefix, or remove the table from the publication",
             RouteError::Prefix { .. } => "choose another topic_prefix",
-            RouteError::Shared { .. } => "rename one, or leave one out of the publication",
+            RouteError::Shared { .. } => "rename one of the tables, or remove one from the publication",
         }
     }
 }
 
-/// Hands out topics and remembers who has which.
+/// Assigns topics and remembers their relations.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Empty, or the prefix with its dot.
+    /// The prefix with its dot, or empty.
     prefix: String,
     message_topic: String,
     claims: Vec<Option<Claim>>,
@@ -58,11 +59,11 @@ struct Claim {
 }
 
 impl Route {
-    /// A route for all topics under a prefix, or under none.
+    /// Creates a route for topics with this prefix, or without one.
     ///
     /// # Errors
     ///
-    /// When the prefix cannot begin a topic's name.
+    /// If the prefix is not valid at the beginning of a topic name.
     pub fn new(prefix: Option<&str>) -> Result<Self, RouteError> {
         let prefix = match prefix {
             None => String::new(),
@@ -79,11 +80,11 @@ impl Route {
         &self.message_topic
     }
 
-    /// Gives a relation its topic; what the same index had before is given back.
+    /// Assigns a topic to a relation and releases the previous topic of the same index.
     ///
     /// # Errors
     ///
-    /// When the name is too long, or another table has the topic.
+    /// If the name is too long, or another table has the topic.
     pub fn claim(&mut self, index: RelationIndex, namespace: &str, name: &str) -> Result<&str, RouteError> {
         self.release(index);
         let topic = fitting(self.topic_of(namespace, name))?;
@@ -107,7 +108,7 @@ impl Route {
         Ok(&self.claims[position(index)].insert(claim).topic)
     }
 
-    /// The relations of another name that have the topic which this one would get.
+    /// The relations with another name that have the topic this one would get.
     pub fn rivals(&self, namespace: &str, name: &str) -> impl Iterator<Item = RelationIndex> {
         let holders = self.holders.get(&self.topic_of(namespace, name)).map(Vec::as_slice).unwrap_or_default();
         holders.iter().copied().filter(move |holder| {
@@ -116,7 +117,7 @@ impl Route {
         })
     }
 
-    /// Takes a relation's topic from it; returns the topic when no other relation has it.
+    /// Releases the topic of a relation; returns it if no other relation has it.
     pub fn release(&mut self, index: RelationIndex) -> Option<String> {
         let claim = self.claims.get_mut(position(index)).and_then(Option::take)?;
         let holders = self.holders.get_mut(&claim.topic)?;
@@ -135,7 +136,7 @@ impl Route {
     }
 }
 
-/// A text with `_` for every character that Kafka refuses in a topic's name.
+/// Replaces each character that is invalid in a topic name with `_`.
 #[must_use]
 pub fn sanitize(text: &str) -> String {
     let mut fitting = String::with_capacity(text.len());
@@ -157,7 +158,7 @@ fn is_topic_character(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-')
 }
 
-/// `.` and `..`, which Kafka refuses too, cannot come about: there is always a schema and a table, or `message`.
+/// The invalid names `.` and `..` cannot occur: a name always contains a schema and a table, or `message`.
 fn fitting(topic: String) -> Result<String, RouteError> {
     if topic.len() > TOPIC_CHARACTERS_MAX { Err(RouteError::TooLong { topic }) } else { Ok(topic) }
 }
@@ -219,10 +220,10 @@ mod tests {
     }
 
     #[test]
-    fn a_table_made_again_shares_and_a_renamed_one_frees_its_topic() {
+    fn a_table_created_again_shares_its_topic_and_a_renamed_one_releases_it() {
         let mut route = Route::new(None).unwrap();
         assert!(route.claim(RelationIndex(0), "s", "a b").is_ok());
-        assert!(route.claim(RelationIndex(1), "s", "a b").is_ok(), "dropped and made again");
+        assert!(route.claim(RelationIndex(1), "s", "a b").is_ok(), "dropped and created again");
         assert!(route.claim(RelationIndex(2), "s", "a_b").is_err());
         assert!(route.claim(RelationIndex(0), "s", "c").is_ok());
         assert!(route.claim(RelationIndex(1), "s", "d").is_ok());
@@ -236,7 +237,7 @@ mod tests {
         route.claim(RelationIndex(1), "s", "a b").unwrap();
         assert_eq!(route.rivals("s", "a_b").collect::<Vec<_>>(), [RelationIndex(0), RelationIndex(1)]);
         assert_eq!(route.rivals("s", "a b").count() + route.rivals("s", "other").count(), 0);
-        assert_eq!(route.release(RelationIndex(0)), None, "the other one has it still");
+        assert_eq!(route.release(RelationIndex(0)), None, "the other relation still has it");
         assert_eq!(route.release(RelationIndex(1)), Some("s.a_b".to_owned()));
         assert_eq!(route.release(RelationIndex(1)), None);
         assert!(route.claim(RelationIndex(2), "s", "a_b").is_ok());

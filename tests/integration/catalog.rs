@@ -237,7 +237,7 @@ fn the_key_of_a_full_table_is_kept_with_the_position() {
 fn a_key_that_nobody_knows_any_more_is_told_before_anything_is_sent_without_it() {
     for (change, why) in [
         ("DROP TABLE t", "the table is gone"),
-        ("ALTER TABLE t RENAME COLUMN id TO other", "its primary key is (other) by now"),
+        ("ALTER TABLE t RENAME COLUMN id TO other", "its primary key is now (other)"),
     ] {
         let world = World::new("CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY FULL");
         world.sql("INSERT INTO t VALUES (1); DELETE FROM t");

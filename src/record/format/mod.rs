@@ -1,3 +1,3 @@
-//! How the parts of a record become bytes.
+//! The formats: how the parts of a record are written as bytes.
 
 pub(in crate::record) mod json;

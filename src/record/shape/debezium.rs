@@ -1,17 +1,17 @@
-//! The parts of Debezium's envelope around the rows: `source`, `transaction`, `op` and the clocks.
+//! The parts of Debezium's envelope other than the rows: `source`, `transaction`, `op` and the timestamps.
 //!
-//! Field for field in the order of Debezium 3.5 and later, with `lossless`'s `sequence` and `transaction`. What does not
-//! change from record to record is rendered once.
+//! The fields and their order are those of Debezium 3.5 and later, with the `sequence` and `transaction` of `lossless`.
+//! The constant parts are rendered once.
 
 use crate::change::{Position, Transaction};
 use crate::record::format::json::{push_integer, push_string};
 
-/// The rendered pieces that every record of a run shares.
+/// The rendered parts that all records of a run share.
 #[derive(Debug)]
 pub(in crate::record) struct Source {
     /// `"source":{` up to the value of `ts_ms`.
     head: Vec<u8>,
-    /// From there to the inside of `sequence`.
+    /// The part from there to the content of `sequence`.
     middle: Vec<u8>,
 }
 
@@ -28,7 +28,7 @@ impl Source {
         Source { head, middle }
     }
 
-    /// Appends `"source":{...}`; `collection` is [`collection`]'s.
+    /// Appends `"source":{...}`; `collection` is the result of [`collection`].
     pub(in crate::record) fn push(&self, out: &mut Vec<u8>, collection: &[u8], position: &Position) {
         let unix_us = position.commit_time.unix_us();
         let sequence_start = position.transaction.map_or(position.lsn, |transaction| transaction.commit_lsn);
@@ -55,7 +55,7 @@ impl Source {
     }
 }
 
-/// `,"schema":S,"table":T,"txId":`, the part of `source` that a relation fixes.
+/// `,"schema":S,"table":T,"txId":`, the part of `source` that depends on the relation.
 pub(in crate::record) fn collection(schema: &str, table: &str) -> Vec<u8> {
     let mut piece = br#","schema":"#.to_vec();
     push_string(&mut piece, schema);
@@ -65,7 +65,8 @@ pub(in crate::record) fn collection(schema: &str, table: &str) -> Vec<u8> {
     piece
 }
 
-/// Appends `,"transaction":{...}` for the `ordinal`th (from 0) record with a value of the change.
+/// Appends `,"transaction":{...}` for the record with number `ordinal`, starting at 0, among the change's records with
+/// a value.
 pub(in crate::record) fn push_transaction(out: &mut Vec<u8>, position: &Position, ordinal: u64) {
     let Some(Transaction { xid, commit_lsn, .. }) = position.transaction else {
         out.extend_from_slice(br#","transaction":null"#);

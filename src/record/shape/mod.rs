@@ -1,3 +1,3 @@
-//! Which parts a record has.
+//! The shapes: which parts a record has.
 
 pub(in crate::record) mod debezium;

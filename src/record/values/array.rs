@@ -1,13 +1,14 @@
-//! PostgreSQL's array text to a JSON array.
+//! Converts PostgreSQL's array text to a JSON array.
 //!
 //! ```text
 //! array   = '{' [ element { delimiter element } ] '}'
 //! element = 'NULL' | '"' { character | '\' character } '"' | { character }
 //! ```
 //!
-//! Source: PostgreSQL documentation, "8.15.6 Array Input and Output Syntax"; the server quotes an element that is empty,
-//! spells NULL, or holds a brace, the delimiter, a quote, a backslash or white space. Arrays of more dimensions and
-//! those with bounds of their own (`[0:1]={7,8}`) are not taken: a JSON array could not be read back to them.
+//! Source: PostgreSQL documentation, "8.15.6 Array Input and Output Syntax". The server quotes an element that is
+//! empty, that spells NULL, or that contains a brace, the delimiter, a quote, a backslash or white space. Arrays with
+//! several dimensions or explicit bounds (`[0:1]={7,8}`) are not converted, because a JSON array could not be converted
+//! back to them.
 
 use crate::record::error::Fault;
 use crate::record::values::form::Form;
@@ -15,7 +16,7 @@ use crate::record::values::{Scratch, push_value};
 
 /// Appends a JSON array of the element's form.
 ///
-/// False, with nothing appended, when the text is not one of a one-dimensional array with default bounds.
+/// Returns false and appends nothing if the text is not a one-dimensional array with default bounds.
 pub(in crate::record) fn push_array(
     out: &mut Vec<u8>,
     element: &Form,
@@ -61,18 +62,18 @@ fn push_elements(
     }
 }
 
-/// One element, as it stands in the array's text.
+/// An element as written in the array's text.
 enum Element<'a> {
     Null,
-    /// Nothing in it is escaped.
+    /// The text without escapes.
     Plain(&'a [u8]),
-    /// The inside of the quotes, with backslashes to be taken away.
+    /// The text inside the quotes; its backslashes must be removed.
     Escaped(&'a [u8]),
 }
 
 impl<'a> Element<'a> {
-    /// The element at the beginning and what comes after it; none when the text is not an array's, or a brace begins
-    /// another dimension.
+    /// Splits the first element from the rest; returns `None` if the text is not an array or a brace begins another
+    /// dimension.
     fn split(text: &'a [u8], delimiter: u8) -> Option<(Self, &'a [u8])> {
         let Some(quoted) = text.strip_prefix(b"\"") else {
             let length = text.iter().position(|byte| *byte == delimiter || *byte == b'}')?;
@@ -125,7 +126,7 @@ mod tests {
         let mut out = b"kept".to_vec();
         let taken = push_array(&mut out, form, delimiter, text.as_bytes(), &mut Scratch::default()).unwrap();
         let out = String::from_utf8(out).unwrap();
-        assert!(taken || out == "kept", "nothing may be appended for a text that is refused");
+        assert!(taken || out == "kept", "a rejected text must append nothing");
         taken.then(|| out.strip_prefix("kept").unwrap().to_owned())
     }
 
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_could_not_give_back_is_left_alone() {
+    fn a_text_that_json_could_not_give_back_is_not_converted() {
         for text in [
             "{{1,2},{3,4}}",
             "[0:1]={7,8}",

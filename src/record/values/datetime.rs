@@ -1,11 +1,12 @@
-//! Dates and times: PostgreSQL's ISO text to ISO 8601, as far as that goes.
+//! Dates and times: converts PostgreSQL's ISO text to ISO 8601 where that is possible.
 //!
-//! The session pins DateStyle and TimeZone. What has no place in ISO 8601 (`infinity`, BC, years past 9999,
-//! offsets with seconds, 24:00:00 with an offset) stays PostgreSQL's own text, which reads back to the same value.
+//! The session sets DateStyle and TimeZone. Values that ISO 8601 cannot express (`infinity`, BC, years past 9999,
+//! offsets with seconds, 24:00:00 with an offset) keep PostgreSQL's text, which PostgreSQL reads back as the same
+//! value.
 
-/// Appends a timestamp: `2024-03-01 10:34:56.789` as `2024-03-01T10:34:56.789`; `text` is ASCII or left as it is.
+/// Appends a timestamp: `2024-03-01 10:34:56.789` becomes `2024-03-01T10:34:56.789`.
 ///
-/// False, with nothing appended, when the text has another shape.
+/// Returns false and appends nothing if the text has another form.
 pub(in crate::record) fn push_timestamp(out: &mut Vec<u8>, text: &[u8]) -> bool {
     match split_date(text) {
         Some((date, time)) if time_length(time) == Some(time.len()) => {
@@ -41,14 +42,14 @@ fn push_all(out: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-/// `YYYY-MM-DD`, a space, and the rest.
+/// Splits `YYYY-MM-DD` and a space from the rest.
 fn split_date(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let (date, rest) = text.split_at_checked(10)?;
     let (space, rest) = rest.split_first()?;
     (*space == b' ' && fits(date, b"0000-00-00")).then_some((date, rest))
 }
 
-/// A time, and an offset of hours with or without minutes.
+/// Splits a time from an offset of hours with or without minutes.
 fn split_offset(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let (time, offset) = text.split_at_checked(time_length(text)?)?;
     let (sign, digits) = offset.split_first()?;
@@ -56,7 +57,7 @@ fn split_offset(text: &[u8]) -> Option<(&[u8], &[u8])> {
     whole.then_some((time, offset))
 }
 
-/// `Z` for +00; the minutes that ISO 8601 wants beside a time in its extended format are added.
+/// Appends `Z` for +00, otherwise the offset with the minutes that the extended format of ISO 8601 requires.
 fn push_offset(out: &mut Vec<u8>, offset: &[u8]) {
     match offset {
         b"+00" => out.push(b'Z'),
@@ -65,7 +66,7 @@ fn push_offset(out: &mut Vec<u8>, offset: &[u8]) {
     }
 }
 
-/// The length of the `HH:MM:SS[.F]` that the text begins with.
+/// The length of `HH:MM:SS[.F]` at the beginning of the text.
 fn time_length(text: &[u8]) -> Option<usize> {
     let (time, rest) = text.split_at_checked(8)?;
     if !fits(time, b"00:00:00") {
@@ -76,7 +77,7 @@ fn time_length(text: &[u8]) -> Option<usize> {
     (digits > 0).then_some(9 + digits)
 }
 
-/// Whether a text has digits where the pattern has 0, and the pattern's own byte elsewhere.
+/// Whether the text has a digit where the pattern has 0, and the same byte as the pattern elsewhere.
 fn fits(text: &[u8], pattern: &[u8]) -> bool {
     text.len() == pattern.len()
         && text.iter().zip(pattern).all(|(byte, want)| if *want == b'0' { byte.is_ascii_digit() } else { byte == want })
@@ -91,7 +92,7 @@ mod tests {
     fn pushed(push: Push, text: &str) -> Option<String> {
         let mut out = Vec::new();
         let taken = push(&mut out, text.as_bytes());
-        assert!(taken || out.is_empty(), "nothing may be appended for a text that is refused");
+        assert!(taken || out.is_empty(), "a rejected text must append nothing");
         taken.then(|| String::from_utf8(out).unwrap())
     }
 
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_cannot_say_is_left_alone() {
+    fn a_value_that_iso_8601_cannot_express_is_not_converted() {
         for (push, text) in [
             (push_timestamp as Push, "infinity"),
             (push_timestamp, "-infinity"),

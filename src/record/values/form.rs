@@ -1,34 +1,34 @@
-//! The form that a column's values take in JSON, resolved once per Relation.
+//! The form of a column's values in JSON, determined once per Relation.
 //!
-//! Built-in types are known by their OIDs, which PostgreSQL never changes below 10000; the others by what the catalog
-//! said. A domain has its base type's form, an unknown type its text.
+//! Built-in types are identified by their OIDs, which PostgreSQL never changes below 10000. Other types are identified
+//! by the catalog. A domain has the form of its base type. A value of an unknown type is a string.
 
 use crate::catalog_facts::TypeFacts;
 
-/// The first OID that a server gives away itself (`FirstNormalObjectId`).
+/// The first OID that a server assigns itself (`FirstNormalObjectId`).
 const FIRST_NORMAL_OID: u32 = 16384;
 
-/// How deep domains and arrays may lead to each other; beyond it a type is left as text.
+/// The maximum nesting of domains and arrays; a deeper type has the form of text.
 const TYPE_DEPTH_MAX: u32 = 32;
 
 /// How a value's text becomes JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::record) enum Form {
-    /// A string of PostgreSQL's text.
+    /// A string with PostgreSQL's text.
     Text,
-    /// A number where the text is one, else a string: "NaN", "Infinity".
+    /// A number if the text is one, otherwise a string, such as "NaN" or "Infinity".
     Number,
     /// `true`, `false`.
     Bool,
-    /// A string in ISO 8601 as far as it goes.
+    /// A string in ISO 8601 where that is possible.
     Timestamp,
     /// The same with an offset, `Z` for +00.
     TimestampTz,
     /// A time of day with an offset.
     TimeTz,
-    /// A string of base64.
+    /// A base64 string.
     Bytea,
-    /// An array where the text is of one dimension with default bounds, else a string of the text.
+    /// An array if the text has one dimension and default bounds, otherwise a string with the text.
     Array { element: Box<Form>, delimiter: u8 },
 }
 
@@ -70,7 +70,7 @@ impl Form {
     }
 }
 
-/// `box`, the one built-in type whose arrays are not delimited by commas.
+/// `box`, the only built-in type whose arrays do not use commas as delimiters.
 const BOX: u32 = 603;
 
 /// Built-in types whose form is not text.
@@ -87,8 +87,8 @@ fn scalar(type_oid: u32) -> Option<Form> {
     })
 }
 
-/// Every built-in array type with its element, by OID, as `pg_type` of PostgreSQL 14 to 18 has them
-/// (`typcategory = 'A'`); without int2vector and oidvector, whose text is no array's, and without pseudo-types.
+/// Every built-in array type and its element type, by OID, as in `pg_type` of PostgreSQL 14 to 18 (`typcategory =
+/// 'A'`). Excludes int2vector and oidvector, whose text is not that of an array, and pseudo-types.
 #[rustfmt::skip]
 const ARRAYS: [(u32, u32); 76] = [
     (143, 142), (199, 114), (271, 5069), (629, 628), (651, 650), (719, 718), (775, 774), (791, 790), (1000, 16),

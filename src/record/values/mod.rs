@@ -1,6 +1,6 @@
-//! One value's text to JSON, in the form that its column's type was resolved to.
+//! Converts the text of one value to JSON, in the form of its column's type.
 //!
-//! Whatever the text, what is appended is valid JSON: a text that is not of its form's shape becomes a string.
+//! The result is valid JSON for any text: a text that does not have the expected form becomes a string.
 
 mod array;
 mod datetime;
@@ -16,7 +16,7 @@ use crate::record::values::array::push_array;
 use crate::record::values::datetime::{push_timestamp, push_timestamptz, push_timetz};
 use crate::record::values::form::Form;
 
-/// Buffers for texts that have to be unescaped first, kept from row to row: one for each depth of arrays in arrays.
+/// Buffers for texts that must be unescaped first. They are kept from row to row, one for each nesting level of arrays.
 #[derive(Debug, Default)]
 pub(in crate::record) struct Scratch(Vec<Vec<u8>>);
 
@@ -25,7 +25,7 @@ impl Scratch {
         self.0.pop().unwrap_or_default()
     }
 
-    /// One that a rare huge value has grown is not kept.
+    /// Discards a buffer that a rare huge value has enlarged.
     pub(in crate::record) fn give_back(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         if buffer.capacity() <= ENCODE_BUFFER_KEPT_BYTES {
@@ -34,7 +34,7 @@ impl Scratch {
     }
 }
 
-/// Appends the JSON of a value given as PostgreSQL's text.
+/// Appends a value as JSON; `text` is PostgreSQL's text.
 pub(in crate::record) fn push_value(
     out: &mut Vec<u8>,
     form: &Form,
@@ -97,12 +97,12 @@ fn push_base64_piece(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, b'=');
     let written = BASE64.encode_slice(bytes, &mut out[start..]);
-    assert_eq!(written.ok(), Some(out.len() - start), "the room for base64 is exact");
+    assert_eq!(written.ok(), Some(out.len() - start), "the buffer for base64 has the exact size");
 }
 
 /// Appends `\x00ff`, the hex format of bytea, as a JSON string of base64.
 fn push_hex_as_base64(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Fault> {
-    /// A multiple of 3, so that only the last piece is padded.
+    /// A multiple of 3, so that only the last piece has padding.
     const PIECE_BYTES: usize = 768;
     let digits = text.strip_prefix(b"\\x").ok_or(Fault::NotHex)?;
     if !digits.len().is_multiple_of(2) {
