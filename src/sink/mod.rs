@@ -1,7 +1,7 @@
-//! Where changes go. A sink takes borrowed changes under a ticket, encodes them on its side, and later reports the
-//! tickets that are settled; the confirmation rule (`ring`, `feedback`) knows nothing of what is behind it.
+//! Where changes go. A sink takes borrowed changes with a ticket, encodes them, and later reports the tickets that are
+//! settled. The confirmation rule (`ring`, `feedback`) does not depend on what is behind the sink.
 //!
-//! "Full" is answered before a change is offered, by [`Sink::has_room`]: a change is then taken whole or refused.
+//! The caller asks [`Sink::has_room`] before it offers a change; a sink with room takes the whole change.
 
 pub mod kafka;
 pub mod stdout;
@@ -20,21 +20,21 @@ use kafka::client::context::Failure;
 use kafka::flight::Ordinal;
 pub use stdout::StdoutSink;
 
-/// What a change became.
+/// The result of taking a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// How many records; each of them is settled once.
+    /// The number of records; each is settled once.
     pub records: u32,
-    /// How many of these have a value: they use up numbers of `total_order`.
+    /// The number of records that have a value; each uses one number of `total_order`.
     pub values: u64,
 }
 
-/// A record that needs no more attention.
+/// A record that is finished.
 #[derive(Debug)]
 pub enum Settled {
-    /// So many records of the entry are where they belong.
+    /// This many records of the entry are delivered.
     Delivered(Ticket, u32),
-    /// It is refused for good: which record of its entry, and why.
+    /// The record is permanently rejected: its place in the entry, and the reason.
     Refused(Ticket, Ordinal, Failure),
 }
 
@@ -47,19 +47,19 @@ pub enum Error {
     /// Standard output.
     #[error(transparent)]
     Stdout(#[from] stdout::Error),
-    /// A change that has no record.
+    /// A change that cannot be encoded.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// A relation that has no records.
+    /// A relation that cannot be prepared.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
     /// A defect of walcat.
-    #[error("a change of a relation was offered before the relation was prepared")]
+    #[error("received a change of a relation that is not prepared")]
     Unprepared,
 }
 
 impl Error {
-    /// The exit code that this failure ends with.
+    /// The exit code for this failure.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -83,16 +83,16 @@ impl Error {
     }
 }
 
-/// One of the places.
+/// The destination of the stream.
 pub enum Sink {
     /// Apache Kafka.
     Kafka(Box<KafkaSink>),
-    /// Standard output, one JSON line a record.
+    /// Standard output, one JSON line per record.
     Stdout(Box<StdoutSink>),
 }
 
 impl Sink {
-    /// Learns how to encode a relation and where its records go.
+    /// Prepares the encoder for a relation and opens the topic of its records.
     ///
     /// # Errors
     /// [`Error::Prepare`] and [`Error::Kafka`].
@@ -108,7 +108,7 @@ impl Sink {
         }
     }
 
-    /// The encoder, for what concerns relations.
+    /// The encoder.
     pub fn encoder(&mut self) -> &mut Encoder {
         match self {
             Sink::Kafka(sink) => sink.encoder(),
@@ -116,7 +116,7 @@ impl Sink {
         }
     }
 
-    /// Forgets a relation of which nothing is under way and nothing comes any more.
+    /// Forgets a relation that has nothing in flight and gets no more changes.
     pub fn forget(&mut self, index: RelationIndex, oid: u32) {
         match self {
             Sink::Kafka(sink) => sink.forget(index, oid),
@@ -144,7 +144,7 @@ impl Sink {
         }
     }
 
-    /// A transaction, or a message outside of any, has been taken whole.
+    /// A transaction, or a message outside a transaction, was taken completely.
     pub fn seal(&mut self, sealed: Sealed) {
         match self {
             Sink::Kafka(sink) => sink.seal(sealed),
@@ -152,7 +152,7 @@ impl Sink {
         }
     }
 
-    /// Does what can be done without waiting.
+    /// Does all work that is possible without waiting.
     ///
     /// # Errors
     /// [`Error::Kafka`] and [`Error::Stdout`].
@@ -163,7 +163,7 @@ impl Sink {
         }
     }
 
-    /// The next record that is settled, if any.
+    /// The next settled record, if any.
     pub fn settled(&mut self, now: Instant) -> Option<Settled> {
         match self {
             Sink::Kafka(sink) => sink.settled(now),
@@ -171,21 +171,21 @@ impl Sink {
         }
     }
 
-    /// Deals with a record that was reported as refused: the policy decides. `lsn` names its entry.
+    /// Applies the `on_error` policy to a record that was reported as rejected. `lsn` names its entry.
     ///
     /// # Errors
-    /// [`Error::Kafka`] when the policy is to stop.
+    /// [`Error::Kafka`] if the policy is to stop.
     ///
     /// # Panics
-    /// For standard output, which refuses nothing.
+    /// For standard output, which rejects nothing.
     pub fn refuse(&mut self, ticket: Ticket, refused: (Ordinal, Failure), lsn: Lsn, now: Instant) -> Result<(), Error> {
         match self {
             Sink::Kafka(sink) => Ok(sink.refuse(ticket, refused, lsn, now)?),
-            Sink::Stdout(_) => unreachable!("standard output reported a refused record"),
+            Sink::Stdout(_) => unreachable!("standard output reported a rejected record"),
         }
     }
 
-    /// Whether nothing is queued or under way.
+    /// Whether nothing is queued or in flight.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         match self {
@@ -194,7 +194,7 @@ impl Sink {
         }
     }
 
-    /// Since when nothing can be delivered, if so, and why.
+    /// Since when nothing can be delivered, and why; `None` if there is no outage.
     #[must_use]
     pub fn outage(&self) -> Option<(Instant, &str)> {
         match self {
@@ -203,7 +203,7 @@ impl Sink {
         }
     }
 
-    /// Whether the other side was ever there.
+    /// Whether the destination was ever reachable.
     #[must_use]
     pub fn ever_reached(&self) -> bool {
         match self {
@@ -212,7 +212,7 @@ impl Sink {
         }
     }
 
-    /// When [`Sink::serve`] has to be called again at the latest.
+    /// The time by which [`Sink::serve`] must be called again.
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         match self {

@@ -1,9 +1,9 @@
-//! Standard output as a sink: one JSON line a record.
+//! Standard output as a sink: one JSON line per record.
 //!
-//! Never waits: each write is of at most PIPE_BUF bytes and is made only when poll(2) says that the descriptor takes
-//! them, so that a slow reader stops the reading of the slot and nothing else. The descriptor's flags are left alone,
-//! since the terminal or the pipe is shared with other processes. A record counts as delivered when `write` has taken
-//! its line.
+//! Never blocks: it writes at most PIPE_BUF bytes at a time, and only if poll(2) reports that the descriptor is ready.
+//! A slow reader therefore stops the reading of the slot and nothing else. The descriptor's flags stay unchanged
+//! because other processes share the terminal or the pipe. A record counts as delivered when `write` has taken its
+//! line.
 
 #![allow(unsafe_code, reason = "calls libc")]
 
@@ -22,10 +22,10 @@ use crate::limits::{ENCODE_BUFFER_KEPT_BYTES, STDOUT_BUFFER_BYTES};
 use crate::record::{Encoder, Prepared, Record};
 use crate::relations::Relation;
 
-/// What a line holds.
+/// The content of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lines {
-    /// The record's value; a tombstone gives no line.
+    /// The record's value; a tombstone has no line.
     Value,
     /// `{"topic":...,"key":...,"headers":...,"value":...}`.
     Record,
@@ -34,16 +34,16 @@ pub enum Lines {
 /// A failure of standard output.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The reader has gone: the end of a pipeline, no failure.
-    #[error("the reader of standard output has closed it")]
+    /// The reader closed the pipe. This is the normal end of a pipeline, not a failure.
+    #[error("the reader of standard output closed it")]
     Closed,
-    /// The operating system refuses.
+    /// The operating system returned an error.
     #[error("cannot write to standard output: {0}")]
     Write(#[source] io::Error),
 }
 
 impl Error {
-    /// The exit code that this failure ends with.
+    /// The exit code for this failure.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -53,8 +53,8 @@ impl Error {
     }
 }
 
-/// Standard output is there. Where the caller had closed it, Rust's runtime has put `/dev/null` in its place, open for
-/// reading and writing: what is written would count as delivered.
+/// Checks that standard output is open. If the caller closed it, Rust's runtime has replaced it with `/dev/null`, open
+/// for reading and writing, and everything written there would count as delivered.
 ///
 /// # Errors
 /// [`Error::Write`].
@@ -69,7 +69,7 @@ pub fn check_open() -> Result<(), Error> {
     Ok(())
 }
 
-/// Bytes on their way to standard output.
+/// Bytes to write to standard output.
 #[derive(Debug)]
 pub struct Output {
     buffer: Vec<u8>,
@@ -77,14 +77,14 @@ pub struct Output {
     kind: Kind,
 }
 
-/// What standard output is.
+/// The kind of descriptor that standard output is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Always ready: poll(2) has nothing to say of it.
+    /// A regular file: always ready, so poll(2) is not needed.
     File,
-    /// Its reader may go.
+    /// A pipe: its reader can close it.
     Pipe,
-    /// A terminal, a socket.
+    /// Anything else, such as a terminal or a socket.
     Other,
 }
 
@@ -99,7 +99,7 @@ impl Kind {
 }
 
 impl Output {
-    /// Standard output, unbuffered but for our own buffer.
+    /// Standard output with no buffer except this one.
     #[must_use]
     pub fn new() -> Self {
         Output { buffer: Vec::with_capacity(2 * STDOUT_BUFFER_BYTES), written: 0, kind: Kind::of_stdout() }
@@ -110,14 +110,14 @@ impl Output {
         &mut self.buffer
     }
 
-    /// Bytes that wait for `write`.
+    /// The bytes that are not written yet.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.buffer.len() - self.written
     }
 
-    /// The descriptor to wait for and what for: to be written while something is pending, else the end of a pipe's reader,
-    /// of which any interest tells. None for a regular file, which never blocks.
+    /// The descriptor to poll and the interest: writable while bytes are pending; otherwise only the end of the pipe's
+    /// reader, which every interest reports. `None` for a regular file, which never blocks.
     #[must_use]
     pub fn awaited(&self) -> Option<(RawFd, Interest)> {
         match (self.pending() > 0, self.kind) {
@@ -127,14 +127,14 @@ impl Output {
         }
     }
 
-    /// Writes what the descriptor takes; returns how many bytes it took.
+    /// Writes as much as the descriptor takes and returns the number of bytes.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Write`].
     pub fn write(&mut self) -> Result<usize, Error> {
         let is_file = self.kind == Kind::File;
         if self.pending() == 0 && self.kind == Kind::Pipe {
-            // Whether its reader has gone; it need not have room.
+            // Detects that the reader has closed the pipe; room in the pipe does not matter.
             is_writable()?;
         }
         let mut taken = 0;
@@ -170,7 +170,7 @@ impl Default for Output {
     }
 }
 
-/// Records as lines.
+/// Writes records as lines.
 pub struct StdoutSink {
     encoder: Encoder,
     /// By relation index.
@@ -178,16 +178,16 @@ pub struct StdoutSink {
     message_topic: String,
     lines: Lines,
     output: Output,
-    /// Bytes ever appended, and ever written.
+    /// All bytes appended so far, and all bytes written so far.
     appended: u64,
     written: u64,
-    /// Records whose last byte is at this place of all bytes ever appended; records without a line share the place of
-    /// the line before them.
+    /// The position, in all bytes ever appended, where a change's last line ends. A change without a line has the
+    /// position of the line before it.
     waiting: VecDeque<(u64, Ticket, u32)>,
 }
 
 impl StdoutSink {
-    /// A sink of `lines`.
+    /// Creates a sink that writes `lines`.
     #[must_use]
     pub fn new(encoder: Encoder, lines: Lines) -> Self {
         StdoutSink {
@@ -202,10 +202,10 @@ impl StdoutSink {
         }
     }
 
-    /// Learns how to encode a relation.
+    /// Prepares the encoder for a relation.
     ///
     /// # Errors
-    /// What the encoder returns.
+    /// The encoder's error.
     pub fn prepare(
         &mut self,
         index: RelationIndex,
@@ -221,12 +221,12 @@ impl StdoutSink {
         Ok(prepared)
     }
 
-    /// The encoder, for what concerns relations.
+    /// The encoder.
     pub fn encoder(&mut self) -> &mut Encoder {
         &mut self.encoder
     }
 
-    /// Forgets a relation of which nothing comes any more.
+    /// Forgets a relation that gets no more changes.
     pub fn forget(&mut self, index: RelationIndex, oid: u32) {
         self.encoder.forget(index, oid);
         if let Some(topic) = self.topics.get_mut(index.0 as usize) {
@@ -243,7 +243,7 @@ impl StdoutSink {
     /// Encodes a change and appends its lines.
     ///
     /// # Errors
-    /// What the encoder returns.
+    /// The encoder's error.
     pub fn take(&mut self, change: &Change<'_>, ticket: Ticket) -> Result<Taken, super::Error> {
         let topic = match change.relation {
             Some(index) => self.topics.get(index.0 as usize).ok_or(super::Error::Unprepared)?,
@@ -271,7 +271,7 @@ impl StdoutSink {
         Ok(taken)
     }
 
-    /// Writes what standard output takes.
+    /// Writes as much as standard output takes.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Write`].
@@ -280,7 +280,7 @@ impl StdoutSink {
         Ok(())
     }
 
-    /// The next change whose lines are written, with how many they are.
+    /// The next change whose lines are written, with its number of records.
     pub fn settled(&mut self) -> Option<(Ticket, u32)> {
         let (end, ticket, count) = *self.waiting.front()?;
         if end > self.written {
@@ -296,7 +296,7 @@ impl StdoutSink {
         self.output.pending() == 0 && self.waiting.is_empty()
     }
 
-    /// The descriptor to wait for while something is pending.
+    /// The descriptor to poll while bytes are pending.
     #[must_use]
     pub fn awaited(&self) -> Option<(RawFd, Interest)> {
         self.output.awaited()
@@ -310,7 +310,7 @@ fn append_value(record: &Record<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Key and value are JSON already; so are the headers' values.
+/// The key, the value and the header values are already JSON.
 fn append_record(topic: &str, record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"topic\":\"");
     out.extend_from_slice(topic.as_bytes());
@@ -328,14 +328,14 @@ fn append_record(topic: &str, record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-/// Standard output's lock has a line buffer of its own: write past it.
+/// Bypasses the line buffer of Rust's standard output.
 fn write_some(bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the slice is valid for the call; descriptor 1 is a number that the kernel checks.
     let count = unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// Whether a write of PIPE_BUF bytes would be taken at once (poll(2) with a time-out of 0).
+/// Whether PIPE_BUF bytes can be written without blocking (poll(2) with a timeout of 0).
 fn is_writable() -> Result<bool, Error> {
     let mut descriptor = libc::pollfd { fd: libc::STDOUT_FILENO, events: libc::POLLOUT, revents: 0 };
     // SAFETY: one pollfd, valid for the call.
