@@ -134,7 +134,7 @@ fn sixty_nine_for_a_broker_that_does_not_come_within_its_time() {
     let confirmed = world.confirmed();
     let run = run.wait().expect_code(69);
     run.expect_log(&[
-        "has taken no records for",
+        "has accepted no records for",
         &kafka.brokers,
         "hint: check brokers",
         "broker_for",

@@ -94,7 +94,7 @@ fn kafka_takes_records_over_tls_from_a_scram_user_only() {
             .env("KAFKA_PASSWORD", password)
     };
     let wrong = stream("not-the-password").run().expect_code(77);
-    let wrong = wrong.expect_log(&["Kafka refuses the connection", "hint: check security.protocol, sasl.* and ssl.*"]);
+    let wrong = wrong.expect_log(&["Kafka rejected the connection", "hint: check security.protocol, sasl.* and ssl.*"]);
     assert!(!wrong.log.contains("not-the-password"), "{}", wrong.log);
     assert_eq!(world.confirmed(), before);
     let right = stream(variable("SASL_PASSWORD")).run().expect_code(0);

@@ -65,7 +65,7 @@ fn a_replication_factor_that_too_few_brokers_are_up_for_is_tried_again() {
     world.sql("INSERT INTO t VALUES (1)");
     let settings = file("factor.toml", "[topics]\ncreate = true\nreplication_factor = 2\n");
     let mut running = world.stream_to_kafka().with(&["--once", "--config", &settings]).spawn();
-    running.wait_for_log("a topic cannot be made yet");
+    running.wait_for_log("cannot create a topic yet");
     // This stands for another broker that has started.
     world.kafka.create_topic(&world.topic("t"), &[]);
     running.wait().expect_code(0);
@@ -78,5 +78,5 @@ fn a_replication_factor_that_stays_too_large_ends_the_run() {
     world.sql("INSERT INTO t VALUES (1)");
     let settings = file("factor.toml", "[topics]\ncreate = true\nreplication_factor = 2\n[retry]\nbroker_for = '3s'\n");
     let finished = world.stream_to_kafka().with(&["--once", "--config", &settings]).run().expect_code(78);
-    finished.expect_log(&["a topic cannot be made yet", "cannot create the topic", &world.topic("t"), "hint: "]);
+    finished.expect_log(&["cannot create a topic yet", "cannot create the topic", &world.topic("t"), "hint: "]);
 }

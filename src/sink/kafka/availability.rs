@@ -1,35 +1,35 @@
-//! Whether brokers are reachable, judged from what librdkafka reports. Deterministic: time comes in.
+//! Decides whether the brokers are reachable, from what librdkafka reports. Deterministic: the caller passes the time.
 //!
-//! librdkafka reports "all brokers down" also when the only connection was closed for being idle, and reports nothing
-//! when a broker is frozen. So an idle producer's report is first checked by a probe, and records without any delivery
-//! for a while count as an outage too, which only a delivery ends: a broker that answers need not be the one that they
-//! wait for.
+//! librdkafka also reports "all brokers down" when it closed its only connection because it was idle, and it reports
+//! nothing when a broker is frozen. Therefore a probe checks the report of an idle producer first. Records without any
+//! delivery for a while also count as an outage, which only a delivery ends: a broker that answers is not necessarily
+//! the broker that the records wait for.
 //!
-//! A Kafka transaction that fails is begun again, and what is delivered then may be delivered in vain again. So an outage
-//! that lasts over such failures dates from the first of them, until a transaction with changes is committed.
+//! A failed Kafka transaction is repeated, and its deliveries may be discarded again. An outage that spans such
+//! failures therefore starts at the first of them and lasts until a transaction with changes is committed.
 
 use std::time::{Duration, Instant};
 
-/// How long records may be under way without one being delivered, at most, before that counts as an outage.
+/// The maximum time that records may be in flight without a delivery before that counts as an outage.
 const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Why records wait though brokers may answer.
+/// Why records wait although brokers may answer.
 const NO_DELIVERY: &str =
-    "no record is acknowledged: a broker is frozen, a partition has no leader, or a topic is missing";
+    "no record was acknowledged: a broker is frozen, a partition has no leader, or a topic does not exist";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing heard yet.
+    /// Nothing was reported yet.
     Unknown,
-    /// The last thing heard was good.
+    /// The last report was good.
     Reachable,
-    /// librdkafka reported an outage while nothing was under way: a probe decides.
+    /// librdkafka reported an outage while nothing was in flight: a probe decides.
     Suspect { since: Instant },
-    /// No broker answers, or none takes the records.
+    /// No broker answers, or no broker accepts the records.
     Unreachable { since: Instant },
 }
 
-/// The judgement.
+/// The availability of the brokers.
 #[derive(Debug)]
 pub struct Availability {
     state: State,
@@ -37,21 +37,21 @@ pub struct Availability {
     started: Instant,
     progress: Instant,
     patience: Duration,
-    /// Records are under way.
+    /// Records are in flight.
     under_way: bool,
-    /// Since when they have been, at times, without a Kafka transaction being committed.
+    /// When records were first in flight since the last committed Kafka transaction.
     attempt: Option<Instant>,
-    /// Since when Kafka transactions have come to nothing.
+    /// When Kafka transactions began to fail.
     fruitless: Option<Instant>,
-    /// Since when there has been nothing to deliver.
+    /// When the sink last became idle.
     idle_since: Option<Instant>,
     reason: String,
-    /// What was said last of a single broker: why it is down.
+    /// The last error of a single broker: why it is down.
     cause: Option<String>,
 }
 
 impl Availability {
-    /// Nothing is known at the start. Silence longer than the stall timeout is an outage in any case.
+    /// The start: nothing is known. Silence for longer than the stall timeout is an outage in any case.
     #[must_use]
     pub fn new(stall_timeout: Option<Duration>, now: Instant) -> Self {
         Availability {
@@ -83,19 +83,19 @@ impl Availability {
         self.fruitless = None;
     }
 
-    /// A Kafka transaction has failed. Says since when they have.
+    /// A Kafka transaction has failed. Returns the time of the first failure.
     pub fn failed(&mut self, now: Instant) -> Instant {
         *self.fruitless.get_or_insert(self.attempt.unwrap_or(now))
     }
 
-    /// What was under way has been given up.
+    /// The records in flight were discarded.
     pub fn begin_again(&mut self, now: Instant) {
         self.attempt = None;
         self.idle_since = None;
         self.progress = now;
     }
 
-    /// There is nothing to deliver: what a failed transaction held has been delivered after all, or is gone.
+    /// There is nothing to deliver: the records of a failed transaction were delivered after all, or no longer exist.
     pub fn rest(&mut self, now: Instant) {
         self.attempt = None;
         let since = *self.idle_since.get_or_insert(now);
@@ -114,14 +114,14 @@ impl Availability {
         }
     }
 
-    /// Something is wrong with one broker; the others may do.
+    /// One broker failed; the others may still work.
     pub fn broker_failed(&mut self, reason: &str) {
         self.cause = Some(reason.to_owned());
     }
 
-    /// librdkafka says that all brokers are down.
+    /// librdkafka reports that all brokers are down.
     pub fn all_down(&mut self, reason: &str, under_way: bool, now: Instant) {
-        // librdkafka counts the brokers here; what is wrong with them it has said before.
+        // This reason only counts the brokers; librdkafka reported the cause before.
         self.reason = self.cause.take().unwrap_or_else(|| reason.to_owned());
         match self.state {
             State::Reachable if !under_way => self.state = State::Suspect { since: now },
@@ -131,7 +131,7 @@ impl Availability {
         }
     }
 
-    /// Whether a probe should tell if brokers answer.
+    /// Whether to probe the brokers.
     #[must_use]
     pub fn wants_probe(&self) -> bool {
         matches!(self.state, State::Suspect { .. } | State::Unreachable { .. })
@@ -149,7 +149,7 @@ impl Availability {
         }
     }
 
-    /// Time has passed; `under_way` says whether records wait for their delivery.
+    /// Time has passed; `under_way` says whether records are in flight.
     pub fn tick(&mut self, under_way: bool, now: Instant) {
         self.under_way = under_way;
         if under_way {
@@ -166,13 +166,13 @@ impl Availability {
         }
     }
 
-    /// When [`Availability::tick`] has to be called again at the latest.
+    /// The time by which [`Availability::tick`] must be called again.
     #[must_use]
     pub fn deadline(&self, under_way: bool) -> Option<Instant> {
         (under_way && !matches!(self.state, State::Unreachable { .. })).then_some(self.progress + self.patience)
     }
 
-    /// Since when records cannot be delivered, if so, and why.
+    /// Since when records cannot be delivered, and why; `None` if there is no outage.
     #[must_use]
     pub fn outage(&self) -> Option<(Instant, &str)> {
         match self.state {
@@ -183,7 +183,7 @@ impl Availability {
         }
     }
 
-    /// Whether the last thing heard was good.
+    /// Whether the last report was good.
     #[must_use]
     pub fn is_reachable(&self) -> bool {
         self.state == State::Reachable
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_told_with_its_cause() {
+    fn an_outage_is_reported_with_its_cause() {
         let now = Instant::now();
         let mut availability = Availability::new(None, now);
         availability.broker_failed("b:1: certificate verify failed");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_goes_on_when_a_transaction_is_begun_again_and_delivers_something() {
+    fn an_outage_continues_when_a_transaction_is_repeated_and_delivers_something() {
         let now = Instant::now();
         let mut availability = Availability::new(Some(3 * SECOND), now);
         availability.tick(true, now + SECOND);
@@ -258,7 +258,7 @@ mod tests {
         availability.begin_again(now + 7 * SECOND);
         availability.tick(true, now + 7 * SECOND);
         availability.delivered(now + 8 * SECOND);
-        assert_eq!(availability.outage(), None, "what begins again may work");
+        assert_eq!(availability.outage(), None, "the new attempt may succeed");
         availability.tick(true, now + 11 * SECOND);
         assert_eq!(availability.outage(), Some((now + SECOND, NO_DELIVERY)));
         assert_eq!(availability.failed(now + 12 * SECOND), now + SECOND);

@@ -1,4 +1,4 @@
-//! What can go wrong between walcat and Kafka, sorted by who has to act.
+//! Failures between walcat and Kafka, sorted by who has to act.
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
@@ -9,73 +9,74 @@ use crate::lsn::Lsn;
 /// A failure that ends the stream.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// librdkafka refuses a property, or could not start.
+    /// librdkafka rejects a property or cannot start.
     #[error("cannot set up the Kafka producer: {reason}")]
     Producer { reason: String },
-    /// The operating system refused a descriptor.
+    /// The operating system returned an error.
     #[error("cannot set up the Kafka producer: {0}")]
     Os(#[from] std::io::Error),
-    /// A record is refused for good. Nothing after it is confirmed.
-    #[error("Kafka refuses a record of {origin} for topic {topic} from the transaction at {lsn}: {code}")]
+    /// A record was permanently rejected. Nothing after it is confirmed.
+    #[error("Kafka rejected a record of {origin} for topic {topic} from the transaction at {lsn}: {code}")]
     Refused { code: Code, origin: String, topic: String, has_key: bool, lsn: Lsn },
-    /// Brokers refuse us as a whole.
-    #[error("Kafka refuses the connection: {reason}")]
+    /// The brokers reject the client, not a single record.
+    #[error("Kafka rejected the connection: {reason}")]
     Authentication { reason: String },
-    /// The idempotent producer cannot go on; a new one can.
-    #[error("the Kafka producer failed and must be started anew: {reason} ({code})")]
+    /// The idempotent producer cannot continue; a new one can.
+    #[error("the Kafka producer failed and must be restarted: {reason} ({code})")]
     Fatal { code: Code, reason: String },
-    /// A record was reported as delivered, and no broker said where.
-    #[error("a record for topic {topic} from the transaction at {lsn} may be missing: no broker told its offset")]
+    /// librdkafka reported a record as delivered without an offset from a broker.
+    #[error("a record for topic {topic} from the transaction at {lsn} may be missing: no broker returned its offset")]
     Unproven { topic: String, lsn: Lsn },
-    /// The Kafka transaction is given up: the stream is to begin again from the checkpoint.
+    /// The Kafka transaction was aborted: the stream must restart from the checkpoint.
     #[error("the Kafka transaction failed: {reason}")]
     Aborted { reason: String },
-    /// A topic that the producer has known is not there any more: what it took for it is to be read again.
-    #[error("the topic {topic} is gone: {code}")]
+    /// A topic that the producer used no longer exists: the records that the producer took for it must be read again.
+    #[error("topic {topic} no longer exists: {code}")]
     TopicGone { topic: String, code: Code },
-    /// Records were refused for another one of their batch, which is known now: they are to be read again without it.
-    #[error("records for topic {topic} were refused together with another one: {code}")]
+    /// Records were rejected because of another record of their batch. That record is now known; the others must be
+    /// read again without it.
+    #[error("records for topic {topic} were rejected together with another record of their batch: {code}")]
     BatchRefused { topic: String, code: Code },
-    /// More records of one Kafka transaction are refused than can be passed.
-    #[error("too many records are refused in one Kafka transaction; the last: {reason}")]
+    /// One Kafka transaction has more rejected records than can be left out.
+    #[error("too many records were rejected in one Kafka transaction: {reason}")]
     Passed { reason: String },
-    /// The transactional id belongs to another producer, or Kafka has given up our transaction.
+    /// Another producer has the transactional id, or Kafka has aborted the transaction.
     #[error("the Kafka producer is fenced: {reason}")]
     Fenced { reason: String },
     /// Another instance has taken over.
     #[error("another instance of walcat has taken over: {by}")]
     FencedBy { by: String },
-    /// Kafka refuses transactions as they are set up.
-    #[error("Kafka refuses the transactional producer: {reason} ({code})")]
+    /// Kafka rejects the configuration of the transactions.
+    #[error("Kafka rejected the transactional producer: {reason} ({code})")]
     Transactional { code: Code, reason: String },
-    /// One PostgreSQL transaction is longer than a Kafka transaction may be.
-    #[error("a PostgreSQL transaction took {open_ms} ms to send, and a Kafka transaction ends after {timeout_ms} ms")]
+    /// One PostgreSQL transaction takes longer than a Kafka transaction may.
+    #[error("a PostgreSQL transaction took {open_ms} ms to send, but Kafka ends a transaction after {timeout_ms} ms")]
     TransactionTooLong { open_ms: u128, timeout_ms: u128 },
-    /// The checkpoint topic holds something else.
-    #[error("the checkpoint topic {topic} cannot be read: {reason}")]
+    /// The checkpoint topic contains records that are not walcat's.
+    #[error("cannot read the checkpoint topic {topic}: {reason}")]
     Checkpoint { topic: String, reason: String },
-    /// The checkpoint topic was made by somebody else.
-    #[error("the checkpoint topic {topic} has cleanup.policy={policy}: Kafka would delete the stored position in time")]
+    /// The checkpoint topic was created with the wrong configuration.
+    #[error("checkpoint topic {topic} has cleanup.policy={policy}: Kafka would eventually delete the stored position")]
     CheckpointPolicy { topic: String, policy: String },
     /// No broker has ever answered.
     #[error("cannot reach Kafka ({brokers}): {reason}")]
     Unreached { brokers: String, reason: String },
-    /// The user asked to stop during the first contact.
+    /// A signal stopped walcat during the first contact.
     #[error("stopped by a signal while waiting for Kafka")]
     Interrupted,
-    /// No broker for longer than `[retry] broker_for`.
-    #[error("Kafka ({brokers}) has taken no records for {seconds} s: {reason}")]
+    /// No broker was available for longer than `[retry] broker_for`.
+    #[error("Kafka ({brokers}) has accepted no records for {seconds} s: {reason}")]
     Unreachable { brokers: String, seconds: u64, reason: String },
-    /// A topic that walcat was to make could not be made.
+    /// A topic could not be created.
     #[error("cannot create the topic {topic}: {reason} ({code})")]
     CreateTopic { topic: String, code: Code, reason: String },
-    /// A topic's name that librdkafka refuses.
+    /// librdkafka rejects a topic name.
     #[error("cannot open the topic {topic}: {code}")]
     Topic { topic: String, code: Code },
 }
 
 impl Error {
-    /// The exit code that this failure ends with.
+    /// The exit code for this failure.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -108,25 +109,27 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Error::Producer { .. } => "see [kafka] and -X, and librdkafka's list of properties",
+            Error::Producer { .. } => "correct the property in [kafka] or -X; see librdkafka's CONFIGURATION.md",
             Error::Refused { code: Code::MessageSizeTooLarge, .. } => {
-                "raise max.message.bytes of the topic (or message.max.bytes of the broker, or your own in [kafka]; a record of \
-                 100 MiB or more needs a larger socket.request.max.bytes of the brokers too); if the topic takes less than batch.size, lower that: -X batch.size=BYTES. Then start walcat again: the slot still \
-                 holds the change. Or let on_error pass records that are too large, which are those of batch.size or more"
+                "raise max.message.bytes of the topic, message.max.bytes of the broker or message.max.bytes in \
+                 [kafka]; a record of 100 MiB or more also needs a larger socket.request.max.bytes of the brokers; \
+                 if the limit of the topic is below batch.size, lower that with -X batch.size=BYTES. Then start \
+                 walcat again: the slot still holds the change. Or set on_error to leave out records that are too \
+                 large: those of batch.size or more"
             }
             Error::Refused { code: Code::InvalidRecord, has_key: false, .. } => {
-                "a topic with cleanup.policy=compact takes no record without a key: give the table a primary key or \
+                "a topic with cleanup.policy=compact rejects records without a key: give the table a primary key or \
                  REPLICA IDENTITY USING INDEX, or set the topic's cleanup.policy to delete; then start walcat again"
             }
-            Error::TopicGone { .. } => "start walcat again: nothing is lost but what was in the topic",
+            Error::TopicGone { .. } => "start walcat again: only the records that were in the topic are lost",
             Error::Refused { code, .. } if is_missing_topic(*code) => {
-                "create the topic, or let walcat do it: [topics] create = true, or auto.create.topics.enable on the broker"
+                "create the topic, or set [topics] create = true, or set auto.create.topics.enable on the broker"
             }
             Error::Refused { code: Code::TopicAuthorizationFailed, .. } => {
-                "grant the ACL Write on the topic, and Create where it is to be made; then start walcat again: the slot still \
-                 holds the change"
+                "grant the ACL Write on the topic, and Create if walcat must create it; then start walcat again: the \
+                 slot still holds the change"
             }
-            Error::Refused { .. } => "mend the cause, then start walcat again: the slot still holds the change",
+            Error::Refused { .. } => "fix the cause, then start walcat again: the slot still holds the change",
             Error::Authentication { .. } => "check security.protocol, sasl.* and ssl.* in [kafka] or -X",
             Error::Fatal { .. } | Error::Aborted { .. } | Error::Fenced { .. } | Error::BatchRefused { .. } => {
                 "start walcat again: nothing is lost"
@@ -135,31 +138,32 @@ impl Error {
                 "start walcat again: the slot still holds the change; leave max.in.flight.requests.per.connection at 1"
             }
             Error::FencedBy { .. } => {
-                "run one instance per slot; started again, this one would fence the other in turn"
+                "run one instance per slot; if you start this one again, it fences the other instance"
             }
             Error::Transactional { code: Code::InvalidTransactionTimeout, .. } => {
                 "lower transaction.timeout.ms in [kafka], or raise transaction.max.timeout.ms of the brokers"
             }
             Error::Transactional { .. } => {
-                "delivery = \"exactly-once\" takes the ACLs Write on the transactional id, Write and Read on the checkpoint \
-                 topic (and Create, unless it is there), and Write on the topics of the changes (and Create, unless they \
-                 are there); see walcat(1), exactly-once delivery"
+                "grant the ACLs for exactly-once delivery: Write on the transactional id, Write and Read on the \
+                 checkpoint topic (and Create, unless it exists), and Write on the topics of the changes (and \
+                 Create, unless they exist); see walcat(1), exactly-once delivery"
             }
             Error::TransactionTooLong { .. } => {
-                "raise transaction.timeout.ms in [kafka] (and transaction.max.timeout.ms of the brokers), then start walcat \
-                 again: nothing is lost"
+                "raise transaction.timeout.ms in [kafka] (and transaction.max.timeout.ms of the brokers), then start \
+                 walcat again: nothing is lost"
             }
-            Error::Checkpoint { .. } => "nobody but walcat may write to it; see walcat(1), exactly-once delivery",
+            Error::Checkpoint { .. } => "let only walcat write to this topic; see walcat(1), exactly-once delivery",
             Error::CheckpointPolicy { topic, .. } => return Some(compact_command(topic)),
             Error::Unreachable { .. } => {
-                "check brokers, security.protocol and ssl.* in [kafka], and the network; [retry] broker_for says how long to wait; nothing is lost"
+                "check brokers, security.protocol and ssl.* in [kafka], and the network; to wait longer, raise \
+                 [retry] broker_for; nothing is lost"
             }
             Error::Unreached { .. } => {
-                "check brokers, security.protocol and ssl.* in [kafka], and the network (a port that speaks TLS closes a connection \
-                 in plain text); --wait keeps trying at a start"
+                "check brokers, security.protocol and ssl.* in [kafka], and the network (a TLS port closes plaintext \
+                 connections); to keep trying at the start, use --wait"
             }
             Error::CreateTopic { .. } => {
-                "create it by hand, or see [topics]: partitions, replication_factor, properties"
+                "create the topic yourself, or correct partitions, replication_factor or properties in [topics]"
             }
             Error::Passed { .. } => "raise max.message.bytes of the topic: the slot still holds the changes",
             Error::Interrupted => "start walcat again: nothing is lost",
@@ -169,13 +173,13 @@ impl Error {
     }
 }
 
-/// Whether a record was refused because there is no such topic, or no such partition of it.
+/// Whether a record was rejected because its topic, or its partition of the topic, does not exist.
 #[must_use]
 pub fn is_missing_topic(code: Code) -> bool {
     matches!(code, Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
 }
 
-/// The exit code of a refusal that will not go away by itself.
+/// The exit code for a permanent rejection.
 fn exit_code_of(code: Code) -> ExitCode {
     match code {
         code if is_missing_topic(code) => ExitCode::Setup,

@@ -1,21 +1,22 @@
-//! The records that are queued or under way in librdkafka, each by a number of its own that comes back with its delivery
-//! report: two records of one transaction may have the same topic, key and size.
+//! The records that are queued or in flight in librdkafka. Each has a number that its delivery report returns, because
+//! two records of one transaction can have the same topic, key and size.
 //!
-//! Invariant: a number is given to one record at a time, from when it is queued until its report is taken.
+//! Invariant: a number belongs to at most one record, from the time it is queued until its report is processed.
 
 use crate::change::Ticket;
 use crate::limits::{RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CHANGE_MAX};
 
-/// Records that librdkafka can hold at most: a change is taken whole, though its first record may be the last one with room.
+/// The maximum number of records in librdkafka. The sink takes a whole change even if only its first record fits below
+/// the limit.
 pub const FLIGHT_MAX: usize = (RECORDS_IN_FLIGHT_MAX + RECORDS_PER_CHANGE_MAX) as usize;
 
-/// Which record of its unit of confirmation (a transaction, or a message outside of any) this is. It is the same when the
-/// unit is read again.
+/// Identifies a record within its unit of confirmation (a transaction, or a message outside a transaction). It stays
+/// the same when the unit is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ordinal {
-    /// The number of the change in its unit, from 0.
+    /// The number of the change in its unit, starting at 0.
     pub change: u64,
-    /// The number of the record among those of its change, from 0.
+    /// The number of the record in its change, starting at 0.
     pub record: u32,
 }
 
@@ -38,17 +39,17 @@ impl Numbering {
     }
 }
 
-/// What librdkafka keeps with a record and gives back in its delivery report.
+/// The opaque that librdkafka keeps with a record and returns in its delivery report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordNumber(pub usize);
 
 /// The number of walcat's own records, which belong to no entry.
 pub const OWN: RecordNumber = RecordNumber(usize::MAX);
 
-/// The records under way.
+/// The records in flight.
 #[derive(Debug, Default)]
 pub struct Flight {
-    /// By number; none where the number is free.
+    /// By number; `None` if the number is free.
     known: Vec<Option<(Ticket, Ordinal)>>,
     free: Vec<usize>,
     records: usize,
@@ -56,36 +57,36 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// How many there are.
+    /// How many records are in flight.
     #[must_use]
     pub fn records(&self) -> usize {
         self.records
     }
 
-    /// What they count for in `[memory] max`.
+    /// Their size as counted in `[memory] max`.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether nothing is under way.
+    /// Whether nothing is in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records == 0
     }
 
-    /// The number for a record that is to be queued: [`Flight::add`] when it was, else [`Flight::give_back`].
+    /// The number for a record to queue. Call [`Flight::add`] if it was queued, otherwise [`Flight::give_back`].
     pub fn number(&mut self, ticket: Ticket, ordinal: Ordinal) -> RecordNumber {
         let number = self.free.pop().unwrap_or_else(|| {
             self.known.push(None);
             self.known.len() - 1
         });
-        assert!(number < FLIGHT_MAX, "more records are under way than were to be taken");
+        assert!(number < FLIGHT_MAX, "more records are in flight than the limit allows");
         self.known[number] = Some((ticket, ordinal));
         RecordNumber(number)
     }
 
-    /// The record of this number was not queued.
+    /// The record with this number was not queued.
     pub fn give_back(&mut self, number: RecordNumber) {
         self.take(number);
     }
@@ -96,9 +97,9 @@ impl Flight {
         self.bytes += size;
     }
 
-    /// A record's delivery report came: which record it was; none for walcat's own.
+    /// The delivery report of a record arrived. Returns the record, or `None` for one of walcat's own.
     pub fn remove(&mut self, number: RecordNumber, size: usize) -> Option<(Ticket, Ordinal)> {
-        assert!(self.records > 0 && self.bytes >= size, "a delivery report for a record that is not under way");
+        assert!(self.records > 0 && self.bytes >= size, "a delivery report for a record that is not in flight");
         self.records -= 1;
         self.bytes -= size;
         (number != OWN).then(|| self.take(number))
@@ -106,7 +107,7 @@ impl Flight {
 
     fn take(&mut self, number: RecordNumber) -> (Ticket, Ordinal) {
         let found = self.known.get_mut(number.0).and_then(Option::take);
-        let found = found.expect("a delivery report for a record that is not under way");
+        let found = found.expect("a delivery report for a record that is not in flight");
         self.free.push(number.0);
         found
     }

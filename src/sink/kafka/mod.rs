@@ -1,10 +1,10 @@
-//! The Kafka sink: encodes a change, hands its records to librdkafka's idempotent producer, and reports what was
-//! delivered.
+//! The Kafka sink: encodes a change, passes its records to librdkafka's idempotent producer, and reports which records
+//! were delivered.
 //!
-//! What is in flight is bounded here, by `[memory] max` and [`RECORDS_IN_FLIGHT_MAX`]; librdkafka's own queue is left
-//! larger, so that it never refuses a record for being full. A record whose topic has to be made or looked at first is
-//! held, and nothing more is taken meanwhile. With exactly-once delivery records settle when their Kafka transaction is
-//! committed, else each by its delivery report.
+//! This module bounds the records in flight, by `[memory] max` and [`RECORDS_IN_FLIGHT_MAX`]. librdkafka's own queue is
+//! larger, so it is never full. If a record's topic must first be created or described, the sink holds the record and
+//! takes no more changes. With exactly-once delivery, records settle when their Kafka transaction is committed;
+//! otherwise each record settles with its delivery report.
 
 pub mod availability;
 pub mod client;
@@ -43,33 +43,33 @@ use crate::record::{Encoder, Prepared};
 use crate::relations::Relation;
 use crate::session::Sealed;
 
-/// What the sink is to do, as far as it is not librdkafka's own configuration.
+/// Settings of the sink, other than librdkafka's own configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Bytes of queued records at most, each with its overhead.
+    /// The maximum number of bytes of queued records, including the overhead of each record.
     pub memory_bytes_max: usize,
-    /// Make topics that are missing, in this way; none to leave that to the broker.
+    /// How to create missing topics; `None` to leave that to the broker.
     pub create_topics: Option<TopicTemplate>,
     /// How long records may go unacknowledged before that counts as an outage; at most 10 s.
     pub stall_timeout: Option<Duration>,
-    /// How long the brokers may be unreachable; none for ever.
+    /// How long the brokers may be unreachable; `None` for no limit.
     pub broker_for: Option<Duration>,
-    /// What librdkafka puts into one batch at most; a larger record travels alone.
+    /// The maximum size of a batch in librdkafka; a larger record is sent alone.
     pub batch_bytes: usize,
-    /// What becomes of a record that is refused for good.
+    /// What to do with a record that Kafka permanently rejects.
     pub on_error: OnError,
-    /// Exactly-once delivery, in Kafka transactions; none for at-least-once.
+    /// Settings for exactly-once delivery in Kafka transactions; `None` for at-least-once.
     pub transactions: Option<exactly_once::Settings>,
 }
 
-/// How a missing topic is made.
+/// How to create a missing topic.
 #[derive(Clone, Debug)]
 pub struct TopicTemplate {
-    /// How many partitions; -1 for the broker's default.
+    /// The number of partitions; -1 for the broker's default.
     pub partitions: i32,
-    /// How many replicas; -1 for the broker's default.
+    /// The number of replicas; -1 for the broker's default.
     pub replication_factor: i32,
-    /// Its configuration.
+    /// The topic's configuration.
     pub properties: Vec<(String, String)>,
 }
 
@@ -81,7 +81,7 @@ pub struct KafkaSink {
     transactions: Option<Transactions>,
     availability: Availability,
     waiting: Waiting,
-    /// Tickets settled without a delivery: truncations that were skipped, and records that were refused.
+    /// Tickets that settle without a delivery: skipped truncations and rejected records.
     skipped: VecDeque<Ticket>,
     dead_letters: DeadLetters,
     delivering: Delivering,
@@ -90,10 +90,10 @@ pub struct KafkaSink {
 }
 
 impl KafkaSink {
-    /// Starts the producer; nothing is sent yet. A first probe of the cluster is under way afterwards.
+    /// Starts the producer and a first probe of the cluster. Sends no record yet.
     ///
     /// # Errors
-    /// [`Error::Producer`] for a property that librdkafka refuses, [`Error::Os`].
+    /// [`Error::Producer`] if librdkafka rejects a property; [`Error::Os`].
     pub fn new(addresses: Addresses, settings: Settings, encoder: Encoder, now: Instant) -> Result<Self, Error> {
         let availability = Availability::new(settings.stall_timeout, now);
         let link = Link::new(addresses, transactional(&settings).as_ref())?;
@@ -115,14 +115,15 @@ impl KafkaSink {
         })
     }
 
-    /// Whether the stream is to begin again at what is delivered, on whatever connection: what was taken since is given up.
+    /// Whether the stream must restart at the delivered position, on any connection, because everything taken since
+    /// then was discarded.
     #[must_use]
     pub fn begins_again(&self) -> bool {
         self.is_transactional() || matches!(self.delivering, Delivering::GivenUp)
     }
 
-    /// Begins anew, after a failure: nothing of what was taken will be delivered. With a new producer, unless this one has
-    /// not delivered anything yet.
+    /// Restarts after a failure. No record taken so far will be delivered. Creates a new producer unless the current
+    /// one has not delivered anything.
     ///
     /// # Errors
     /// Those of [`KafkaSink::new`].
@@ -142,10 +143,10 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// What was taken is given up, and is to be read again.
+    /// The records taken so far are discarded and must be read again.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] when nothing has been delivered for longer than `broker_for`.
+    /// [`Error::Unreachable`] if nothing was delivered for longer than `broker_for`.
     pub fn has_failed(&mut self, reason: &str, now: Instant) -> Result<(), Error> {
         let since = self.availability.failed(now);
         self.check_outage(since, reason, now)
@@ -160,10 +161,10 @@ impl KafkaSink {
         Err(Error::Unreachable { seconds: outage.as_secs(), reason: reason.to_owned(), brokers: brokers.to_owned() })
     }
 
-    /// Gives up a Kafka transaction that is open.
+    /// Aborts the open Kafka transaction, if any.
     ///
     /// # Errors
-    /// [`Error::FencedBy`]; a fence of Kafka's own, after its time-out, needs nothing more.
+    /// [`Error::FencedBy`]. If Kafka fenced the producer itself, after a timeout, there is nothing more to do.
     pub fn close(&mut self) -> Result<(), Error> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
         match transactions.close(&mut self.link) {
@@ -172,7 +173,7 @@ impl KafkaSink {
         }
     }
 
-    /// Looks, for a few seconds at most, whether another instance has taken over the transactions.
+    /// Checks, for a few seconds at most, whether another instance has taken over the transactions.
     ///
     /// # Errors
     /// [`Error::FencedBy`].
@@ -195,17 +196,17 @@ impl KafkaSink {
         self.transactions.as_mut()
     }
 
-    /// A PostgreSQL transaction, or a message outside of any, is whole.
+    /// A PostgreSQL transaction, or a message outside a transaction, is complete.
     pub fn seal(&mut self, sealed: Sealed) {
         if let Some(transactions) = &mut self.transactions {
             transactions.seal(sealed);
         }
     }
 
-    /// Learns how to encode a relation and where its records go.
+    /// Prepares the encoder for a relation and opens the topic of its records.
     ///
     /// # Errors
-    /// What the encoder returns, and [`Error::Topic`].
+    /// The encoder's error, and [`Error::Topic`].
     pub fn prepare(
         &mut self,
         index: RelationIndex,
@@ -218,12 +219,12 @@ impl KafkaSink {
         Ok(prepared)
     }
 
-    /// The encoder, for what concerns relations.
+    /// The encoder.
     pub fn encoder(&mut self) -> &mut Encoder {
         &mut self.encoder
     }
 
-    /// Forgets a relation of which nothing is under way and nothing comes any more.
+    /// Forgets a relation that has nothing in flight and gets no more changes.
     pub fn forget(&mut self, index: RelationIndex, oid: u32) {
         let topic = self.encoder.forget(index, oid);
         self.link.close_relation(index);
@@ -233,9 +234,9 @@ impl KafkaSink {
         }
     }
 
-    /// All up to this position is delivered and will not be read again.
+    /// Everything up to this position is delivered and is not read again.
     pub fn has_delivered(&mut self, lsn: Lsn) {
-        // With transactions the stored position says that.
+        // With transactions, the stored position takes this role.
         if self.transactions.is_none() {
             self.dead_letters.forget_before(lsn);
         }
@@ -254,7 +255,7 @@ impl KafkaSink {
     /// Encodes a change and queues its records. Call it only while [`KafkaSink::has_room`].
     ///
     /// # Errors
-    /// What the encoder returns, and records that librdkafka refuses at once.
+    /// The encoder's error, and records that librdkafka rejects at once.
     pub fn take(&mut self, change: &Change<'_>, ticket: Ticket, now: Instant) -> Result<Taken, super::Error> {
         let truncation = matches!(change.operation, Operation::Truncate);
         if change.relation.is_none() {
@@ -265,7 +266,7 @@ impl KafkaSink {
         }
         let records = self.encoder.encode(change)?;
         let mut taken = Taken { records: 0, values: records.values() };
-        // Nothing is allocated for them while nothing is refused.
+        // Allocates nothing unless a record is rejected.
         let (mut known, mut refused) = (Vec::new(), Vec::new());
         let lsn = change.position.unit_lsn();
         let number = self.numbering.next(ticket);
@@ -324,7 +325,7 @@ impl KafkaSink {
         self.link.descriptor()
     }
 
-    /// Takes in all that librdkafka has for us: delivery reports, errors, answers.
+    /// Processes everything that librdkafka has: delivery reports, errors and answers.
     ///
     /// # Errors
     /// [`Error::Authentication`], [`Error::Fatal`], [`Error::Unreachable`], [`Error::CreateTopic`].
@@ -348,7 +349,7 @@ impl KafkaSink {
         {
             self.waiting.ensure(self.link.admin(), topic, template, now)?;
         }
-        // A report that has not been looked at may be the reason for what would fail now.
+        // A report that is not processed yet can be the cause of a failure here.
         if self.link.inbox().reports.is_empty() {
             self.conclude_failing(now)?;
             if matches!(self.delivering, Delivering::Yes) {
@@ -364,7 +365,7 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// The next records that are settled, if any.
+    /// The next settled records, if any.
     pub fn settled(&mut self, now: Instant) -> Option<Settled> {
         if let Some(ticket) = self.skipped.pop_front() {
             return Some(Settled::Delivered(ticket, 1));
@@ -376,7 +377,7 @@ impl KafkaSink {
             let report = self.link.inbox().reports.try_recv().ok()?;
             let record = self.flight.remove(report.number, report.size + RECORD_OVERHEAD_BYTES);
             if let Some(failure) = report.failure {
-                // What was given up with its transaction is purged; it comes again.
+                // Records of an aborted transaction are purged and sent again.
                 if self.transactions.as_ref().is_some_and(|transactions| transactions.is_closed()) {
                     continue;
                 }
@@ -413,12 +414,12 @@ impl KafkaSink {
         }
     }
 
-    /// Whether an answer of the cluster is waited for: a delivery report, or the end of a transactional call.
+    /// Whether the sink is waiting for the cluster: for a delivery report, or for the end of a transactional call.
     fn is_under_way(&self) -> bool {
         !self.flight.is_empty() || self.link.is_calling()
     }
 
-    /// Since when no broker answers, if so, and why.
+    /// Since when no broker answers, and why; `None` if there is no outage.
     #[must_use]
     pub fn outage(&self) -> Option<(Instant, &str)> {
         self.availability.outage()
@@ -430,7 +431,7 @@ impl KafkaSink {
         self.availability.ever_reached()
     }
 
-    /// Whether nothing is queued, held or under way.
+    /// Whether nothing is queued, held or in flight.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.flight.is_empty()
@@ -440,7 +441,7 @@ impl KafkaSink {
             && self.transactions.as_ref().is_none_or(|transactions| transactions.is_drained())
     }
 
-    /// When [`KafkaSink::serve`] has to be called again at the latest.
+    /// The time by which [`KafkaSink::serve`] must be called again.
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let is_outage = self.availability.outage().is_some();
@@ -467,7 +468,7 @@ impl KafkaSink {
                     None => Err(Error::Fatal { code, reason }),
                 }
             }
-            // A cluster that has taken us once may refuse us for a while when it restarts.
+            // A cluster that has accepted the credentials once may reject them for a while when it restarts.
             Code::Authentication | Code::SaslAuthenticationFailed if !self.availability.ever_reached() => {
                 Err(Error::Authentication { reason: error.reason.clone() })
             }
@@ -483,8 +484,8 @@ impl KafkaSink {
         }
     }
 
-    /// Sends what has waited, as far as enough is known of its topics and there is room: one TRUNCATE may name more
-    /// tables than a change has records.
+    /// Sends held records if enough is known about their topics and there is room. One TRUNCATE can name more tables
+    /// than a change has records.
     fn release(&mut self, now: Instant) -> Result<(), super::Error> {
         while self.flight.records() < RECORDS_IN_FLIGHT_MAX as usize
             && let Some(release) = self.waiting.release(self.link.admin(), now)?
@@ -504,7 +505,7 @@ impl KafkaSink {
                     held
                 }
                 Release::Skip(ticket) => {
-                    // In a transaction it settles with the others.
+                    // In a transaction it settles together with the other records.
                     if self.transactions.is_none() {
                         self.skipped.push_back(ticket);
                     }
@@ -532,10 +533,10 @@ impl KafkaSink {
     }
 }
 
-/// A record of walcat's own, which belongs to no entry.
+/// A record of walcat itself, which belongs to no entry.
 const OWN_RECORD: (Ticket, Ordinal) = (Ticket(u64::MAX), Ordinal { change: 0, record: 0 });
 
-/// What the producer needs for transactions.
+/// The producer's settings for transactions.
 fn transactional(settings: &Settings) -> Option<Transactional> {
     let own = settings.transactions.as_ref()?;
     Some(Transactional { id: own.transactional_id(), timeout: own.timeout })

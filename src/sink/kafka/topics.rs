@@ -1,6 +1,6 @@
-//! Records that wait until something is known of their topic, and what is known: which topics are there, which are
-//! compacted, and what the brokers take. One request to the cluster is under way at a time, for all that is to be known
-//! then, and none sooner than `PROBE_INTERVAL` after one that failed.
+//! Records that wait for information about their topic, and that information: which topics exist, which are compacted,
+//! and what sizes the brokers accept. At most one request to the cluster is in flight. It asks for everything that is
+//! needed at that time. After a failure, the next request is sent no sooner than `PROBE_INTERVAL` later.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,32 +18,32 @@ use crate::sink::kafka::client::request_size::{LARGE_RECORD_BYTES, Limits, REQUE
 use crate::sink::kafka::error::Error;
 use crate::sink::kafka::flight::Ordinal;
 
-/// How long one request to the cluster may take before it is sent again.
+/// The timeout for one request to the cluster; then it is sent again.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The time between two probes of a cluster that does not answer, or does not take records; and between two attempts to
-/// make a topic.
+/// The time between two probes of a cluster that does not answer or does not accept records, and between two attempts
+/// to create a topic.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Topics that one request names at most: the brokers make one after another.
+/// The maximum number of topics in one request: the brokers create them one after another.
 const TOPICS_PER_REQUEST_MAX: usize = 200;
 
-/// How long brokers that a new topic needs may take to come up.
+/// How long to wait for brokers that a new topic needs.
 pub const BROKERS_START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The words of `cleanup.policy`.
+/// Values of `cleanup.policy`.
 const COMPACT: &str = "compact";
 const DELETE: &str = "delete";
 
-/// The segment that is being written is never compacted, and all of it is read at each start.
+/// The active segment is never compacted, and walcat reads all of it at each start.
 const CHECKPOINT_SEGMENT_BYTES: u64 = 10 * 1024 * 1024;
 
-/// A record that waits, with bytes of its own.
+/// A waiting record with its own copy of the bytes.
 #[derive(Debug)]
 pub struct Held {
-    /// Where it goes.
+    /// The record's destination.
     pub destination: Destination,
-    /// That topic's name.
+    /// The name of its topic.
     pub topic: String,
     /// Its key.
     pub key: Option<Vec<u8>>,
@@ -51,13 +51,13 @@ pub struct Held {
     pub value: Option<Vec<u8>>,
     /// Its header.
     pub header: Option<(&'static str, Vec<u8>)>,
-    /// The entry it belongs to.
+    /// The entry that the record belongs to.
     pub ticket: Ticket,
-    /// The LSN of its transaction's commit; its own for a message outside of any.
+    /// The commit LSN of its transaction; its own LSN for a message outside a transaction.
     pub lsn: Lsn,
-    /// Which record of that transaction it is.
+    /// The place of the record in that transaction.
     pub ordinal: Ordinal,
-    /// A truncation's record, which a compacted topic refuses.
+    /// The record of a TRUNCATE, which a compacted topic rejects.
     pub truncation: bool,
 }
 
@@ -70,18 +70,18 @@ impl Held {
     }
 }
 
-/// What becomes of the record that has waited longest.
+/// What to do with the record that has waited longest.
 #[derive(Debug)]
 pub enum Release {
-    /// It can be sent.
+    /// Send it.
     Send(Held),
-    /// It can be sent if what it is compressed to is within these limits.
+    /// Send it if its compressed size is within these limits.
     Judge(Held, Limits),
-    /// It is left out, and its ticket is settled.
+    /// Skip it and settle its ticket.
     Skip(Ticket),
 }
 
-/// What the cluster is asked.
+/// A question to the cluster.
 #[derive(Debug)]
 enum Question {
     Probe,
@@ -91,7 +91,7 @@ enum Question {
     Broker,
 }
 
-/// The request to the cluster that is under way.
+/// The request to the cluster that is in flight.
 #[derive(Debug)]
 struct Request {
     id: RequestId,
@@ -100,43 +100,44 @@ struct Request {
 }
 
 impl Request {
-    /// When it is given up, if it is not answered. librdkafka answers sooner by itself, and a probe's failure is wanted.
+    /// When an unanswered request is abandoned. librdkafka itself answers sooner, and walcat needs the failure of a
+    /// probe.
     fn given_up_at(&self) -> Instant {
         self.sent_at + 2 * ADMIN_TIMEOUT
     }
 }
 
-/// The records that wait, and the knowledge that they wait for.
+/// The waiting records and the information that they wait for.
 #[derive(Debug)]
 pub struct Waiting {
-    /// How missing topics are made; none to leave that to the broker.
+    /// How to create missing topics; `None` to leave that to the broker.
     template: Option<TopicTemplate>,
     request: Option<Request>,
-    /// Nothing is asked before.
+    /// No request is sent before this time.
     not_before: Option<Instant>,
     probed_at: Option<Instant>,
-    /// Topics that were made, or found when they were to be made.
+    /// Topics that were created or already existed.
     existing: HashSet<String>,
-    /// Those of them that may not be made, and need not be there.
+    /// Those of them that walcat may not create; they may not exist.
     denied: HashSet<String>,
-    /// How the topics are configured, as far as it was asked; none where it is not known.
+    /// The configuration of the topics that were described; `None` if it is unknown.
     topics: HashMap<String, Option<Configuration>>,
-    /// The same of `socket.request.max.bytes`, which every broker is taken to have alike.
+    /// The same for `socket.request.max.bytes`, which is assumed to be equal on all brokers.
     request_bytes_max: Option<Option<u64>>,
-    /// `max.message.bytes` of a topic, asked for the record that has waited longest; none where it is not known.
+    /// `max.message.bytes` of the topic of the record that has waited longest; `None` if it is unknown.
     message_bytes_max: Option<(String, Option<u64>)>,
     /// No broker is known yet that could be asked.
     wants_broker: bool,
-    /// The cluster has answered this producer.
+    /// The cluster has answered a request of this producer.
     was_answered: bool,
-    /// Since when too few brokers are up for a new topic, and how long that is waited for.
+    /// When the brokers were first too few for a new topic, and how long to wait for more.
     too_few_since: Option<Instant>,
     too_few_limit: Duration,
     held: VecDeque<Held>,
 }
 
 impl Waiting {
-    /// Nothing waits, and nothing was asked yet.
+    /// The start: no records and no information.
     #[must_use]
     pub fn new(template: Option<TopicTemplate>, too_few_limit: Duration) -> Self {
         Waiting {
@@ -163,8 +164,8 @@ impl Waiting {
         self.held.is_empty()
     }
 
-    /// Whether a record of so many bytes has to wait: for what is to be known of its topic or the brokers, or behind another
-    /// one.
+    /// Whether a record of this size must wait: for information about its topic or the brokers, or behind another
+    /// record.
     #[must_use]
     pub fn must_wait(&self, topic: &str, truncation: bool, bytes: usize) -> bool {
         !self.held.is_empty()
@@ -173,21 +174,22 @@ impl Waiting {
             || self.is_questionable(bytes)
     }
 
-    /// Nothing is sent to a topic any more.
+    /// Forgets a topic that gets no more records.
     pub fn forget(&mut self, topic: &str) {
         self.existing.remove(topic);
         self.topics.remove(topic);
     }
 
-    /// Keeps a record.
+    /// Holds a record.
     pub fn hold(&mut self, record: Held) {
         self.held.push_back(record);
     }
 
-    /// Takes out the record that has waited longest if enough is known now; else asks for what is missing, of all that wait.
+    /// Removes the record that has waited longest, if enough is known about its topic. Otherwise requests the missing
+    /// information for all waiting records.
     ///
     /// # Errors
-    /// [`Error::CreateTopic`] when librdkafka refuses to ask.
+    /// [`Error::CreateTopic`] if librdkafka rejects the request.
     pub fn release(&mut self, admin: &Admin, now: Instant) -> Result<Option<Release>, Error> {
         self.wants_broker = false;
         let Some(front) = self.held.front() else {
@@ -222,7 +224,7 @@ impl Waiting {
         }
         if self.is_questionable(bytes) {
             let Some(request_bytes_max) = self.request_bytes_max else { return Ok(None) };
-            // Asked anew for each: it may have been raised since, which is what the hint says.
+            // Requested for each record: the limit may have been raised since, as the hint advises.
             let Some((_, message_bytes_max)) = self.message_bytes_max.take_if(|(asked, _)| *asked == topic) else {
                 if self.is_free() {
                     self.sent(admin.describe_topics(&[&topic]), Question::Limit { topic }, now);
@@ -243,7 +245,7 @@ impl Waiting {
         }
     }
 
-    /// Whether a topic is there; asks for it to be made as long as it is not.
+    /// Whether a topic exists; requests its creation until it does.
     ///
     /// # Errors
     /// [`Error::CreateTopic`].
@@ -263,10 +265,10 @@ impl Waiting {
         Ok(false)
     }
 
-    /// The same for the checkpoint topic, of which nothing may be deleted by age or size.
+    /// The same for the checkpoint topic, whose records must not be deleted by age or size.
     ///
     /// # Errors
-    /// [`Error::CreateTopic`], and [`Error::CheckpointPolicy`] for a topic that was made otherwise.
+    /// [`Error::CreateTopic`], and [`Error::CheckpointPolicy`] for a topic with another policy.
     pub fn ensure_checkpoints(&mut self, admin: &Admin, topic: &str, now: Instant) -> Result<bool, Error> {
         let template = TopicTemplate {
             partitions: 1,
@@ -293,14 +295,14 @@ impl Waiting {
         }
     }
 
-    /// Whether the cluster has refused to make a topic.
+    /// Whether the cluster has refused to create a topic.
     #[must_use]
     pub fn is_denied(&self, topic: &str) -> bool {
         self.denied.contains(topic)
     }
 
-    /// The producer is another one: what it was asked will not be answered, and what waited will come again. What was known
-    /// of topics is asked again: one that was deleted may be why.
+    /// The producer was replaced: its requests stay unanswered, and waiting records are read again. Information about
+    /// topics is requested again because a deleted topic may be the reason.
     pub fn renew(&mut self) {
         self.held.clear();
         self.existing.clear();
@@ -314,8 +316,8 @@ impl Waiting {
         self.was_answered = false;
     }
 
-    /// Asks whether the cluster is there, unless a request is under way or it was asked a moment ago: one that answers and
-    /// takes no records would be asked without end.
+    /// Checks that the cluster answers, unless a request is in flight or the last probe is recent: otherwise a cluster
+    /// that answers but accepts no records would be probed continuously.
     pub fn probe(&mut self, admin: &Admin, now: Instant) {
         if self.is_free() && self.probed_at.is_none_or(|at| now >= at + PROBE_INTERVAL) {
             self.probed_at = Some(now);
@@ -323,15 +325,15 @@ impl Waiting {
         }
     }
 
-    /// Takes the cluster's answer.
+    /// Processes an answer of the cluster.
     ///
     /// # Errors
-    /// [`Error::CreateTopic`] when a topic cannot be made.
+    /// [`Error::CreateTopic`] if a topic cannot be created.
     pub fn handle(&mut self, answer: Answer, availability: &mut Availability, now: Instant) -> Result<(), Error> {
         let is_an_answer = answer.content.is_an_answer();
         self.was_answered |= is_an_answer;
         let Some(request) = self.request.take_if(|request| request.id == answer.to) else {
-            // To a request that was given up.
+            // The answer to an abandoned request.
             if is_an_answer {
                 availability.answered();
             }
@@ -363,14 +365,14 @@ impl Waiting {
         Ok(())
     }
 
-    /// Time has passed: a request that has taken too long is given up, and a pause ends.
+    /// Time has passed: abandons a request that takes too long, and ends a pause.
     pub fn tick(&mut self, now: Instant) {
         self.request.take_if(|request| now >= request.given_up_at());
         self.not_before.take_if(|at| now >= *at);
     }
 
-    /// When [`Waiting::tick`] has to be called again at the latest, and then whatever asks. `wants_probe` says whether
-    /// [`Waiting::probe`] is wanted.
+    /// The time by which [`Waiting::tick`], then the method that sends requests, must be called again. `wants_probe`
+    /// says whether [`Waiting::probe`] is needed.
     #[must_use]
     pub fn deadline(&self, wants_probe: bool) -> Option<Instant> {
         let is_probing = wants_probe || self.wants_broker;
@@ -392,17 +394,17 @@ impl Waiting {
             match result {
                 Ok(()) => info!(topic = topic.as_str(); "topic created"),
                 Err(error) if error.code == Code::TopicAlreadyExists => {}
-                // It may be there all the same: the broker has the last word on its records.
+                // The topic may still exist: the broker decides when it gets the records.
                 Err(error)
                     if matches!(error.code, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) =>
                 {
-                    warn!(topic = topic.as_str(), error:% = error.code; "topics may not be created here: it has to be there");
+                    warn!(topic = topic.as_str(), error:% = error.code; "not authorized to create a topic; it must already exist");
                     self.denied.insert(topic.clone());
                 }
                 Err(error) if error.code == Code::InvalidReplicationFactor && self.may_come_up(now) => {
                     if self.too_few_since.is_none() {
                         self.too_few_since = Some(now);
-                        warn!(topic = topic.as_str(), error = error.message.as_str(); "a topic cannot be made yet: trying again");
+                        warn!(topic = topic.as_str(), error = error.message.as_str(); "cannot create a topic yet; retrying");
                     }
                     self.not_before = Some(now + PROBE_INTERVAL);
                     availability.answered();
@@ -423,7 +425,7 @@ impl Waiting {
         Ok(())
     }
 
-    /// Whether brokers that a new topic needs may still be starting.
+    /// Whether the brokers that a new topic needs may still be starting.
     fn may_come_up(&self, now: Instant) -> bool {
         self.too_few_since.is_none_or(|since| now.saturating_duration_since(since) < self.too_few_limit)
     }
@@ -441,13 +443,13 @@ impl Waiting {
             };
             let is_for_truncation = self.held.iter().any(|held| held.truncation && held.topic == topic);
             if is_for_truncation && has_word(policy_of(known.as_ref()), COMPACT) {
-                warn!(topic = topic.as_str(); "truncations are skipped: a compacted topic takes no record without a key");
+                warn!(topic = topic.as_str(); "skipping truncations: a compacted topic rejects records without a key");
             }
             self.topics.insert(topic, known);
         }
     }
 
-    /// What is known by an answer, `Some(None)` where it cannot be known; none where it is to be asked for again.
+    /// The information in an answer: `Some(None)` if it is not available, `None` if it must be requested again.
     fn known(
         &mut self,
         result: Result<Configuration, AdminError>,
@@ -459,15 +461,15 @@ impl Waiting {
                 availability.answered();
                 Some(Some(known))
             }
-            // During an outage the question is asked again; a cluster that takes records but does not answer it, such as one
-            // that does not know the request, need not be asked twice.
+            // During an outage the request is repeated. A cluster that accepts records but does not answer this
+            // request, for example because it does not support it, is not asked twice.
             Err(error) if is_transient(error.code) && !availability.is_reachable() => {
                 self.ask_later(&error, availability, now);
                 None
             }
-            // Not there yet, or not ours to see: the broker has the last word on the record.
+            // The topic does not exist yet or may not be described: the broker decides when it gets the record.
             Err(error) => {
-                debug!(error:% = error.code; "the cluster does not tell how it is configured");
+                debug!(error:% = error.code; "the cluster did not return its configuration");
                 Some(None)
             }
         }
@@ -477,7 +479,7 @@ impl Waiting {
         match admin.broker_id() {
             Some(id) if self.is_free() => self.sent(admin.describe_broker(id), Question::Broker, now),
             Some(_) => {}
-            // Its answers name no broker, so it is a very old one.
+            // The answers name no broker, so the cluster is very old.
             None if self.was_answered => self.request_bytes_max = Some(None),
             None => {
                 self.wants_broker = true;
@@ -524,26 +526,26 @@ impl Waiting {
         self.not_before = Some(now + PROBE_INTERVAL);
     }
 
-    /// Whether a request may be sent: none is under way, and the pause after a failure is over.
+    /// Whether a request can be sent: none is in flight, and the pause after a failure is over.
     fn is_free(&self) -> bool {
         self.not_before.is_none() && self.request.is_none()
     }
 }
 
-/// The topics of these records, each once, and no more than one request may name.
+/// The distinct topics of these records, up to the limit of one request.
 fn distinct<'a>(records: impl Iterator<Item = &'a Held>) -> Vec<String> {
     let mut seen = HashSet::new();
     let first = records.filter(|held| seen.insert(held.topic.as_str()));
     first.map(|held| held.topic.clone()).take(TOPICS_PER_REQUEST_MAX).collect()
 }
 
-/// What was answered of the one name that was asked about.
+/// The answer for the only name in the request.
 fn only<T>(each: Each<T>) -> Result<T, AdminError> {
     let silence = AdminError { code: Code::OperationTimedOut, message: "no answer".to_owned() };
     each?.into_iter().next().map_or(Err(silence), |(_, result)| result)
 }
 
-/// The result of each name that was asked about: what was answered of all of them is so of each.
+/// The result for each name in the request; an answer to the whole request applies to each name.
 fn for_each<T>(names: Vec<String>, each: Each<T>) -> Vec<(String, Result<T, AdminError>)> {
     match each {
         Ok(mut each) => {
@@ -561,12 +563,12 @@ fn policy_of(known: Option<&Configuration>) -> Option<&str> {
     known.map(|known| known.cleanup_policy.as_str())
 }
 
-/// Whether a `cleanup.policy`, such as `compact,delete`, has this word.
+/// Whether a `cleanup.policy`, such as `compact,delete`, contains this word.
 fn has_word(policy: Option<&str>, word: &str) -> bool {
     policy.is_some_and(|policy| policy.split(',').any(|found| found.trim() == word))
 }
 
-/// Whether the cluster may answer the same request otherwise a little later.
+/// Whether the cluster may answer the same request differently a little later.
 fn is_transient(code: Code) -> bool {
     matches!(
         code,
@@ -595,7 +597,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A client that reaches nobody. Fields are dropped in order.
+    /// A client that reaches no broker. Fields are dropped in order.
     struct Alone {
         admin: Admin,
         _producer: BaseProducer<Context>,
@@ -652,7 +654,7 @@ mod tests {
         let later = now + 2 * ADMIN_TIMEOUT;
         waiting.tick(later);
         assert!(waiting.release(&alone.admin, later).unwrap().is_none(), "its policy is asked for");
-        // The probe's, which says nothing of the topic.
+        // The answer to the probe; it says nothing about the topic.
         let late = Content::Configurations(Err(error(Code::OperationTimedOut)));
         waiting.handle(answer(0, late), &mut availability, later).unwrap();
         assert!(waiting.release(&alone.admin, later).unwrap().is_none(), "a truncation for a compacted topic was sent");
@@ -682,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_fails_tells_of_an_outage_however_late() {
+    fn a_probe_that_fails_reports_an_outage_however_late() {
         let (alone, now) = (alone(), Instant::now());
         let mut availability = Availability::new(None, now);
         let mut waiting = Waiting::new(None, SECOND);
@@ -722,7 +724,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_brokers_for_a_topic_are_waited_for_and_not_for_ever() {
+    fn too_few_brokers_for_a_topic_are_waited_for_up_to_a_limit() {
         let (alone, mut now) = (alone(), Instant::now());
         let mut availability = Availability::new(None, now);
         let mut waiting = Waiting::new(Some(template()), 3 * SECOND);
@@ -756,7 +758,7 @@ mod tests {
         waiting.hold(held("t", false, large));
         assert!(waiting.release(&alone.admin, now).unwrap().is_none(), "no broker is known yet");
         assert!(waiting.deadline(false).is_some(), "nothing would ask again");
-        // An answer, and still no broker has a name: there is nobody to be asked.
+        // An answer, but still no broker has a name: there is no broker to ask.
         let known = Content::Configurations(Ok(vec![configured("__walcat.probe", "delete")]));
         waiting.handle(answer(0, known), &mut availability, now).unwrap();
         assert!(matches!(waiting.release(&alone.admin, now).unwrap(), Some(Release::Send(_))));
