@@ -1,7 +1,8 @@
-//! Questions to the cluster that do not block the loop: is it there, make this topic, how is that topic kept.
+//! Requests to the cluster that do not block the loop: check that it answers, create topics, and describe
+//! configurations.
 //!
-//! Source: librdkafka's `rdkafka.h`, "Admin API". The answers come to a queue of their own, each with the number of its
-//! request: one that was given up may be answered after the next one was sent.
+//! Source: librdkafka's `rdkafka.h`, "Admin API". The answers arrive on a separate queue, each with the number of its
+//! request, because the answer to an abandoned request can arrive after the next request was sent.
 
 #![allow(unsafe_code, reason = "calls librdkafka")]
 
@@ -16,51 +17,51 @@ use rdkafka::error::{IsError, RDKafkaErrorCode};
 
 use crate::sink::kafka::client::ffi::{Native, Queue, Wake, text};
 
-/// A refusal or a failure of a request.
+/// A rejected or failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminError {
     /// The broker's or librdkafka's code.
     pub code: RDKafkaErrorCode,
-    /// Their words.
+    /// The message of the broker or librdkafka.
     pub message: String,
 }
 
 impl AdminError {
-    /// Whether a broker answered, though with an error: librdkafka's own codes say that none did, but for a request that
-    /// the broker is known not to take.
+    /// Whether a broker answered, even with an error. librdkafka's own codes mean that no broker did, except the code
+    /// for a request that the broker is known not to support.
     #[must_use]
     pub fn is_an_answer(&self) -> bool {
         self.code as i32 >= 0 || self.code == RDKafkaErrorCode::UnsupportedFeature
     }
 }
 
-/// Names a request, so that its answer is not taken for that of another one.
+/// Identifies a request, so that its answer is not mistaken for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId(pub(in crate::sink::kafka) usize);
 
 /// What the cluster answered.
 #[derive(Debug)]
 pub struct Answer {
-    /// The request that is answered.
+    /// The answered request.
     pub to: RequestId,
-    /// What of.
+    /// The content of the answer.
     pub content: Content,
 }
 
-/// What the cluster said of each topic or broker, by name, or why it said nothing.
+/// The cluster's answer for each topic or broker, by name, or the error of the whole request.
 pub type Each<T> = Result<Vec<(String, Result<T, AdminError>)>, AdminError>;
 
-/// What an answer says.
+/// The content of an answer.
 #[derive(Debug)]
 pub enum Content {
-    /// These topics were made, or not.
+    /// The result of creating these topics.
     TopicsCreated(Each<()>),
-    /// How these topics, or this broker, are configured.
+    /// The configuration of these topics, or of this broker.
     Configurations(Each<Configuration>),
 }
 
 impl Content {
-    /// Whether a broker answered, though with an error.
+    /// Whether a broker answered, even with an error.
     #[must_use]
     pub fn is_an_answer(&self) -> bool {
         fn check<T>(each: &Each<T>) -> bool {
@@ -77,12 +78,12 @@ impl Content {
     }
 }
 
-/// The settings that matter here, as far as a topic or a broker has them.
+/// The settings that walcat needs, as far as a topic or a broker has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configuration {
     /// `cleanup.policy` of a topic, such as `delete`, `compact` or `compact,delete`.
     pub cleanup_policy: String,
-    /// `max.message.bytes` of a topic: of a batch, as it is sent.
+    /// `max.message.bytes` of a topic: the limit for a batch as it is sent.
     pub message_bytes_max: Option<u64>,
     /// `auto.create.topics.enable` of a broker.
     pub creates_topics: Option<bool>,
@@ -90,20 +91,20 @@ pub struct Configuration {
     pub request_bytes_max: Option<u64>,
 }
 
-/// A topic to make.
+/// A topic to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTopic {
     /// Its name.
     pub name: String,
-    /// How many partitions; -1 for the broker's default.
+    /// The number of partitions; -1 for the broker's default.
     pub partitions: i32,
-    /// How many replicas; -1 for the broker's default.
+    /// The number of replicas; -1 for the broker's default.
     pub replication_factor: i32,
     /// Its configuration.
     pub properties: Vec<(String, String)>,
 }
 
-/// Asks the cluster and gives its answers.
+/// Sends requests to the cluster and returns its answers.
 #[derive(Debug)]
 pub struct Admin {
     queue: Queue,
@@ -113,7 +114,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// `timeout` bounds each request.
+    /// `timeout` applies to each request.
     #[must_use]
     pub fn new(client: Native, wake: &Wake, timeout: Duration) -> Option<Self> {
         let queue = Queue::own(client)?;
@@ -121,13 +122,14 @@ impl Admin {
         Some(Admin { queue, client, timeout, next: Cell::new(0) })
     }
 
-    /// Asks whether any broker answers, by the configuration of a topic that need not be there. Not by DescribeCluster:
-    /// librdkafka 2.12 ends the process when its answer names no broker, as that of one that has just been frozen does.
+    /// Checks whether any broker answers, by describing a topic that need not exist. It does not use DescribeCluster:
+    /// librdkafka 2.12 aborts the process if the answer names no broker, which happens with a broker that has just been
+    /// frozen.
     pub fn probe(&self) -> RequestId {
         self.describe_topics(&["__walcat.probe"])
     }
 
-    /// A broker of the cluster, once one is known.
+    /// A broker of the cluster, or `None` while none is known.
     #[must_use]
     pub fn broker_id(&self) -> Option<i32> {
         // SAFETY: the client lives as Native states; a time-out of 0 does not wait.
@@ -135,15 +137,15 @@ impl Admin {
         (id >= 0).then_some(id)
     }
 
-    /// Asks for topics to be made, at least one.
+    /// Requests the creation of at least one topic.
     ///
     /// # Errors
-    /// When librdkafka refuses a name or a number.
+    /// If librdkafka rejects a name or a number.
     pub fn create_topics(&self, topics: &[NewTopic]) -> Result<RequestId, AdminError> {
         self.ask_for_topics(topics, false)
     }
 
-    /// Asks whether topics would be made, and does not make them.
+    /// Requests a check of whether topics could be created; creates none.
     ///
     /// # Errors
     /// Those of [`Admin::create_topics`].
@@ -161,7 +163,7 @@ impl Admin {
             rd::rd_kafka_AdminOptions_set_validate_only(options.0.as_ptr(), flag, std::ptr::null_mut(), 0)
         };
         if code.is_error() {
-            let message = "librdkafka does not take the option validate_only".to_owned();
+            let message = "librdkafka rejected the option validate_only".to_owned();
             return Err(AdminError { code: code.into(), message });
         }
         // SAFETY: client, options, queue and the array of topics are live; the request copies the topics.
@@ -182,7 +184,7 @@ impl Admin {
             code: RDKafkaErrorCode::InvalidArgument,
             message: format!("topic {}: {message}", topic.name),
         };
-        let c_text = |text: &str| CString::new(text).map_err(|_| refused("a NUL byte in its name or properties"));
+        let c_text = |text: &str| CString::new(text).map_err(|_| refused("the name or a property contains a NUL byte"));
         let name = c_text(&topic.name)?;
         // SAFETY: the name is copied; a null error buffer of size 0 is allowed ("errstr ... may be NULL").
         let new = unsafe {
@@ -200,18 +202,18 @@ impl Admin {
             // SAFETY: the handle is live and both texts are copied.
             let code = unsafe { rd::rd_kafka_NewTopic_set_config(new.0.as_ptr(), key.as_ptr(), value.as_ptr()) };
             if code.is_error() {
-                return Err(refused("a property is refused"));
+                return Err(refused("librdkafka rejected a property"));
             }
         }
         Ok(new)
     }
 
-    /// Asks how topics are configured, at least one.
+    /// Requests the configuration of at least one topic.
     pub fn describe_topics(&self, names: &[&str]) -> RequestId {
         self.describe(rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC, names)
     }
 
-    /// Asks how a broker is configured: the broker itself answers.
+    /// Requests the configuration of a broker from that broker.
     pub fn describe_broker(&self, id: i32) -> RequestId {
         self.describe(rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_BROKER, &[&id.to_string()])
     }
@@ -238,7 +240,7 @@ impl Admin {
         id
     }
 
-    /// The next answer, if one is there.
+    /// The next answer, if any.
     pub fn poll(&self) -> Option<Answer> {
         // SAFETY: the queue is live; a time-out of 0 does not wait; the event is destroyed by its owner below.
         let event = Event(NonNull::new(unsafe { rd::rd_kafka_queue_poll(self.queue.raw(), 0) })?);
@@ -259,11 +261,12 @@ impl Admin {
     }
 
     fn options(&self, operation: Operation) -> (Options, RequestId) {
-        // SAFETY: the client is live. The call returns null only for an operation it does not know, which these are not.
+        // SAFETY: the client is live. The call returns null only for an unknown operation, and both operations are
+        // known.
         let options = unsafe { rd::rd_kafka_AdminOptions_new(self.client.raw(), operation) };
         let options = Options(NonNull::new(options).expect("librdkafka knows its own admin operations"));
         let timeout_ms = c_int::try_from(self.timeout.as_millis()).unwrap_or(c_int::MAX);
-        // SAFETY: the options are live; a refusal leaves the default, which is good too.
+        // SAFETY: the options are live; if the call fails, the default timeout is acceptable.
         unsafe {
             rd::rd_kafka_AdminOptions_set_request_timeout(options.0.as_ptr(), timeout_ms, std::ptr::null_mut(), 0);
         }
@@ -361,7 +364,7 @@ impl Event {
     }
 }
 
-/// Reads a resource that belongs to a live event.
+/// Reads a resource of a live event.
 fn configuration(resource: *const rd::rd_kafka_ConfigResource_t) -> Configuration {
     let mut found = Configuration::default();
     let mut count = 0;

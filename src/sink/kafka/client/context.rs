@@ -1,7 +1,8 @@
-//! What librdkafka tells us while its main queue is served: delivery reports, errors, log lines.
+//! The callbacks of librdkafka while its main queue is served: delivery reports, errors and log lines.
 //!
-//! The callbacks run inside our own `poll`, on the loop's thread (or where a producer that was given up ends), so a full
-//! channel would wait for ourselves for ever: the channels are as long as what can be in flight, and are only tried. A report of success allocates nothing.
+//! The callbacks run inside our own `poll`, on the loop's thread (or on the thread where a discarded producer ends). A
+//! full channel would therefore deadlock: the channels have room for everything in flight, and the callbacks never
+//! block on them. A report of success allocates nothing.
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use log::log;
@@ -13,23 +14,23 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use crate::sink::kafka::flight::RecordNumber;
 
-/// Errors kept until the loop looks at them; more are dropped, since they repeat.
+/// The maximum number of errors kept until the loop reads them; more are dropped because they repeat.
 const ERRORS_MAX: usize = 64;
 
-/// What became of one record.
+/// The result for one record.
 #[derive(Debug)]
 pub struct Report {
-    /// The number that it was queued with.
+    /// The number under which the record was queued.
     pub number: RecordNumber,
-    /// Bytes of key and value, as they were counted when it was queued.
+    /// The size of key and value, as counted when the record was queued.
     pub size: usize,
-    /// Its place in its partition; negative where it is not known.
+    /// The record's offset in its partition; negative if it is unknown.
     pub offset: i64,
-    /// Why it failed for good, if it did.
+    /// The reason, if the delivery permanently failed.
     pub failure: Option<Failure>,
 }
 
-/// A record that Kafka refused.
+/// A record that Kafka rejected.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// The broker's or librdkafka's code.
@@ -43,7 +44,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Whether another attempt would be refused too: for what the record is, or for its topic.
+    /// Whether another attempt would be rejected too, because of the record itself or its topic.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         matches!(
@@ -59,9 +60,9 @@ impl Failure {
     }
 }
 
-/// The code of a record that librdkafka reports as delivered without an offset: it concludes so when a later request for the
-/// partition has succeeded ("implicitly acked"). A broker that knows nothing of the producer yet takes any first
-/// sequence, so after a change of the leader the record may not be there at all.
+/// The code for a record that librdkafka reports as delivered without an offset. librdkafka assumes delivery when a
+/// later request for the partition has succeeded ("implicitly acked"). A broker without state of the producer accepts
+/// any first sequence number, so after a change of the leader the record may be missing.
 pub const UNPROVEN: RDKafkaErrorCode = RDKafkaErrorCode::Inconsistent;
 
 /// An error that belongs to no record.
@@ -69,11 +70,11 @@ pub const UNPROVEN: RDKafkaErrorCode = RDKafkaErrorCode::Inconsistent;
 pub struct ClientError {
     /// librdkafka's code.
     pub code: RDKafkaErrorCode,
-    /// Its words.
+    /// librdkafka's message.
     pub reason: String,
 }
 
-/// The ends of the channels that the sink reads.
+/// The receiving ends of the channels.
 #[derive(Debug)]
 pub struct Inbox {
     /// One report per record.
@@ -82,7 +83,7 @@ pub struct Inbox {
     pub errors: Receiver<ClientError>,
 }
 
-/// The callbacks.
+/// The sending ends of the channels, filled by the callbacks.
 #[derive(Debug)]
 pub struct Context {
     reports: Sender<Report>,
@@ -90,7 +91,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// Callbacks and the inbox they fill. `records_max` is what can be in flight.
+    /// Creates the callbacks and the inbox that they fill. `records_max` is the maximum number of records in flight.
     #[must_use]
     pub fn new(records_max: usize) -> (Self, Inbox) {
         let (report_sender, reports) = bounded(records_max);
@@ -102,14 +103,14 @@ impl Context {
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        // A full channel holds the same error many times already.
+        // A full channel already holds the same error many times.
         let _ = self.errors.try_send(ClientError { code, reason: reason.to_owned() });
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(level, facility, message);
-        // A connection that is closed while it is made is an error to nobody but the log: that is how a port that speaks TLS
-        // answers plain text.
+        // A connection that is closed while it is being established is reported only in the log: a TLS port answers
+        // plaintext in this way.
         if facility == "FAIL" {
             let reason = message.split_once("]: ").map_or(message, |(_, reason)| reason).to_owned();
             let _ = self.errors.try_send(ClientError { code: RDKafkaErrorCode::BrokerTransportFailure, reason });
@@ -117,7 +118,7 @@ impl ClientContext for Context {
     }
 }
 
-/// librdkafka's own errors are states that it goes on from: the sink says what they mean.
+/// librdkafka recovers from its own errors; the sink decides what they mean.
 pub(in crate::sink::kafka) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     let level = match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => log::Level::Warn,
@@ -146,10 +147,10 @@ impl ProducerContext for Context {
             value_bytes: message.payload_len(),
         });
         let size = message.key_len() + message.payload_len();
-        // The channel is as long as what can be in flight, so there is room; a producer that was given up has no readers.
+        // The channel has room for everything in flight. A discarded producer has no receiver.
         let sent =
             self.reports.try_send(Report { number: RecordNumber(opaque), size, offset: message.offset(), failure });
         let is_full = matches!(sent, Err(TrySendError::Full(_)));
-        assert!(!is_full, "more delivery reports than records in flight");
+        assert!(!is_full, "librdkafka sent more delivery reports than there are records in flight");
     }
 }

@@ -1,10 +1,10 @@
-//! librdkafka's calls that rust-rdkafka does not offer: records through a kept topic handle, and the wake-up of one
-//! poll by librdkafka's queues.
+//! Calls of librdkafka that rust-rdkafka does not offer: producing records with a cached topic handle, and waking a
+//! single poll through librdkafka's queues.
 //!
 //! Source: librdkafka's `rdkafka.h`. Handles belong to a producer and are destroyed before it: [`Native`] is a borrowed
-//! pointer, and its owners (`Link`, `Inquiry`) declare handles and queues before the producer, and the wake-up after it.
-//! All calls come from one thread, but for those of `transaction_thread`, which has a share of the producer: librdkafka may
-//! be called from any thread.
+//! pointer, and its owners (`Link`, `Inquiry`) declare handles and queues before the producer and the wake-up after it.
+//! All calls come from one thread, except those of `transaction_thread`, which shares the producer: librdkafka is
+//! thread-safe.
 
 #![allow(unsafe_code, reason = "calls librdkafka")]
 
@@ -19,15 +19,15 @@ use rdkafka::error::{IsError, RDKafkaErrorCode};
 
 use crate::sink::kafka::flight::RecordNumber;
 
-/// RD_KAFKA_PARTITION_UA, which the bindings leave out: the partitioner chooses.
+/// RD_KAFKA_PARTITION_UA, which the bindings omit: the partitioner chooses the partition.
 const PARTITION_UNASSIGNED: i32 = -1;
 
-/// A producer's native client, borrowed: valid as long as the producer lives.
+/// A borrowed native client of a producer; valid as long as the producer lives.
 #[derive(Clone, Copy, Debug)]
 pub struct Native(NonNull<rd::rd_kafka_t>);
 
 impl Native {
-    /// Takes the pointer that `Client::native_ptr` returned; none when it is null.
+    /// Wraps the pointer from `Client::native_ptr`; `None` if it is null.
     #[must_use]
     pub fn new(client: *mut rd::rd_kafka_t) -> Option<Self> {
         NonNull::new(client).map(Native)
@@ -57,7 +57,7 @@ pub fn property_names() -> Vec<String> {
     names
 }
 
-/// The value that a client has for a property.
+/// The value of a property in a client.
 #[must_use]
 pub fn property(client: Native, name: &CStr) -> Option<String> {
     let mut value = [0_u8; 64];
@@ -89,7 +89,7 @@ pub struct Header<'a> {
     pub value: &'a [u8],
 }
 
-/// A topic's handle: records go to it without a look-up by name.
+/// A topic handle: records need no look-up of the topic by name.
 #[derive(Debug)]
 pub struct Topic {
     handle: NonNull<rd::rd_kafka_topic_t>,
@@ -97,10 +97,10 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// A handle with the producer's default topic configuration.
+    /// Creates a handle with the producer's default topic configuration.
     ///
     /// # Errors
-    /// The code that librdkafka gives, for a name that it refuses.
+    /// librdkafka's code if it rejects the name.
     pub fn new(client: Native, name: &str) -> Result<Self, RDKafkaErrorCode> {
         let name = CString::new(name).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
         // SAFETY: the client lives as Native states, the name is copied, and null stands for the default configuration.
@@ -108,10 +108,10 @@ impl Topic {
         NonNull::new(handle).map(|handle| Topic { handle, client }).ok_or_else(last_error)
     }
 
-    /// Queues a record; librdkafka copies key and value. The number comes back with the delivery report.
+    /// Queues a record. librdkafka copies key and value. The delivery report returns the number.
     ///
     /// # Errors
-    /// `QueueFull` when the record may be offered again later; any other code refuses it.
+    /// `QueueFull` if the record can be offered again later; any other code rejects it.
     pub fn produce(
         &self,
         key: Option<&[u8]>,
@@ -125,7 +125,7 @@ impl Topic {
         }
     }
 
-    /// The same for the first partition, whatever the key.
+    /// Does the same for the first partition, regardless of the key.
     ///
     /// # Errors
     /// Those of [`Topic::produce`].
@@ -207,7 +207,7 @@ impl Drop for Topic {
     }
 }
 
-/// A queue of librdkafka's, with a reference of our own.
+/// A queue of librdkafka, with our own reference.
 #[derive(Debug)]
 pub struct Queue(NonNull<rd::rd_kafka_queue_t>);
 
@@ -219,21 +219,21 @@ impl Queue {
         NonNull::new(unsafe { rd::rd_kafka_queue_get_main(client.raw()) }).map(Queue)
     }
 
-    /// A queue of its own, for the answers of admin requests.
+    /// A separate queue for the answers to admin requests.
     #[must_use]
     pub fn own(client: Native) -> Option<Self> {
         // SAFETY: the client lives as Native states; the queue is destroyed in Drop.
         NonNull::new(unsafe { rd::rd_kafka_queue_new(client.raw()) }).map(Queue)
     }
 
-    /// How many events wait in it.
+    /// The number of events in the queue.
     #[must_use]
     pub fn length(&self) -> usize {
         // SAFETY: the queue is live until Drop.
         unsafe { rd::rd_kafka_queue_length(self.0.as_ptr()) }
     }
 
-    /// Has librdkafka write to `wake` whenever the queue goes from empty to not empty.
+    /// Makes librdkafka write to `wake` whenever the queue becomes non-empty.
     pub fn wake_by(&self, wake: &Wake) {
         const ONE: u64 = 1;
         let payload = ptr::from_ref(&ONE).cast();
@@ -258,15 +258,15 @@ impl Drop for Queue {
     }
 }
 
-/// An eventfd that librdkafka writes to and the poll waits for.
+/// An eventfd that librdkafka writes to and the poll waits on.
 #[derive(Debug)]
 pub struct Wake(File);
 
 impl Wake {
-    /// A descriptor that does not block.
+    /// Creates a non-blocking descriptor.
     ///
     /// # Errors
-    /// When the operating system has no descriptor left.
+    /// If no descriptor is available.
     pub fn new() -> io::Result<Self> {
         // SAFETY: takes two numbers; the result is checked.
         let descriptor = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
@@ -277,34 +277,34 @@ impl Wake {
         Ok(Wake(unsafe { File::from_raw_fd(descriptor) }))
     }
 
-    /// The descriptor to wait for.
+    /// The descriptor to poll.
     #[must_use]
     pub fn descriptor(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 
-    /// The same for another thread, which wakes by it.
+    /// A duplicate for another thread to wake the poll with.
     ///
     /// # Errors
-    /// When the operating system has no descriptor left.
+    /// If no descriptor is available.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Wake)
     }
 
     /// Wakes the poll.
     pub fn wake(&self) {
-        // A counter that is full (EAGAIN) has woken the poll already.
+        // If the counter is full (EAGAIN), the poll is already awake.
         let _ = (&self.0).write(&1_u64.to_ne_bytes());
     }
 
-    /// Takes back all wake-ups so far. Do it before the queues are served, or one that comes meanwhile is lost.
+    /// Resets all wake-ups so far. Call it before the queues are served; otherwise a wake-up in between is lost.
     pub fn reset(&mut self) {
-        // Nothing to read (EAGAIN) is as good as a number that was read.
+        // If there is nothing to read (EAGAIN), the counter is already zero.
         let _ = self.0.read(&mut [0; size_of::<u64>()]);
     }
 }
 
-/// The fatal error of an idempotent producer, if there was one: its code and librdkafka's words.
+/// The fatal error of an idempotent producer, if any: its code and librdkafka's message.
 #[must_use]
 pub fn fatal_error(client: Native) -> Option<(RDKafkaErrorCode, String)> {
     let mut reason = [0_u8; 512];
@@ -315,7 +315,7 @@ pub fn fatal_error(client: Native) -> Option<(RDKafkaErrorCode, String)> {
     code.is_error().then(|| (code.into(), reason))
 }
 
-/// A text that C owns; empty for null.
+/// Copies a C string; returns an empty string for null.
 pub(in crate::sink::kafka) fn text(start: *const c_char) -> String {
     if start.is_null() {
         return String::new();

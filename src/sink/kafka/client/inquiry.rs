@@ -1,5 +1,5 @@
-//! The first contact with the cluster, and questions to it that wait for their answers: for a start that has nothing else
-//! to do, and for `walcat check`.
+//! The first contact with the cluster, and blocking requests to it: for a start, when there is nothing else to do yet,
+//! and for `walcat check`.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,54 +13,54 @@ use crate::sink::kafka::client::ffi::{Native, Wake};
 use crate::sink::kafka::client::producer;
 use crate::sink::kafka::error::Error;
 
-/// A topic that need not be there.
+/// The name of a topic that need not exist.
 const PROBE: &str = "__walcat.probe";
 
-/// How long one question may take.
+/// The timeout for one request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long the cause is waited for once all brokers are said to be down.
+/// How long to wait for the cause after all brokers are reported down.
 const CAUSE_PATIENCE: Duration = Duration::from_millis(300);
 
-/// The time between two looks for the answer.
+/// The time between two checks for the answer.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A client that asks. Fields are dropped in order: the queue before the producer it belongs to, the eventfd last.
+/// A client for requests. Fields are dropped in order: the queue before its producer, the eventfd last.
 pub struct Inquiry {
     admin: Admin,
     producer: BaseProducer<Context>,
     inbox: Inbox,
-    /// What was said last of a single broker.
+    /// The last error of a single broker.
     cause: Option<String>,
-    /// All are down, since when and in which words.
+    /// All brokers are down: since when, and librdkafka's message.
     down: Option<(Instant, AdminError)>,
     _wake: Wake,
 }
 
 impl Inquiry {
-    /// A client with the same properties as the sink's.
+    /// Creates a client with the same properties as the sink's.
     ///
     /// # Errors
     /// [`Error::Producer`], [`Error::Os`].
     pub fn new(properties: &[(String, String)], brokers: &str) -> Result<Self, Error> {
         let (context, inbox) = Context::new(1);
-        // What it asks about is not to come about by the question.
+        // A request must not create the topic that it asks about.
         let own = [("allow.auto.create.topics".to_owned(), "false".to_owned())];
         let producer = producer::create(brokers, &[properties, own.as_slice()].concat(), None, context)?;
-        let gone = || Error::Producer { reason: "librdkafka gave no handle".to_owned() };
+        let gone = || Error::Producer { reason: "librdkafka returned no handle".to_owned() };
         let client = Native::new(producer.client().native_ptr()).ok_or_else(gone)?;
         let wake = Wake::new()?;
         let admin = Admin::new(client, &wake, PATIENCE).ok_or_else(gone)?;
         Ok(Inquiry { admin, producer, inbox, cause: None, down: None, _wake: wake })
     }
 
-    /// Asks whether the cluster is there; [`Inquiry::handle`] gives the answer.
+    /// Sends a request to check that the cluster answers; [`Inquiry::handle`] returns the result.
     pub fn ask(&self) {
-        // Whatever is answered first says that the cluster is there.
+        // Any first answer shows that the cluster is there.
         let _ = self.admin.probe();
     }
 
-    /// What has come of [`Inquiry::ask`], without waiting; none as long as nothing has.
+    /// The result of [`Inquiry::ask`], without waiting; `None` while there is none.
     pub fn handle(&mut self) -> Option<Result<(), AdminError>> {
         /// One call serves one event.
         const EVENTS_MAX: usize = 16;
@@ -76,11 +76,11 @@ impl Inquiry {
                 Code::Authentication | Code::SaslAuthenticationFailed => {
                     return Some(Err(AdminError { code: error.code, message: error.reason }));
                 }
-                // Why one broker is not there comes before it is said that none is.
+                // The error of one broker arrives before the report that all brokers are down.
                 _ => self.cause = Some(error.reason),
             }
         }
-        // Why it is so may come a little later.
+        // The cause may arrive a little later.
         if let Some((_, error)) =
             self.down.take_if(|(since, _)| self.cause.is_some() || since.elapsed() >= CAUSE_PATIENCE)
         {
@@ -97,17 +97,17 @@ impl Inquiry {
         }
     }
 
-    /// What is said of a cluster that has not answered.
+    /// The error for a cluster that has not answered.
     #[must_use]
     pub fn silence(&mut self, waited: Duration) -> AdminError {
         let silence = format!("no answer within {} s", waited.as_secs());
         AdminError { code: Code::OperationTimedOut, message: self.cause.take().unwrap_or(silence) }
     }
 
-    /// Whether the brokers create topics that they are asked for.
+    /// Whether the brokers automatically create topics.
     ///
     /// # Errors
-    /// Why the cluster does not tell.
+    /// Why the cluster did not return its configuration.
     pub fn brokers_create_topics(&self) -> Result<bool, AdminError> {
         let metadata = self.producer.client().fetch_metadata(Some(PROBE), PATIENCE).map_err(|error| AdminError {
             code: error.rdkafka_error_code().unwrap_or(Code::Unknown),
@@ -116,14 +116,17 @@ impl Inquiry {
         let broker = metadata.brokers().first().ok_or_else(timed_out)?;
         let each = self.configurations(self.admin.describe_broker(broker.id()))??;
         let found = each.into_iter().next().map_or_else(|| Err(timed_out()), |(_, result)| result)?;
-        let silent = || AdminError { code: Code::Unknown, message: "the broker does not say".to_owned() };
+        let silent = || AdminError {
+            code: Code::Unknown,
+            message: "the broker did not return auto.create.topics.enable".to_owned(),
+        };
         found.creates_topics.ok_or_else(silent)
     }
 
-    /// Whether the cluster would create a topic in this way; it is not created.
+    /// Whether the cluster would create this topic; it is not created.
     ///
     /// # Errors
-    /// Why not, or why the cluster does not tell.
+    /// Why it would not, or why the cluster did not answer.
     pub fn would_create(&self, topic: NewTopic) -> Result<(), AdminError> {
         let request = self.admin.validate_topics(&[topic])?;
         match self.answer(request)? {
@@ -135,7 +138,7 @@ impl Inquiry {
     /// A topic's `cleanup.policy`.
     ///
     /// # Errors
-    /// Why the cluster does not tell; `UnknownTopicOrPartition` for a topic that does not exist.
+    /// Why the cluster did not answer; `UnknownTopicOrPartition` if the topic does not exist.
     pub fn cleanup_policy(&self, topic: &str) -> Result<String, AdminError> {
         let each = self.configurations(self.admin.describe_topics(&[topic]))??;
         let found = each.into_iter().find(|(name, _)| name == topic).map(|(_, result)| result);
@@ -158,7 +161,7 @@ impl Inquiry {
             {
                 return Ok(answer.content);
             }
-            // "All brokers down" and a refused password come as errors of the client, long before the time is over.
+            // "All brokers down" and a rejected password arrive as client errors, long before the timeout.
             while let Ok(error) = self.inbox.errors.try_recv() {
                 if matches!(error.code, Code::AllBrokersDown | Code::Authentication | Code::SaslAuthenticationFailed) {
                     return Err(AdminError { code: error.code, message: error.reason });

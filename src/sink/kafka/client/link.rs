@@ -1,5 +1,5 @@
-//! One producer of librdkafka's with all that belongs to it: its queues, the topics' handles, the way to wake the loop.
-//! A sink that has to begin anew gets a new one.
+//! One producer of librdkafka with everything that belongs to it: its queues, the topic handles, and the wake-up of the
+//! loop. A sink that restarts creates a new link.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -21,23 +21,24 @@ use crate::sink::kafka::error::Error;
 use crate::sink::kafka::flight::{FLIGHT_MAX, OWN};
 use crate::sink::kafka::topics::ADMIN_TIMEOUT;
 
-/// How long librdkafka's main thread is waited for when it is asked why a transaction has failed.
+/// How long to wait for librdkafka's main thread to report why a transaction has failed.
 const REASON_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often librdkafka is served while a call is waited for.
+/// How often librdkafka is served while walcat waits for a call.
 const SERVE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Where the brokers are, and librdkafka's properties.
+/// The addresses of the brokers, and librdkafka's properties.
 #[derive(Clone)]
 pub struct Addresses {
     /// The bootstrap servers.
     pub brokers: String,
-    /// Properties as the user gave them, secrets among them.
+    /// Properties from the user, including secrets.
     pub properties: Vec<(String, String)>,
 }
 
-/// The producer. Fields are dropped in order: handles and queues before our share of the producer they belong to, the
-/// eventfd last. The thread of a transactional one has the other share, and destroys it after the call that is under way.
+/// The producer. Fields are dropped in order: handles and queues before our share of their producer, the eventfd last.
+/// The thread of a transactional producer has the other share. It destroys the producer after the call that is in
+/// progress.
 pub struct Link {
     topics: Vec<Option<(Topic, String)>>,
     message_topic: Option<(Topic, String)>,
@@ -54,14 +55,14 @@ pub struct Link {
 }
 
 impl Link {
-    /// Starts the producer; nothing is sent yet.
+    /// Starts the producer; sends nothing yet.
     ///
     /// # Errors
-    /// [`Error::Producer`] for a property that librdkafka refuses, [`Error::Os`].
+    /// [`Error::Producer`] if librdkafka rejects a property; [`Error::Os`].
     pub fn new(addresses: Addresses, transactional: Option<&Transactional>) -> Result<Self, Error> {
         let (context, inbox) = Context::new(FLIGHT_MAX);
         let producer = producer::create(&addresses.brokers, &addresses.properties, transactional, context)?;
-        let gone = || Error::Producer { reason: "librdkafka gave no handle".to_owned() };
+        let gone = || Error::Producer { reason: "librdkafka returned no handle".to_owned() };
         let client = Native::new(producer.client().native_ptr()).ok_or_else(gone)?;
         let wake = Wake::new()?;
         let main_queue = Queue::main(client).ok_or_else(gone)?;
@@ -93,22 +94,22 @@ impl Link {
         self.client
     }
 
-    /// Makes a transactional call; the loop is woken when it is over.
+    /// Makes a transactional call; its end wakes the loop.
     pub(in crate::sink::kafka) fn call(&mut self, call: Call) {
         self.thread().call(call);
     }
 
-    /// Whether a transactional call is under way, or its result has not been taken.
+    /// Whether a transactional call is in progress, or its result was not taken yet.
     pub(in crate::sink::kafka) fn is_calling(&self) -> bool {
         self.transactions.as_ref().is_some_and(TransactionThread::is_calling)
     }
 
-    /// The transactional call's result, once, when it is there.
+    /// Takes the result of the transactional call, if there is one.
     pub(in crate::sink::kafka) fn call_result(&mut self) -> Option<Result<Done, CallError>> {
         self.thread().result()
     }
 
-    /// The same, waited for until the deadline; librdkafka is served meanwhile, as an abort needs it.
+    /// Waits for that result until the deadline. Serves librdkafka meanwhile, because an abort needs that.
     pub(in crate::sink::kafka) fn wait_for_call(&mut self, deadline: Instant) -> Option<Result<Done, CallError>> {
         loop {
             self.serve();
@@ -120,7 +121,7 @@ impl Link {
         }
     }
 
-    /// Why the open transaction has failed, if it has and librdkafka says so in time.
+    /// Why the open transaction has failed, if it has and librdkafka reports it in time.
     pub(in crate::sink::kafka) fn failure_reason(&mut self) -> Option<CallError> {
         if self.is_calling() {
             return None;
@@ -130,25 +131,25 @@ impl Link {
     }
 
     fn thread(&mut self) -> &mut TransactionThread {
-        self.transactions.as_mut().expect("a transactional call of a producer without transactions")
+        self.transactions.as_mut().expect("transactional calls need a transactional producer")
     }
 
-    /// Questions to the cluster.
+    /// The client for admin requests.
     pub(in crate::sink::kafka) fn admin(&self) -> &Admin {
         &self.admin
     }
 
-    /// What the callbacks have left.
+    /// The reports and errors from the callbacks.
     pub(in crate::sink::kafka) fn inbox(&self) -> &Inbox {
         &self.inbox
     }
 
-    /// Where the brokers are.
+    /// The addresses of the brokers.
     pub(in crate::sink::kafka) fn addresses(&self) -> (&str, &[(String, String)]) {
         (&self.addresses.brokers, &self.addresses.properties)
     }
 
-    /// The same for a new link.
+    /// A copy for a new link.
     pub(in crate::sink::kafka) fn copy_addresses(&self) -> Addresses {
         self.addresses.clone()
     }
@@ -158,7 +159,7 @@ impl Link {
         self.wake.descriptor()
     }
 
-    /// Lets librdkafka call back with all that it has.
+    /// Runs all pending callbacks of librdkafka.
     pub(in crate::sink::kafka) fn serve(&mut self) {
         self.wake.reset();
         while self.main_queue.length() > 0 {
@@ -166,7 +167,7 @@ impl Link {
         }
     }
 
-    /// Gives up what was queued and not sent yet: it is reported as purged.
+    /// Discards records that are queued but not sent yet; they are reported as purged.
     pub(in crate::sink::kafka) fn purge(&self) {
         self.producer.purge(PurgeConfig::default().queue().non_blocking());
     }
@@ -186,7 +187,7 @@ impl Link {
         Ok(())
     }
 
-    /// Closes the topic of a relation of which nothing is under way.
+    /// Closes the topic of a relation that has nothing in flight.
     pub(in crate::sink::kafka) fn close_relation(&mut self, index: RelationIndex) {
         if let Some(topic) = self.topics.get_mut(index.0 as usize) {
             *topic = None;
@@ -204,7 +205,7 @@ impl Link {
         Ok(())
     }
 
-    /// The topic of dead letters, opened at the first one.
+    /// The topic of dead letters, which is opened on first use.
     ///
     /// # Errors
     /// [`Error::Topic`].
@@ -227,7 +228,7 @@ impl Link {
         Ok(())
     }
 
-    /// The topic of a destination and its name; none before it was opened.
+    /// The topic of a destination and its name; `None` until it is opened.
     pub(in crate::sink::kafka) fn topic(&self, destination: Destination) -> Option<&(Topic, String)> {
         match destination {
             Destination::Relation(index) => self.topics.get(index.0 as usize).and_then(Option::as_ref),
@@ -235,10 +236,10 @@ impl Link {
         }
     }
 
-    /// Queues a record of walcat's own for the checkpoint topic; returns its size.
+    /// Queues a record of walcat itself for the checkpoint topic; returns its size.
     ///
     /// # Errors
-    /// librdkafka's code when it does not take it.
+    /// librdkafka's code if it rejects the record.
     pub(in crate::sink::kafka) fn produce_own(&self, key: &[u8], value: &[u8]) -> Result<usize, Code> {
         let topic = self.checkpoint_topic.as_ref().ok_or(Code::UnknownTopic)?;
         topic.produce_first(key, value, OWN)?;
@@ -250,7 +251,7 @@ fn open(client: Native, name: &str) -> Result<Topic, Error> {
     Topic::new(client, name).map_err(|code| Error::Topic { topic: name.to_owned(), code })
 }
 
-/// What a record counts for in `[memory] max`.
+/// The size of a record as counted in `[memory] max`.
 #[must_use]
 pub fn record_size(key: Option<&[u8]>, value: Option<&[u8]>) -> usize {
     key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + RECORD_OVERHEAD_BYTES
@@ -267,7 +268,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(60);
 
     #[test]
-    fn the_loop_goes_on_while_slow_brokers_are_asked_what_was_written_to_the_topics() {
+    fn the_loop_does_not_wait_for_slow_brokers_that_are_asked_what_was_written_to_the_topics() {
         let cluster = MockCluster::new(1).unwrap();
         let addresses = Addresses { brokers: cluster.bootstrap_servers(), properties: Vec::new() };
         let topics = ["t", "u"].map(str::to_owned);
@@ -277,7 +278,7 @@ mod tests {
             let mut link = Link::new(addresses.clone(), Some(&transactional)).unwrap();
             let asked_at = Instant::now();
             link.call(Call::Init { topics: topics.to_vec() });
-            assert!(asked_at.elapsed() < ROUND_TRIP, "the loop has waited for {:?}", asked_at.elapsed());
+            assert!(asked_at.elapsed() < ROUND_TRIP, "the loop waited for {:?}", asked_at.elapsed());
             assert_eq!(link.call_result(), None);
             link.wait_for_call(asked_at + LIMIT).expect("in time").unwrap()
         };

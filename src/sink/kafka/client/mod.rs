@@ -1,4 +1,4 @@
-//! librdkafka: its calls, its callbacks, and one producer with all that belongs to it.
+//! librdkafka: its calls, its callbacks, and one producer with everything that belongs to it.
 
 pub mod admin;
 pub mod context;

@@ -1,4 +1,5 @@
-//! How the producer is set up: what walcat's promise needs, what it chooses, and what the user says on top.
+//! The configuration of the producer: the properties that walcat's guarantees require, walcat's defaults, and the
+//! user's properties.
 //!
 //! Source: librdkafka's `CONFIGURATION.md`.
 
@@ -13,43 +14,45 @@ use crate::sink::kafka::client::context::Context;
 use crate::sink::kafka::client::ffi;
 use crate::sink::kafka::error::Error;
 
-/// Defaults of walcat's that the user may change.
+/// Defaults that the user can change.
 const CHOSEN: [(&str, &str); 5] = [
     ("client.id", "walcat"),
     ("compression.type", "lz4"),
     ("linger.ms", "5"),
-    // The limit is the broker's to set.
+    // The broker's limit applies.
     ("message.max.bytes", "1000000000"),
     ("socket.keepalive.enable", "true"),
 ];
 
-/// More than one request under way to a broker would be faster where brokers are far, but librdkafka takes a later
-/// request's success for that of an earlier one, and a broker that has never seen the producer takes the later one first:
-/// when the leader changes then, records are lost or out of order. A Kafka transaction is given up when that happens.
+/// Several requests in flight to a broker would be faster if the brokers are far away. But librdkafka takes the success
+/// of a later request for that of an earlier one, and a broker without state of the producer accepts the later request
+/// first. If the leader changes at that time, records are lost or out of order. A Kafka transaction is aborted in that
+/// case.
 const IN_FLIGHT: (&str, &str) = ("max.in.flight.requests.per.connection", "1");
 
-/// What the promise and the memory bound rest on; the configuration refuses these from the user.
+/// Properties that the guarantees and the memory bound depend on; the configuration rejects them from the user.
 const PINNED: [(&str, &str); 4] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
     ("partitioner", "murmur2_random"),
-    // [memory] max and the ring bound what is queued; librdkafka's own bound is never to be met.
+    // [memory] max and the ring limit the queue; librdkafka's own limit must never be reached.
     ("queue.buffering.max.kbytes", "2147483647"),
 ];
 
-/// What a producer of Kafka transactions needs more.
+/// Additional settings of a producer with Kafka transactions.
 #[derive(Clone, Debug)]
 pub struct Transactional {
     /// The transactional id.
     pub id: String,
-    /// Kafka's limit for a transaction; a record may not wait longer, or librdkafka refuses the set-up.
+    /// Kafka's limit for a transaction. The timeout of a record may not be longer, or librdkafka rejects the
+    /// configuration.
     pub timeout: Duration,
 }
 
-/// Creates the idempotent producer. Its records never time out, but for those of a transaction.
+/// Creates the idempotent producer. Its records never time out, except those of a transaction.
 ///
 /// # Errors
-/// [`Error::Producer`] for a property that librdkafka does not know or a value that it refuses.
+/// [`Error::Producer`] if librdkafka does not know a property or rejects its value.
 pub fn create(
     brokers: &str,
     properties: &[(String, String)],
@@ -88,16 +91,16 @@ pub fn create(
     config.create_with_context(context).map_err(|error| Error::Producer { reason: reason(&error, properties) })
 }
 
-/// How long librdkafka looks for a topic before it reports that there is none.
+/// How long librdkafka looks for a topic before it reports that the topic does not exist.
 const PROPAGATION: &str = "topic.metadata.propagation.max.ms";
 
-/// That time for transactions: librdkafka's own, 30 s, is longer than some transactions may be, and records that time out
-/// first would be sent again for ever. At least as long as a topic may take that a broker makes by itself.
+/// This time for transactions: librdkafka's default of 30 s is longer than some transactions may be, and records that
+/// time out first would be sent again forever. It must not be shorter than an automatic creation of a topic can take.
 fn propagation(timeout: Duration) -> Duration {
     timeout.mul_f64(0.75).clamp(Duration::from_secs(10), Duration::from_secs(30))
 }
 
-/// Whether [`create`] would take the properties, files that they name included. Contacts no broker.
+/// Whether [`create`] would accept the properties, including the files that they name. Contacts no broker.
 ///
 /// # Errors
 /// Those of [`create`].
@@ -107,16 +110,16 @@ pub fn check(properties: &[(String, String)], transaction_timeout: Option<Durati
     create("", properties, transactional.as_ref(), context).map(drop)
 }
 
-/// Whether librdkafka has a property of this name, or of which this is a second name.
+/// Whether librdkafka has a property or an alias of this name.
 #[must_use]
 pub fn knows_property(name: &str) -> bool {
     use rdkafka::error::KafkaError;
-    // An empty value is refused, or it is not: either way the name was found first.
+    // An empty value may be rejected, but only after the name was found.
     let set = ClientConfig::new().set(name, "").create_native_config();
     !matches!(set, Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)))
 }
 
-/// librdkafka's words, without the value, which may be a secret.
+/// librdkafka's message without the value, which may be a secret.
 fn reason(error: &rdkafka::error::KafkaError, properties: &[(String, String)]) -> String {
     use rdkafka::error::KafkaError;
     let words = match error {
@@ -131,11 +134,11 @@ fn reason(error: &rdkafka::error::KafkaError, properties: &[(String, String)]) -
     long_values.fold(words, |words, value| words.replace(value.as_str(), "***"))
 }
 
-/// A property whose name is much like this one.
+/// The property with the most similar name.
 fn nearest_property(name: &str) -> Option<String> {
-    /// As similar as a word with one or two letters wrong.
+    /// The similarity of a word with one or two wrong letters.
     const SIMILARITY_MIN: f64 = 0.8;
-    // librdkafka lists a property by its first name, and these are second ones.
+    // librdkafka lists only the first name of a property, and these are aliases.
     let chosen = CHOSEN.iter().map(|(known, _)| (*known).to_owned());
     let known = ffi::property_names().into_iter().chain(chosen);
     let rated = known.map(|known| (strsim::normalized_damerau_levenshtein(&known, name), known));
@@ -152,8 +155,8 @@ mod tests {
     use super::*;
     use crate::sink::kafka::client::context::{Report, UNPROVEN};
 
-    /// What is reported of ten records, in ten requests, of which the first is refused as by a broker that does not lead
-    /// the partition yet.
+    /// The reports for ten records in ten requests. The first request is rejected as by a broker that is not the leader
+    /// of the partition yet.
     fn reports(properties: &[(&str, &str)]) -> Vec<Report> {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_whose_delivery_is_only_concluded_counts_as_failed_and_does_not_come_about_by_itself() {
+    fn a_record_whose_delivery_is_only_assumed_counts_as_failed_and_the_defaults_prevent_it() {
         let concluded = reports(&[(IN_FLIGHT.0, "5")]);
         let failed = concluded.iter().filter_map(|report| report.failure.as_ref()).collect::<Vec<_>>();
         assert!(failed.iter().any(|failure| failure.code == UNPROVEN), "{concluded:?}");

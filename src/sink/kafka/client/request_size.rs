@@ -1,8 +1,10 @@
-//! Records that no request to a broker can carry: it answers one over `socket.request.max.bytes` by closing the connection,
-//! which looks like a network that fails, and librdkafka sends it again without end.
+//! Finds records that are too large for any request to a broker. A broker answers a request over
+//! `socket.request.max.bytes` by closing the connection. That looks like a network failure, and librdkafka sends the
+//! request again forever.
 //!
-//! What counts is what a record is compressed to, so one that is large enough to be in question is compressed here once, by
-//! the libraries that librdkafka has: lz4 by its own. Only what is certain is refused; the broker judges the rest.
+//! The compressed size counts. A record that may be too large is therefore compressed here once, with the libraries
+//! that librdkafka uses (its own lz4 included). Only records that are certainly too large are rejected here; the broker
+//! decides about the rest.
 
 #![allow(unsafe_code, reason = "calls the compressors")]
 
@@ -11,27 +13,27 @@ use std::ptr;
 
 use crate::sink::kafka::client::ffi::{Native, property};
 
-/// A record up to this size is in no question: no broker that takes batches of usual size takes less in a request.
+/// A record up to this size is never too large: a broker that accepts batches of the usual size accepts such a request.
 pub const LARGE_RECORD_BYTES: usize = 1024 * 1024;
 
-/// Kafka's default for `socket.request.max.bytes`, where the brokers do not tell theirs.
+/// Kafka's default for `socket.request.max.bytes`, for brokers that do not report theirs.
 pub const REQUEST_BYTES_MAX_DEFAULT: u64 = 100 * 1024 * 1024;
 
-/// What a request has at least beside key and value, without compression: the header of the batch (61 bytes) and the
-/// request's own.
+/// The minimum size of a request in addition to key and value, without compression: the header of the batch (61 bytes)
+/// and the header of the request.
 const OVERHEAD_BYTES: u64 = 90;
 
-/// What the brokers take, as far as they tell.
+/// The limits of the brokers, as far as they report them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// `socket.request.max.bytes`.
     pub request_bytes_max: Option<u64>,
-    /// `max.message.bytes` of the topic, which bounds a batch as it is sent. A larger record travels alone.
+    /// `max.message.bytes` of the topic, the limit for a batch as it is sent. A large record is sent alone.
     pub message_bytes_max: Option<u64>,
 }
 
 impl Limits {
-    /// Whether a batch of at least so many bytes is refused for certain.
+    /// Whether a batch of at least this size is certainly rejected.
     #[must_use]
     pub fn are_exceeded_by(self, bytes: u64) -> bool {
         [self.request_bytes_max, self.message_bytes_max].into_iter().flatten().any(|limit| bytes > limit)
@@ -41,20 +43,20 @@ impl Limits {
 /// librdkafka's `compression.codec`, with its level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
-    /// Records are sent as they are.
+    /// No compression.
     None,
-    /// Of zlib.
+    /// gzip, with zlib's level.
     Gzip(c_int),
-    /// Without levels.
+    /// Snappy, without levels.
     Snappy,
-    /// In frames.
+    /// lz4 in frames.
     Lz4(c_int),
     /// Zstandard.
     Zstd(c_int),
 }
 
 impl Codec {
-    /// The one that a producer has.
+    /// The codec of a producer.
     #[must_use]
     pub fn of(client: Native) -> Self {
         let level = property(client, c"compression.level").and_then(|text| text.parse().ok()).unwrap_or(-1);
@@ -68,22 +70,22 @@ impl Codec {
         }
     }
 
-    /// How many bytes a record of this key and value is at least in a request. It takes as long as to compress the value.
+    /// The minimum size of a record with this key and value in a request. Takes as long as compressing the value.
     #[must_use]
     pub fn least_bytes(self, key: Option<&[u8]>, value: Option<&[u8]>) -> u64 {
         let value = value.unwrap_or_default();
         let plain = (key.map_or(0, <[u8]>::len) + value.len()) as u64;
-        // The key and the frame around it are compressed with the value, and buffers are filled in another way.
+        // The key and the frame around it are compressed with the value, and the buffers are filled differently.
         let nearly = |bytes: u64| bytes - bytes / 128;
         let compressed = match self {
             Codec::None => None,
             Codec::Gzip(level) => deflate(value, level).map(nearly),
             Codec::Lz4(level) => lz4(value, level).map(nearly),
             Codec::Zstd(level) => zstd(value, level).map(nearly),
-            // Of the same family, and never better by so much.
+            // lz4 belongs to the same family; Snappy never compresses better by this factor.
             Codec::Snappy => lz4(value, 0).map(|bytes| bytes / 4 * 3),
         };
-        // What compression would enlarge is sent as it is.
+        // A record that compression would enlarge is sent uncompressed.
         compressed.unwrap_or(plain + OVERHEAD_BYTES).min(plain + OVERHEAD_BYTES)
     }
 }
@@ -112,13 +114,13 @@ struct Lz4Preferences {
     reserved: [c_uint; 3],
 }
 
-/// LZ4F_blockIndependent, which librdkafka takes.
+/// LZ4F_blockIndependent, which librdkafka uses.
 const LZ4_BLOCK_INDEPENDENT: c_uint = 1;
 
 /// `Z_OK` of zlib.h.
 const Z_OK: c_int = 0;
 
-// Linked with librdkafka, which needs them all.
+// These libraries are linked with librdkafka, which needs all of them.
 unsafe extern "C" {
     fn LZ4F_compressFrameBound(size: usize, preferences: *const Lz4Preferences) -> usize;
     fn LZ4F_compressFrame(
@@ -181,7 +183,7 @@ fn deflate(value: &[u8], level: c_int) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Hexadecimal digits without pattern: a codec that knows repeats only finds nothing in them.
+    /// Hexadecimal digits without a pattern: a codec that only finds repetitions cannot compress them.
     fn digits(count: usize) -> Vec<u8> {
         let mut random = fastrand::Rng::with_seed(7);
         (0..count).map(|_| random.choice(b"0123456789abcdef".iter().copied()).unwrap()).collect()

@@ -1,6 +1,6 @@
-//! Whether topics were ever written to: a slot that was read before has left records there.
+//! Checks whether topics have ever contained records: a slot that was read before has left records there.
 //!
-//! These questions wait for the brokers, so they are asked where the transactional calls are made, and never by the loop.
+//! These requests wait for the brokers, so the thread for transactional calls makes them, never the loop.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::sink::kafka::client::context::Context;
 use crate::sink::kafka::client::transaction_calls::CallError;
 
-/// How long all these questions may take together.
+/// The timeout for all these requests together.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Whether any of the topics exists and was ever written to. A partition that does not answer in time counts as written.
+/// Whether any of the topics exists and ever contained a record. A partition that does not answer in time counts as one
+/// that did.
 ///
 /// # Errors
-/// When the cluster does not say which topics there are.
+/// If the cluster does not return the list of topics.
 pub(super) fn is_any_written(client: &Client<Context>, topics: &[String]) -> Result<bool, CallError> {
     if topics.is_empty() {
         return Ok(false);
@@ -24,14 +25,14 @@ pub(super) fn is_any_written(client: &Client<Context>, topics: &[String]) -> Res
     let deadline = Instant::now() + LIMIT;
     let failed = |error: KafkaError| CallError {
         code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
-        reason: "the list of topics".to_owned(),
+        reason: "cannot list the topics".to_owned(),
     };
     let metadata = client.fetch_metadata(None, LIMIT).map_err(failed)?;
     for topic in metadata.topics().iter().filter(|topic| topics.iter().any(|name| name == topic.name())) {
         for partition in topic.partitions() {
             let left = deadline.saturating_duration_since(Instant::now());
             let end = client.fetch_watermarks(topic.name(), partition.id(), left);
-            // A partition whose end nobody tells may hold records.
+            // A partition whose end is unknown may contain records.
             if left.is_zero() || end.map_or(true, |(_, end)| end > 0) {
                 return Ok(true);
             }

@@ -1,8 +1,8 @@
-//! librdkafka's transactional calls. They wait, and are not to be resumed: the thread that makes them tells why
-//! (`transaction_thread`).
+//! librdkafka's transactional calls. They block and must not be resumed; `transaction_thread`, which makes them,
+//! explains why.
 //!
 //! Source: librdkafka's `rdkafka.h`, "Transactional producer API". rust-rdkafka's own `commit_transaction` flushes
-//! first, in steps of 100 ms; here nothing is in flight any more when it is called.
+//! first, in steps of 100 ms; here nothing is in flight when it is called.
 
 #![allow(unsafe_code, reason = "calls librdkafka")]
 
@@ -15,47 +15,47 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use crate::sink::kafka::client::ffi::{Native, text};
 use crate::sink::kafka::error::Error;
 
-/// Why a call failed for good.
+/// Why a call permanently failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError {
     /// librdkafka's or the broker's code.
     pub code: Code,
-    /// Their words.
+    /// The message of the broker or librdkafka.
     pub reason: String,
 }
 
-/// Takes the transactional id, however long that takes: fences whoever had it, and ends the transaction that was left open.
+/// Takes the transactional id, without a timeout. This fences the previous owner and ends its open transaction.
 ///
 /// # Errors
-/// When the id is refused, or the client has failed.
+/// If the id is rejected, or the client has failed.
 pub fn init(client: Native) -> Result<(), CallError> {
-    // librdkafka would make "for ever" (-1) twice the transaction's time-out.
+    // librdkafka would replace an infinite timeout (-1) by twice the transaction's timeout.
     // SAFETY: the client lives as Native states; the error that is returned is ours.
     outcome(unsafe { rd::rd_kafka_init_transactions(client.raw(), c_int::MAX) })
 }
 
-/// Begins a transaction; asks nobody but librdkafka's main thread.
+/// Begins a transaction; involves only librdkafka's main thread.
 ///
 /// # Errors
-/// When the client has failed, or the open transaction has: with the reason of that.
+/// If the client or the open transaction has failed; the error is the reason of that failure.
 pub fn begin(client: Native) -> Result<(), CallError> {
     // SAFETY: as in init.
     outcome(unsafe { rd::rd_kafka_begin_transaction(client.raw()) })
 }
 
-/// Commits the transaction, of which every record has been delivered.
+/// Commits the transaction, after every record of it was delivered.
 ///
 /// # Errors
-/// When the outcome is not known, or the transaction has to be given up.
+/// If the outcome is unknown, or the transaction must be aborted.
 pub fn commit(client: Native, limit: Duration) -> Result<(), CallError> {
     // SAFETY: as in init.
     outcome(unsafe { rd::rd_kafka_commit_transaction(client.raw(), milliseconds(limit)) })
 }
 
-/// Gives the transaction up. It waits until the reports of what it purges have been taken.
+/// Aborts the transaction. The call waits until the reports of the purged records were processed.
 ///
 /// # Errors
-/// When the client has failed, or the time is over.
+/// If the client has failed, or on timeout.
 pub fn abort(client: Native, limit: Duration) -> Result<(), CallError> {
     // SAFETY: as in init.
     outcome(unsafe { rd::rd_kafka_abort_transaction(client.raw(), milliseconds(limit)) })
@@ -65,7 +65,7 @@ fn milliseconds(limit: Duration) -> c_int {
     c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX)
 }
 
-/// Reads and frees what a call returned; null is success. An error that librdkafka calls retriable is an error here.
+/// Reads and frees the result of a call; null is success. A retriable error of librdkafka is an error here.
 fn outcome(error: *mut rd::rd_kafka_error_t) -> Result<(), CallError> {
     if error.is_null() {
         return Ok(());
@@ -79,7 +79,7 @@ fn outcome(error: *mut rd::rd_kafka_error_t) -> Result<(), CallError> {
     Err(CallError { code: code.into(), reason })
 }
 
-/// What a call's failure means.
+/// The error for a failed call.
 pub fn failure(error: &CallError) -> Error {
     let CallError { code, reason } = error.clone();
     match code {
@@ -94,8 +94,8 @@ pub fn failure(error: &CallError) -> Error {
     }
 }
 
-/// Whether the code says that the transactional id belongs to another producer, or that Kafka has given up a transaction
-/// of ours: it does not tell these apart.
+/// Whether the code means that another producer has the transactional id, or that Kafka has aborted our transaction.
+/// Kafka does not distinguish the two.
 #[must_use]
 pub fn is_fenced(code: Code) -> bool {
     matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)

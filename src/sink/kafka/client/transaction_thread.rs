@@ -1,24 +1,25 @@
-//! The thread that makes librdkafka's transactional calls, one at a time: the only one of walcat's own beside the loop.
+//! The thread that makes librdkafka's transactional calls, one at a time. It is walcat's only thread besides the loop.
 //!
-//! Why a thread, where everything else is one loop: these calls wait for the cluster, and none of them can be waited for
-//! in slices. `rd_kafka_commit_transaction` and `rd_kafka_abort_transaction` are three questions to librdkafka's main
-//! thread, one after another, and the answers carry no name: whichever comes is taken for the answer to what was asked
-//! last. When the time is over during the first question ("begin"), librdkafka forgets which call is under way although it
-//! says that the call may be resumed. That first question stays in its queue. So in a second call
-//! - the late answer is taken for that of the next question: the commit is reported before Kafka has answered EndTxn, or
-//!   fails by "Operation not valid in state CommittingTransaction";
-//! - EndTxn's answer, when it comes while no call is named, counts as that of an abort: librdkafka ends the process by
-//!   "BUG: Invalid transaction state transition" (`rdkafka_txnmgr.c` of 2.12.1: `rd_kafka_txn_op_req0`,
-//!   `rd_kafka_txn_curr_api_return0` with `resumable` false, `rd_kafka_txn_endtxn_complete`).
+//! These calls need a thread because they wait for the cluster and cannot be split into short waits.
+//! `rd_kafka_commit_transaction` and `rd_kafka_abort_transaction` send three requests to librdkafka's main thread, one
+//! after another, and the answers do not name their request: any answer counts as the answer to the last request. If
+//! the timeout expires during the first request ("begin"), librdkafka forgets which call is in progress, although it
+//! reports that the call can be resumed. The first request stays in its queue. In a second call, therefore:
+//! - The late answer counts as the answer to the next request: the commit is reported before Kafka has answered EndTxn,
+//!   or it fails with "Operation not valid in state CommittingTransaction".
+//! - If the answer to EndTxn arrives while no call is in progress, it counts as the answer to an abort: librdkafka
+//!   aborts the process with "BUG: Invalid transaction state transition" (`rdkafka_txnmgr.c` of 2.12.1:
+//!   `rd_kafka_txn_op_req0`, `rd_kafka_txn_curr_api_return0` with `resumable` false, `rd_kafka_txn_endtxn_complete`).
 //!
-//! `rd_kafka_init_transactions` may be resumed, but like `rd_kafka_begin_transaction` it waits for the main thread without
-//! any limit in the end. A main thread that gets no processor for 20 ms is enough for all that. Rejected: a call that
-//! blocks the loop for as long as the server is patient (a dead Kafka takes longer than that, and signals would wait);
-//! librdkafka's background thread (it runs callbacks for events only, so each call would need a made-up event).
+//! `rd_kafka_init_transactions` can be resumed, but like `rd_kafka_begin_transaction` it waits for the main thread
+//! without a limit. If the main thread gets no processor for 20 ms, that is enough to cause all of this. Rejected
+//! alternatives: a call that blocks the loop for as long as PostgreSQL tolerates (an unreachable Kafka takes longer,
+//! and signals would wait); librdkafka's background thread (it runs callbacks only for events, so each call would need
+//! an artificial event).
 //!
-//! Invariants: each call is made once and never resumed; what fails, for whatever reason, ends the producer's
-//! transactions. The thread has a share of the producer and gives it up last, so a producer is destroyed here, after its
-//! last call and without the loop waiting for it. When the process ends nobody waits for this thread.
+//! Invariants: each call is made once and never resumed; any failure ends the transactions of the producer. The thread
+//! shares the producer and releases it last, so the producer is destroyed here, after its last call, and the loop does
+//! not wait for that. When the process ends, nobody waits for this thread.
 
 use std::io;
 use std::sync::Arc;
@@ -33,36 +34,36 @@ use crate::sink::kafka::client::ffi::{Native, Wake};
 use crate::sink::kafka::client::topic_ends::is_any_written;
 use crate::sink::kafka::client::transaction_calls::{self, CallError};
 
-/// What librdkafka is asked for.
+/// A call to librdkafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// To take the transactional id, however long that takes, and to begin a transaction. Then, whether any of these topics
-    /// was ever written to.
+    /// Take the transactional id, without a timeout, and begin a transaction. Then check whether any of these topics
+    /// ever contained a record.
     Init {
-        /// Their names.
+        /// The names of the topics.
         topics: Vec<String>,
     },
-    /// To commit the transaction within this time, and to begin the next one: it costs nothing until a record is in it.
+    /// Commit the transaction within this time and begin the next one, which costs nothing until it has a record.
     Commit(Duration),
-    /// To give the transaction up within this time.
+    /// Abort the transaction within this time.
     Abort(Duration),
-    /// Why the transaction has failed: never successful.
+    /// Find out why the transaction has failed; never succeeds.
     Reason,
 }
 
-/// What a call that succeeded says.
+/// The result of a successful call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// The transactional id is ours.
+    /// This process has the transactional id.
     Begun {
-        /// Whether any of the topics was ever written to.
+        /// Whether any of the topics ever contained a record.
         is_any_written: bool,
     },
-    /// The transaction is over.
+    /// The transaction has ended.
     Ended,
 }
 
-/// The thread, as the loop sees it.
+/// The thread as seen by the loop.
 pub struct TransactionThread {
     calls: Sender<Call>,
     results: Receiver<Result<Done, CallError>>,
@@ -70,10 +71,10 @@ pub struct TransactionThread {
 }
 
 impl TransactionThread {
-    /// Starts it. It ends when this is dropped and the call under way, if there is one, is over.
+    /// Starts the thread. It ends when this handle is dropped and the call in progress, if any, has returned.
     ///
     /// # Errors
-    /// When the operating system has no thread left.
+    /// If the operating system cannot create a thread.
     pub fn start(producer: Arc<BaseProducer<Context>>, wake: Wake) -> io::Result<Self> {
         let (calls, inbox) = bounded(1);
         let (outbox, results) = bounded(1);
@@ -83,21 +84,21 @@ impl TransactionThread {
         Ok(TransactionThread { calls, results, is_calling: false })
     }
 
-    /// Makes a call; its result comes later. One at a time.
+    /// Starts a call; its result arrives later. Only one call can be in progress.
     pub fn call(&mut self, call: Call) {
-        assert!(!self.is_calling, "{call:?} while another transactional call is under way");
+        assert!(!self.is_calling, "{call:?} while another transactional call is in progress");
         let sent = self.calls.try_send(call);
-        assert!(sent.is_ok(), "the thread for transactional calls takes none");
+        assert!(sent.is_ok(), "the thread for transactional calls has ended");
         self.is_calling = true;
     }
 
-    /// Whether a call is under way, or its result has not been taken.
+    /// Whether a call is in progress, or its result was not taken yet.
     #[must_use]
     pub fn is_calling(&self) -> bool {
         self.is_calling
     }
 
-    /// The call's result, once, when it is there.
+    /// Takes the result of the call, if it has returned.
     pub fn result(&mut self) -> Option<Result<Done, CallError>> {
         match self.results.try_recv() {
             Ok(result) => {
@@ -105,11 +106,11 @@ impl TransactionThread {
                 Some(result)
             }
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => unreachable!("the thread lasts as long as its channel"),
+            Err(TryRecvError::Disconnected) => unreachable!("the thread lives as long as its channel"),
         }
     }
 
-    /// The call's result, waited for until the deadline.
+    /// Waits for the result of the call until the deadline.
     pub fn wait(&mut self, deadline: Instant) -> Option<Result<Done, CallError>> {
         match self.results.recv_deadline(deadline) {
             Ok(result) => {
@@ -117,7 +118,7 @@ impl TransactionThread {
                 Some(result)
             }
             Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => unreachable!("the thread lasts as long as its channel"),
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the thread lives as long as its channel"),
         }
     }
 }
