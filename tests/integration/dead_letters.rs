@@ -39,7 +39,8 @@ fn a_refused_record_is_skipped_counted_and_logged() {
     let world = world();
     let arguments = ["--once", "-X", "batch.size=1500", "--on-error", "skip"];
     let finished = world.stream_to_kafka().with(&arguments).run().expect_code(0);
-    let finished = finished.expect_log(&["a record is refused and left out", "records_refused=1", &world.topic("t")]);
+    let finished =
+        finished.expect_log(&["Kafka rejected a record; leaving it out", "records_refused=1", &world.topic("t")]);
     assert!(!finished.log.contains("c4ca4238"), "a value is in the log:\n{}", finished.log);
     assert_eq!(ids(&kafka::read(&world.kafka.brokers, &world.topic("t"))), [1, 3]);
     assert!(world.drain_to_stdout().is_empty(), "the slot has passed it");

@@ -1,7 +1,8 @@
-//! `on_error`: what becomes of a record that Kafka refuses for good, and the small record that is kept in its place.
+//! The `on_error` policy: what to do with a record that Kafka permanently rejects, and the dead letter that replaces
+//! it.
 //!
-//! Only what is wrong with the record itself is judged here: a broker that is away, a topic that is missing or a
-//! permission that lacks stops the stream whatever the policy.
+//! The policy applies only to errors of the record itself. If a broker is unreachable, a topic does not exist or a
+//! permission is missing, the stream stops regardless of the policy.
 
 use std::collections::HashMap;
 
@@ -12,89 +13,89 @@ use crate::lsn::Lsn;
 use crate::sink::kafka::client::context::Failure;
 use crate::sink::kafka::flight::Ordinal;
 
-/// A key longer than this is left out of a dead letter, so that the letter is not refused in its turn.
+/// A dead letter omits a key that is longer than this, so that the dead letter itself is not rejected.
 const KEY_BYTES_MAX: usize = 64 * 1024;
 
-/// Refused records that are remembered at most, to be passed when their transaction is repeated.
+/// The maximum number of rejected records to remember, so that they are left out when their transaction is repeated.
 const REMEMBERED_MAX: usize = 1_000;
 
-/// What becomes of a record that Kafka refuses for good.
+/// What to do with a record that Kafka permanently rejects.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum OnError {
-    /// The stream stops.
+    /// Stop the stream.
     #[default]
     Stop,
-    /// It is counted and logged, and left out.
+    /// Count and log the record, and leave it out.
     Skip,
-    /// So it is, once a small record that says where it came from is in this topic.
+    /// Do the same, after writing a dead letter with the record's origin to this topic.
     DeadLetter { topic: String },
 }
 
-/// A record that was refused.
+/// A rejected record.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    /// The commit LSN of its transaction; its own for a message outside of any.
+    /// The commit LSN of its transaction; its own LSN for a message outside a transaction.
     pub lsn: Lsn,
-    /// Which record of that transaction it is.
+    /// The place of the record in that transaction.
     pub ordinal: Ordinal,
-    /// The topic that it was for, why it was refused, its key, the size of its value.
+    /// Its topic, the reason, its key, and the size of its value.
     pub failure: Failure,
 }
 
-/// Names of the tables by topic, and what was refused in a transaction that is repeated.
+/// The table of each topic, and the rejected records of a transaction that is being repeated.
 #[derive(Debug, Default)]
 pub struct DeadLetters {
     tables: HashMap<String, (String, String)>,
     remembered: Vec<Refused>,
     count: u64,
-    /// The count when what was taken was last begun anew.
+    /// The count at the last restart.
     count_at_beginning: u64,
 }
 
 impl DeadLetters {
-    /// A topic is that of this table.
+    /// This topic belongs to this table.
     pub fn learn(&mut self, topic: &str, schema: &str, table: &str) {
         self.tables.insert(topic.to_owned(), (schema.to_owned(), table.to_owned()));
     }
 
-    /// No table's records go to a topic any more.
+    /// The topic no longer belongs to a table.
     pub fn forget_topic(&mut self, topic: &str) {
         self.tables.remove(topic);
     }
 
-    /// What a topic's records come from, for messages.
+    /// The origin of a topic's records, for messages.
     #[must_use]
     pub fn origin(&self, topic: &str) -> String {
         match self.tables.get(topic) {
             Some((schema, table)) => format!("table {schema}.{table}"),
-            None => "walcat's own or of a logical message".to_owned(),
+            None => "walcat itself or a logical message".to_owned(),
         }
     }
 
-    /// How many records were passed.
+    /// How many records were left out.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// One more is passed.
+    /// Counts a record that is left out.
     pub fn count_one(&mut self) {
         self.count += 1;
     }
 
-    /// What was taken is begun anew.
+    /// The stream restarts; the same changes are taken again.
     pub fn begin(&mut self) {
         self.count_at_beginning = self.count;
     }
 
-    /// Whether what was taken may be begun anew, because it will differ: one more record is left out of it. Where that cannot
-    /// be remembered it would be refused again without end.
+    /// Whether a repetition will differ because one more record is left out. If that record cannot be remembered, it
+    /// would be rejected again forever.
     #[must_use]
     pub fn will_differ(&self) -> bool {
         self.count > self.count_at_beginning && self.remembered.len() < REMEMBERED_MAX
     }
 
-    /// Remembers a record whose transaction may be repeated without it. Says whether there was room.
+    /// Remembers a record whose transaction may be repeated without it. Returns false if there is no room.
     pub fn remember(&mut self, refused: Refused) -> bool {
         let has_room = self.remembered.len() < REMEMBERED_MAX;
         if has_room {
@@ -103,13 +104,14 @@ impl DeadLetters {
         has_room
     }
 
-    /// Forgets what has been passed for good.
+    /// Forgets records before the stored position: they are not repeated.
     pub fn forget_before(&mut self, stored: Lsn) {
         self.remembered.retain(|refused| refused.lsn >= stored);
     }
 
-    /// The refusal of this very record, when its transaction was sent before. Another one of the transaction may have the
-    /// same topic, key and size; a topic that differs means that the transaction was not read in the same way again.
+    /// The earlier rejection of exactly this record, if its transaction was sent before. Another record of the
+    /// transaction can have the same topic, key and size. A different topic means that the transaction was not read in
+    /// the same way again.
     #[must_use]
     pub fn find(&self, lsn: Lsn, ordinal: Ordinal, topic: &str) -> Option<&Refused> {
         self.remembered
@@ -117,7 +119,7 @@ impl DeadLetters {
             .find(|refused| refused.lsn == lsn && refused.ordinal == ordinal && refused.failure.topic == topic)
     }
 
-    /// The dead letter's value.
+    /// Renders the value of the dead letter.
     #[must_use]
     pub fn render(&self, refused: &Refused) -> Vec<u8> {
         #[derive(serde::Serialize)]
@@ -145,17 +147,17 @@ impl DeadLetters {
             code: failure.code as i32,
             reason: failure.code.to_string(),
         };
-        serde_json::to_vec(&letter).expect("numbers, texts and a key that is JSON already")
+        serde_json::to_vec(&letter).expect("numbers, strings and a key that is JSON can be written as JSON")
     }
 }
 
-/// The refused record's key, unless it is too long.
+/// The key of the rejected record, unless it is too long.
 #[must_use]
 pub fn short_key(failure: &Failure) -> Option<&[u8]> {
     failure.key.as_deref().filter(|key| key.len() <= KEY_BYTES_MAX)
 }
 
-/// Whether the policy may pass a record that was refused with this code.
+/// Whether the policy allows leaving out a record that was rejected with this code.
 #[must_use]
 pub fn is_passable(code: Code) -> bool {
     matches!(code, Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize | Code::InvalidMessage)
@@ -185,7 +187,7 @@ mod tests {
         assert_eq!(String::from_utf8(text).unwrap(), expected);
         let long = "x".repeat(KEY_BYTES_MAX + 1);
         let text = letters.render(&refused(0x10, Some(&long)));
-        assert!(text.len() < 1_000, "a letter has to be small");
+        assert!(text.len() < 1_000, "a dead letter must be small");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What becomes of a record that is refused: the end of the run, or, where the policy says so, a dead letter or nothing.
+//! Handles rejected records: they end the run or, if the policy allows it, are left out or replaced by a dead letter.
 
 pub mod dead_letters;
 
@@ -19,40 +19,41 @@ use crate::sink::kafka::flight::Ordinal;
 use crate::sink::kafka::refusals::dead_letters::{OnError, Refused, is_passable, short_key};
 use crate::sink::kafka::{Error, KafkaSink};
 
-/// How long the other reports of a Kafka transaction that fails are waited for.
+/// How long to wait for the other reports of a failed Kafka transaction.
 const COLLECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long what is under way is waited for before a producer is given up without Kafka transactions: longer than librdkafka
-/// waits for an answer (`socket.timeout.ms`). A request that a broker still has would be written after its repeats.
+/// How long to wait for records in flight before a producer without Kafka transactions is discarded: longer than
+/// librdkafka waits for an answer (`socket.timeout.ms`). Otherwise a broker could write a request that it still has
+/// after the repeated records.
 const DRAIN_LIMIT: Duration = Duration::from_secs(90);
 
-/// Whether what is taken is delivered.
+/// Whether the records taken so far are delivered.
 #[derive(Debug)]
 pub(super) enum Delivering {
-    /// It is, as far as it is known.
+    /// As far as known, they are.
     Yes,
-    /// It will be given up.
+    /// They will be discarded.
     Failing(Box<Failing>),
-    /// It is given up. With Kafka transactions their ledger knows that.
+    /// They are discarded. With Kafka transactions, the ledger keeps this state.
     GivenUp,
 }
 
-/// What was taken will be given up. One refused record of a Kafka transaction fails all the others, most of which are
-/// reported as purged, and some before it: what is wrong shows when all have been heard.
+/// The records taken so far will be discarded. One rejected record of a Kafka transaction fails all the others. Most of
+/// them are reported as purged, some of them before the rejected one, so the cause is known only after all reports.
 #[derive(Debug)]
 pub(super) struct Failing {
-    /// When the other reports are waited for no longer.
+    /// When to stop waiting for the other reports.
     deadline: Instant,
-    /// What is wrong with which record.
+    /// The rejected records and the reasons.
     refusals: Vec<Refused>,
-    /// A record whose topic is not there; one of which a broker says so, if there is one.
+    /// A record whose topic does not exist, preferably one that a broker reported.
     missing: Option<Refused>,
-    /// What was reported first, of those that are not wrong themselves.
+    /// The first reported record among those that are not at fault.
     first: Option<Refused>,
 }
 
 impl Delivering {
-    /// When it is given up at the latest.
+    /// The time by which the records are discarded.
     pub fn deadline(&self) -> Option<Instant> {
         match self {
             Delivering::Failing(failing) => Some(failing.deadline),
@@ -62,10 +63,10 @@ impl Delivering {
 }
 
 impl KafkaSink {
-    /// A record was refused; `lsn` is that of its transaction's commit. The policy may pass it.
+    /// A record was rejected; `lsn` is the commit LSN of its transaction. The policy may allow leaving it out.
     ///
     /// # Errors
-    /// [`Error::Refused`] where it may not, and what else a failed delivery means.
+    /// [`Error::Refused`] if the policy does not allow it, and other errors of a failed delivery.
     pub fn refuse(
         &mut self,
         ticket: Ticket,
@@ -81,7 +82,7 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// Keeps a refusal until all reports are there; nothing more is taken.
+    /// Keeps a rejection until all reports have arrived; no more changes are taken.
     fn collect(&mut self, refused: Refused, now: Instant) {
         let is_missing = is_missing_topic(refused.failure.code) && !self.is_checkpoint(&refused.failure);
         let failing = match &mut self.delivering {
@@ -90,7 +91,7 @@ impl KafkaSink {
             Delivering::Yes => {
                 let is_transactional = self.transactions.is_some();
                 if !is_transactional {
-                    // It will be read again, and need not be sent now.
+                    // The record will be read again, so it need not be sent now.
                     self.link.purge();
                 }
                 let deadline = now + if is_transactional { COLLECT_LIMIT } else { DRAIN_LIMIT };
@@ -111,11 +112,11 @@ impl KafkaSink {
         }
     }
 
-    /// Gives up what was taken once its reports are there, where it fails.
+    /// After a failure, discards the records taken so far once all reports have arrived.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a record that may not be passed; else [`Error::TopicGone`], or [`Error::Aborted`], to be
-    /// repeated without the others.
+    /// [`Error::Refused`] for a record that may not be left out; otherwise [`Error::TopicGone`], or [`Error::Aborted`]
+    /// to repeat the transaction without the rejected records.
     pub(super) fn conclude_failing(&mut self, now: Instant) -> Result<(), Error> {
         let is_heard = self.flight.is_empty();
         let Delivering::Failing(failing) = &mut self.delivering else { return Ok(()) };
@@ -139,18 +140,18 @@ impl KafkaSink {
             return first.map_or(Ok(()), |refused| Err(self.explain(refused)));
         };
         let Failure { code, topic, .. } = last.failure.clone();
-        let reason = format!("a record for topic {} is refused: {}", last.failure.topic, last.failure.code);
+        let reason = format!("Kafka rejected a record for topic {}: {}", last.failure.topic, last.failure.code);
         for refused in refusals {
             self.tell(&refused);
             if !self.dead_letters.remember(refused) {
                 return Err(Error::Passed { reason });
             }
         }
-        // Kafka gives up the whole transaction, or the whole batch: it is repeated without these.
+        // Kafka aborts the whole transaction, or rejects the whole batch: it is repeated without these records.
         Err(if self.is_transactional() { Error::Aborted { reason } } else { Error::BatchRefused { topic, code } })
     }
 
-    /// What it means that nothing is wrong with any record but with this one, which was reported first.
+    /// The error if no record is at fault except possibly this one, which was reported first.
     fn explain(&mut self, first: Refused) -> Error {
         match is_of_refused_batch(&first.failure) && self.transactions.is_none() && self.dead_letters.will_differ() {
             true => Error::BatchRefused { topic: first.failure.topic, code: first.failure.code },
@@ -158,9 +159,9 @@ impl KafkaSink {
         }
     }
 
-    /// Whether a record's topic is missing, and was there before or can be made: then the record is read again. librdkafka
-    /// has looked for a topic in vain for as long as it may where the broker's code is reported; a code of its own says
-    /// that it had known the topic.
+    /// Whether the topic of a record is missing but existed before or can be created; the record is then read again.
+    /// librdkafka reports the broker's code after it has looked for the topic until its timeout. It reports its own
+    /// code if it knew the topic before.
     fn is_gone(&self, failure: &Failure) -> bool {
         let may_come = self.settings.create_topics.is_some() || failure.code != Code::UnknownTopicOrPartition;
         is_missing_topic(failure.code) && may_come && !self.is_checkpoint(failure)
@@ -170,7 +171,7 @@ impl KafkaSink {
         self.transactions.as_ref().is_some_and(|transactions| transactions.settings().topic() == failure.topic)
     }
 
-    /// How many refused records were passed.
+    /// How many rejected records were left out.
     #[must_use]
     pub fn refused_count(&self) -> u64 {
         self.dead_letters.count()
@@ -178,26 +179,26 @@ impl KafkaSink {
 
     fn may_pass(&self, failure: &Failure) -> bool {
         let is_letter = matches!(&self.settings.on_error, OnError::DeadLetter { topic } if *topic == failure.topic);
-        // A broker refuses a batch as too large as a whole, with all the small records in it.
+        // A broker that rejects a batch as too large rejects all the small records in it, too.
         let key_bytes = failure.key.as_ref().map_or(0, Vec::len);
         let is_alone = key_bytes + failure.value_bytes >= self.settings.batch_bytes;
         let is_its_own = failure.code != Code::MessageSizeTooLarge || is_alone;
-        // Without its checkpoint no transaction is complete: it would be repeated without end.
+        // A transaction without its checkpoint is incomplete and would be repeated forever.
         let is_a_changes = !is_letter && !self.is_checkpoint(failure);
         self.settings.on_error != OnError::Stop && is_passable(failure.code) && is_its_own && is_a_changes
     }
 
-    /// Counts a record that is left out, and tells of it.
+    /// Counts and logs a record that is left out.
     fn tell(&mut self, Refused { lsn, failure, .. }: &Refused) {
         self.dead_letters.count_one();
         warn!(lsn:% = lsn, topic = failure.topic.as_str(), value_bytes = failure.value_bytes,
-            records_refused = self.dead_letters.count(), error:% = failure.code; "a record is refused and left out");
+            records_refused = self.dead_letters.count(), error:% = failure.code; "Kafka rejected a record; leaving it out");
     }
 
-    /// A record is refused for the first time: leaves it out, if the policy says so.
+    /// A record is rejected for the first time: leaves it out if the policy allows it.
     ///
     /// # Errors
-    /// [`Error::Refused`] where it does not.
+    /// [`Error::Refused`] if the policy does not allow it.
     pub(super) fn pass_new(&mut self, ticket: Ticket, refused: Refused, now: Instant) -> Result<(), Error> {
         let is_repeated = self.is_gone(&refused.failure) || is_of_refused_batch(&refused.failure);
         if !matches!(self.delivering, Delivering::Yes) || is_repeated {
@@ -210,18 +211,18 @@ impl KafkaSink {
         self.pass(ticket, &refused, now)?;
         self.tell(&refused);
         let is_remembered = self.dead_letters.remember(refused);
-        // Without transactions it is most likely not repeated.
+        // Without transactions the record is most likely not repeated.
         if self.transactions.is_some() && !is_remembered {
             return Err(Error::Passed { reason: "see the log".to_owned() });
         }
         Ok(())
     }
 
-    /// Leaves a record out: its ticket settles at once, or with the dead letter.
+    /// Leaves a record out: its ticket settles at once, or when the dead letter is delivered.
     pub(super) fn pass(&mut self, ticket: Ticket, refused: &Refused, now: Instant) -> Result<(), Error> {
         let Refused { lsn, ordinal, failure } = refused;
         let OnError::DeadLetter { topic } = &self.settings.on_error else {
-            // In a transaction it settles with the others.
+            // In a transaction it settles together with the other records.
             if self.transactions.is_none() {
                 self.skipped.push_back(ticket);
             }
@@ -239,10 +240,10 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// The error that a refusal ends with. In a transaction only what is wrong with the record itself ends the run.
+    /// The error for a rejection. In a transaction, only an error of the record itself ends the run.
     fn refusal(&mut self, Refused { lsn, failure, .. }: Refused) -> Error {
         let fatal = ffi::fatal_error(self.link.client());
-        // The transaction had failed before: that failure is the one to tell.
+        // The transaction failed earlier: report that failure.
         let is_consequence = matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight);
         let cause = match (&self.transactions, &fatal) {
             (Some(_), None) if is_consequence => self.link.failure_reason(),
@@ -285,7 +286,7 @@ impl KafkaSink {
     }
 }
 
-/// Whether nothing is wrong with the record itself: a broker refuses a batch for one of its records, and names that one.
+/// Whether the record itself is not at fault: a broker rejects a batch because of one record, and names that record.
 fn is_of_refused_batch(failure: &Failure) -> bool {
     failure.code == Code::InvalidDifferentRecord
 }
