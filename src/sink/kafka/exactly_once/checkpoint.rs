@@ -1,9 +1,9 @@
-//! The checkpoint topic: the position that each Kafka transaction carries, and who writes it.
+//! The checkpoint topic: stores the position of each Kafka transaction and the instance that wrote it.
 //!
-//! One topic for a slot alone, `__walcat.SYSTEMID.DATABASE.SLOT`, with one partition and compacted: in a shared
-//! partition another instance's open transaction would hide our last checkpoint from a `read_committed` reader. Two kinds
-//! of records, JSON with a constant key each: a start record when an instance has taken over, and a checkpoint in every
-//! transaction.
+//! Each slot has its own topic, `__walcat.SYSTEMID.DATABASE.SLOT`, with one partition and compaction. In a shared
+//! partition, the open transaction of another instance would hide the last checkpoint from a `read_committed` reader.
+//! The topic has two kinds of JSON records, each with a constant key: a start record when an instance has taken over,
+//! and a checkpoint in every transaction.
 
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -27,22 +27,22 @@ pub const START_KEY: &[u8] = b"start";
 /// The key of checkpoints.
 pub const CHECKPOINT_KEY: &[u8] = b"checkpoint";
 
-/// How the topic's name begins.
+/// The prefix of the topic's name.
 const TOPIC_PREFIX: &str = "__walcat.";
 
-/// How long the list of topics is waited for.
+/// The timeout for the list of topics.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A process that holds the transactional id, or held it.
+/// A process that has, or had, the transactional id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// The host's name.
     pub host: String,
-    /// The process id there.
+    /// The process id on that host.
     pub pid: u32,
     /// When it started, in milliseconds since 1970.
     pub started_unix_ms: u64,
-    /// How often it has begun anew since.
+    /// How often the process has renewed its producer since.
     pub renewal: u32,
 }
 
@@ -60,7 +60,7 @@ impl Instance {
         }
     }
 
-    /// Whether both are one process.
+    /// Whether both are the same process.
     #[must_use]
     pub fn is_same_process(&self, other: &Instance) -> bool {
         (&self.host, self.pid, self.started_unix_ms) == (&other.host, other.pid, other.started_unix_ms)
@@ -74,27 +74,27 @@ impl fmt::Display for Instance {
     }
 }
 
-/// The position that a transaction carries.
+/// The position that a transaction stores.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// Whose position, and which.
+    /// The position and its slot.
     #[serde(flatten)]
     pub stored: Stored,
-    /// The commit LSN of the last PostgreSQL transaction in it; the position itself where there is none.
+    /// The commit LSN of the last PostgreSQL transaction in it, or the position itself if there is none.
     pub commit_lsn: Lsn,
-    /// That transaction; 0 where there is none.
+    /// The xid of that transaction, or 0 if there is none.
     pub xid: u32,
-    /// Who wrote it.
+    /// The instance that wrote the checkpoint.
     pub instance: Instance,
 }
 
 /// An instance has taken over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
-    /// Which.
+    /// The instance.
     pub instance: Instance,
-    /// Where the slot stood when the instance started, if nothing had been read from it: then it is no wonder that there
-    /// is no checkpoint.
+    /// The slot's position when the instance started, if nothing had been read from the slot yet. In that case a
+    /// missing checkpoint is expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_slot_at: Option<Lsn>,
 }
@@ -112,10 +112,10 @@ pub fn render_checkpoint(checkpoint: Checkpoint) -> Vec<u8> {
 }
 
 fn render(record: &Record) -> Vec<u8> {
-    serde_json::to_vec(record).expect("numbers and texts are JSON")
+    serde_json::to_vec(record).expect("numbers and strings can be written as JSON")
 }
 
-/// The topic's name; a slot's name is unique in its cluster, so two slots never share a topic.
+/// The topic's name. A slot's name is unique in its cluster, so two slots never share a topic.
 #[must_use]
 pub fn topic(system_identifier: &str, database: &str, slot: &str) -> String {
     sanitize(&format!("{TOPIC_PREFIX}{system_identifier}.{database}.{slot}"))
@@ -127,20 +127,20 @@ pub fn transactional_id(system_identifier: &str, database: &str, slot: &str) -> 
     format!("walcat.{system_identifier}.{database}.{slot}")
 }
 
-/// Reads the topic from its beginning, `read_committed`, and keeps what is newest.
+/// Reads the topic from its beginning with `read_committed` and keeps the newest records.
 pub struct Reader {
     consumer: BaseConsumer<ReaderContext>,
     topic: String,
     history: History,
-    /// Whether all that the topic held has been read.
+    /// Whether everything in the topic has been read.
     is_at_end: bool,
 }
 
 impl Reader {
-    /// Begins to read.
+    /// Starts reading.
     ///
     /// # Errors
-    /// [`Error::Producer`] when librdkafka refuses a property.
+    /// [`Error::Producer`] if librdkafka rejects a property.
     pub fn new(
         brokers: &str,
         properties: &[(String, String)],
@@ -153,7 +153,7 @@ impl Reader {
         }
         config
             .set("bootstrap.servers", brokers)
-            // Assigned by hand and never committed; librdkafka wants a name all the same.
+            // librdkafka requires a group, although the partition is assigned directly and no offset is committed.
             .set("group.id", "walcat")
             .set("isolation.level", "read_committed")
             .set("enable.auto.commit", "false")
@@ -169,17 +169,18 @@ impl Reader {
         Ok(Reader { consumer, topic: topic.to_owned(), history: History::new(instance), is_at_end: false })
     }
 
-    /// What has been read so far.
+    /// What was read so far.
     #[must_use]
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// Takes in what has arrived; does not wait. Errors of the connection mend themselves or not: the sink's own
-    /// judgement of the brokers tells.
+    /// Processes the records that have arrived, without waiting. Ignores connection errors: the sink decides whether
+    /// the brokers are available.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a record that is not walcat's, [`Error::Transactional`] for a topic that may not be read.
+    /// [`Error::Checkpoint`] for a record that is not walcat's; [`Error::Transactional`] without permission to read the
+    /// topic.
     pub fn advance(&mut self) -> Result<(), Error> {
         while let Some(message) = self.consumer.poll(Duration::ZERO) {
             let message = match message {
@@ -191,24 +192,24 @@ impl Reader {
                 Err(error) => match error.rdkafka_error_code() {
                     Some(code @ Code::TopicAuthorizationFailed) => {
                         let reason =
-                            format!("the checkpoint topic {} may not be read: it takes the ACL Read", self.topic);
+                            format!("no permission to read the checkpoint topic {}: grant the ACL Read", self.topic);
                         return Err(Error::Transactional { code, reason });
                     }
-                    // librdkafka asks for the group's coordinator in any case. Partitions are assigned by hand and nothing is
-                    // kept in the group, so it does not matter that it may not be seen.
+                    // librdkafka looks up the group coordinator in any case. walcat assigns partitions directly and
+                    // stores nothing in the group, so missing permission for the group does not matter.
                     _ => continue,
                 },
             };
             let malformed = |reason: String| Error::Checkpoint { topic: self.topic.clone(), reason };
-            let value = message.payload().ok_or_else(|| malformed("a record without a value".to_owned()))?;
+            let value = message.payload().ok_or_else(|| malformed("found a record without a value".to_owned()))?;
             self.history.take(value).map_err(malformed)?;
         }
         Ok(())
     }
 
-    /// Waits for another process's start record after our own; none when there is none by the deadline. One before ours, and
-    /// what it left, is of the past. Once `has_announced`, ours is in the topic; where it is not any more it was compacted
-    /// away for a later one.
+    /// Waits for a start record of another process after our own; `None` if there is none by the deadline. Records
+    /// before our own are old. With `has_announced`, our start record was in the topic; if it is missing, a later start
+    /// record has replaced it by compaction.
     ///
     /// # Errors
     /// Those of [`Reader::advance`].
@@ -228,8 +229,8 @@ impl Reader {
 }
 
 impl Reader {
-    /// Checkpoint topics of other clusters for a database and a slot of the same names: the cluster was made anew or
-    /// copied, or another one is connected to. Empty where Kafka does not say.
+    /// Checkpoint topics of other clusters for the same database and slot names: the cluster was recreated or copied,
+    /// or this is another cluster. Empty if Kafka does not answer.
     #[must_use]
     pub fn topics_of_other_systems(&self) -> Vec<String> {
         let Ok(metadata) = self.consumer.fetch_metadata(None, METADATA_TIMEOUT) else { return Vec::new() };
@@ -238,7 +239,7 @@ impl Reader {
     }
 }
 
-/// Whether both are checkpoint topics of the same database and slot, of two clusters.
+/// Whether the two topics belong to the same database and slot names in two clusters.
 fn is_of_other_system(name: &str, ours: &str) -> bool {
     let parts = |name: &'_ str| {
         let (system, rest) = name.strip_prefix(TOPIC_PREFIX)?.split_once('.')?;
@@ -254,7 +255,7 @@ struct ReaderContext;
 
 impl ClientContext for ReaderContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // Properties that are the producer's alone are named one by one, at each start.
+        // librdkafka warns about producer-only properties one by one at each start.
         if facility != "CONFWARN" {
             context::log_line(level, facility, message);
         }

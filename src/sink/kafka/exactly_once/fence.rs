@@ -1,4 +1,4 @@
-//! Who has taken over, when Kafka says that somebody has.
+//! Finds the instance that has taken over after Kafka fenced the producer.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use crate::sink::kafka::client::link::Link;
 use crate::sink::kafka::exactly_once::Transactions;
 use crate::sink::kafka::exactly_once::checkpoint::Reader;
 
-/// How long another instance's start record is looked for after a fence.
+/// How long to look for the start record of another instance after a fence.
 const FENCE_LOOK: Duration = Duration::from_secs(3);
 
-/// Kafka does not say who took the transactional id, nor whether it gave up our transaction by itself: the newest start
-/// record does. Waits for it, for [`FENCE_LOOK`] at most.
+/// Kafka does not report who took the transactional id, or whether Kafka itself aborted the transaction. The newest
+/// start record answers both questions. Waits for it at most [`FENCE_LOOK`].
 pub(in crate::sink::kafka) fn find_successor(link: &Link, transactions: &Transactions, reason: String) -> Error {
     let (brokers, properties) = link.addresses();
     let topic = transactions.settings().topic();
@@ -19,7 +19,7 @@ pub(in crate::sink::kafka) fn find_successor(link: &Link, transactions: &Transac
     match reader.and_then(|mut reader| reader.wait_for_other(transactions.has_announced(), Instant::now() + FENCE_LOOK))
     {
         Ok(Some(other)) => Error::FencedBy { by: other.to_string() },
-        Ok(None) => Error::Aborted { reason: format!("{reason}; no other instance has started since") },
+        Ok(None) => Error::Aborted { reason: format!("{reason}; no other instance has started since then") },
         Err(error) => error,
     }
 }

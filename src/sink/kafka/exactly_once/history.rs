@@ -1,4 +1,4 @@
-//! What the checkpoint topic says: its records, and what follows from them in the order in which they are read.
+//! The history in the checkpoint topic: its records, and what follows from their order.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,25 +12,25 @@ pub(in crate::sink::kafka) enum Record {
     Checkpoint(Checkpoint),
 }
 
-/// What has been read of the topic so far, from its beginning on.
+/// The records of the topic that were read so far, from its beginning.
 #[derive(Clone, Debug)]
 pub struct History {
-    /// Whose start record is waited for.
+    /// The instance whose start record the reader waits for.
     instance: Instance,
-    /// Whether it has been read.
+    /// Whether that start record has been read.
     pub has_seen_start: bool,
     /// The instance that started last.
     pub newest_start: Option<Instance>,
     /// The last checkpoint.
     pub checkpoint: Option<Checkpoint>,
-    /// The first start record that is left.
+    /// The oldest start record that compaction has kept.
     pub first_start: Option<Start>,
-    /// Whether a start record of this process, in whichever renewal, has been read.
+    /// Whether a start record of this process, with any renewal, has been read.
     has_seen_process: bool,
 }
 
 impl History {
-    /// Nothing has been read yet.
+    /// The start: nothing has been read.
     #[must_use]
     pub fn new(instance: &Instance) -> Self {
         History {
@@ -43,10 +43,10 @@ impl History {
         }
     }
 
-    /// Takes in the next record's value.
+    /// Processes the value of the next record.
     ///
     /// # Errors
-    /// What is wrong with a record that is not walcat's.
+    /// Why a record is not one of walcat's.
     pub fn take(&mut self, value: &[u8]) -> Result<(), String> {
         match serde_json::from_slice(value).map_err(|error| error.to_string())? {
             Record::Start(start) => {
@@ -60,8 +60,8 @@ impl History {
         Ok(())
     }
 
-    /// The process that has started after ours, if one has: one before, and what it left, is of the past. Where ours
-    /// `is_compacted` away, it was for a later one.
+    /// The process that started after ours, if any. Start records before ours are old. If ours `is_compacted` away, a
+    /// later one replaced it.
     #[must_use]
     pub fn successor(&self, is_compacted: bool) -> Option<&Instance> {
         let is_after_ours = self.has_seen_process || is_compacted;
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_topic_is_whole_with_the_very_start_record_that_was_waited_for() {
+    fn the_topic_is_complete_with_the_exact_start_record_that_was_waited_for() {
         let mut history = History::new(&instance(7, 1));
         for other in [instance(6, 1), instance(7, 0), instance(8, 1)] {
             history.take(&start(other)).unwrap();
@@ -99,7 +99,7 @@ mod tests {
         let mut history = History::new(&instance(7, 0));
         history.take(&start(instance(6, 0))).unwrap();
         assert_eq!(history.successor(false), None);
-        assert_eq!(history.successor(true), Some(&instance(6, 0)), "ours was there and is not any more");
+        assert_eq!(history.successor(true), Some(&instance(6, 0)), "our record was there, but is there no longer");
         for ours in [instance(7, 0), instance(7, 1)] {
             history.take(&start(ours)).unwrap();
             assert_eq!(history.successor(false), None);

@@ -1,9 +1,10 @@
-//! The decisions of exactly-once delivery: what joins which Kafka transaction, when it is committed with which checkpoint,
-//! what is stored, and what has to be done next. Calls nobody: [`Transactions`](crate::sink::kafka::exactly_once::Transactions) does
-//! what [`Ledger::next`] says and tells the ledger how it went, and so does the simulation with a Kafka of its own.
+//! The decisions of exactly-once delivery: what joins which Kafka transaction, when a transaction is committed and with
+//! which checkpoint, what is stored, and what to do next. The ledger calls nobody.
+//! [`Transactions`](crate::sink::kafka::exactly_once::Transactions) does what [`Ledger::next`] returns and reports the
+//! result to the ledger. The simulation does the same with its own Kafka.
 //!
-//! Its invariants: a Kafka transaction holds whole PostgreSQL transactions and the checkpoint after them; a position is
-//! stored when the commit of its transaction was answered with success, and by nothing else; no record settles before.
+//! Invariants: a Kafka transaction contains whole PostgreSQL transactions and the checkpoint after them. A position is
+//! stored only when the commit of its transaction has succeeded. No record settles before that.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,21 +19,21 @@ use crate::sink::kafka::error::Error;
 use crate::sink::kafka::exactly_once::checkpoint::{Checkpoint, Instance};
 use crate::sink::kafka::exactly_once::history::History;
 
-/// Units of confirmation in one Kafka transaction at most: half of what the ring holds.
+/// The maximum number of units of confirmation in one Kafka transaction: half of the ring.
 const UNITS_MAX: usize = RING_ENTRIES_MAX / 2;
 
-/// How much a Kafka transaction takes.
+/// The limits of a Kafka transaction.
 #[derive(Clone, Debug)]
 pub struct Bounds {
-    /// How long a transaction stays open for more.
+    /// How long a transaction stays open for more changes.
     pub interval: Duration,
-    /// Records after which no further PostgreSQL transaction joins.
+    /// The number of records after which no further PostgreSQL transaction joins.
     pub records_max: u64,
-    /// Kafka's own limit, `transaction.timeout.ms`.
+    /// Kafka's limit, `transaction.timeout.ms`.
     pub timeout: Duration,
 }
 
-/// What the producer has not dealt with.
+/// The state of the producer's pending work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traffic {
     /// No record waits for its delivery report.
@@ -43,118 +44,118 @@ pub struct Traffic {
     pub is_outage: bool,
 }
 
-/// What has to be done next.
+/// The next thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Nothing now.
+    /// Do nothing now.
     Nothing,
-    /// Take the transactional id, which fences whoever had it: then [`Ledger::asked`].
+    /// Take the transactional id, which fences its previous owner. Then call [`Ledger::asked`].
     TakeId,
-    /// Put a start record into the transaction: then [`Ledger::announced`].
+    /// Put a start record into the transaction. Then call [`Ledger::announced`].
     Announce,
-    /// Commit the transaction: then [`Ledger::asked`].
+    /// Commit the transaction. Then call [`Ledger::asked`].
     Commit,
-    /// Look whether the call that was made is over: then [`Ledger::answered`].
+    /// Check whether the call has returned. Then call [`Ledger::answered`].
     Await,
-    /// Read the checkpoint topic: then [`Ledger::handle_history`].
+    /// Read the checkpoint topic. Then call [`Ledger::handle_history`].
     Read,
-    /// Put the checkpoint into the transaction: then [`Ledger::sealed_with`].
+    /// Put the checkpoint into the transaction. Then call [`Ledger::sealed_with`].
     Seal(Checkpoint),
 }
 
-/// Whether librdkafka was asked for what ends the stage. Once it was asked to commit, the outcome is its own, and to give
-/// up is not possible any more.
+/// Whether librdkafka was asked for the call that ends the stage. Once it was asked to commit, only librdkafka
+/// determines the outcome, and the transaction can no longer be aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asking {
     NotAsked,
     Asked,
 }
 
-/// Whether the timeline has to be asked for before a checkpoint carries it.
+/// Whether the timeline must be requested before a checkpoint is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Vouching {
-    /// It does not change under the stream.
+    /// The timeline does not change during the stream.
     Never,
-    /// It may; nothing waits for it now.
+    /// The timeline can change; no checkpoint waits for it now.
     Later,
-    /// A checkpoint waits for it, and nothing more is taken.
+    /// A checkpoint waits for the timeline, and no more changes are taken.
     Wanted,
-    /// It is known for the checkpoint that waited.
+    /// The timeline is known for the checkpoint that waited.
     Answered,
 }
 
-/// What the checkpoint topic holds.
+/// The contents of the checkpoint topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The stored position.
     pub stored: Option<Stored>,
-    /// Where the slot stood when the first instance started, if nothing had been read from it.
+    /// The slot's position when the first instance started, if nothing had been read from the slot.
     pub unread_slot_at: Option<Lsn>,
 }
 
 #[derive(Clone, Debug)]
 enum Stage {
-    /// Takes the transactional id.
+    /// The transactional id is being taken.
     Initializing { call: Asking },
-    /// Has the id, and nothing else.
+    /// The process has the id; nothing else was done.
     Taken,
-    /// The start record is under way, or its transaction is being committed.
+    /// The start record is in flight, or its transaction is being committed.
     Announcing { call: Asking },
-    /// Reads the checkpoint topic up to the start record.
+    /// The checkpoint topic is being read up to the start record.
     Reading,
-    /// What is stored is known, and waits to be judged.
+    /// The stored position is known, but not checked yet.
     Found(Found),
-    /// The open transaction is empty: Kafka knows nothing of it.
+    /// The open transaction is empty: Kafka does not know it yet.
     Idle,
-    /// A transaction is open, and has begun with its first change.
+    /// A transaction is open; its first change opened it.
     Open { since: Instant, records: u64 },
-    /// The checkpoint is under way, or its transaction is being committed.
+    /// The checkpoint is in flight, or its transaction is being committed.
     Committing { checkpoint: Lsn, call: Asking },
-    /// Given up, to end or to begin anew: with the same producer where it was only asked to take the transactional id. Another
-    /// one would be fenced when that late request is answered.
+    /// Aborted, to end or to restart. If the producer was only asked to take the transactional id, the same producer
+    /// restarts: the late answer to that request would fence another one.
     Closed { untouched: Option<Asking> },
 }
 
-/// The transactions of one producer after another.
+/// The transactions of this process, across producers.
 #[derive(Debug)]
 pub struct Ledger {
     bounds: Bounds,
-    /// Whose position it is, to be filled in with each position.
+    /// The constant part of each stored position.
     identity: Stored,
     instance: Instance,
     stage: Stage,
-    /// Whether a PostgreSQL transaction has been taken in part.
+    /// Whether a PostgreSQL transaction was taken in part.
     inside: bool,
-    /// The last whole one in the open transaction.
+    /// The last whole PostgreSQL transaction in the open Kafka transaction.
     sealed: Option<Sealed>,
-    /// What the open transaction holds: how many records of which entries, in order.
+    /// The contents of the open transaction: the number of records per entry, in order.
     taken: Vec<(Ticket, u32)>,
-    /// What a committed transaction held and has not been reported yet.
+    /// The contents of committed transactions that are not reported yet.
     committed: VecDeque<(Ticket, u32)>,
     stored: Lsn,
     stored_at: Option<Instant>,
-    /// The end of the last records that are stored.
+    /// The end of the last stored records.
     records: Reached,
-    /// The last position that this process has stored or found stored, whatever has happened since.
+    /// The last position that this process stored or found stored, regardless of what has happened since.
     known: Lsn,
     vouching: Vouching,
     /// Whether a start record of this process was ever committed.
     has_announced: bool,
-    /// Where the last record of ours is in the topic.
+    /// The offset of our last record in the topic.
     last_offset: i64,
-    /// A record of ours came to lie before the last one: the topic is another one, which the broker may have made in a way of
-    /// its own.
+    /// A record of ours got a lower offset than the one before it: this is another topic, which the broker may have
+    /// created with its own settings.
     is_other_topic: bool,
-    /// A position past the stored one that no transaction carries yet.
+    /// A position after the stored one that no transaction carries yet.
     idle: Lsn,
-    /// Do not wait for the interval: the run ends.
+    /// Commit without waiting for the interval, because the run ends.
     hurry: bool,
-    /// The stored position that a transaction was begun at which had to be given up for its age.
+    /// The stored position when a transaction was aborted because it was open for too long.
     expired_at: Option<Lsn>,
 }
 
 impl Ledger {
-    /// Nothing is begun yet.
+    /// The start: no transaction exists.
     #[must_use]
     pub fn new(bounds: Bounds, identity: Stored, instance: Instance) -> Self {
         Ledger {
@@ -180,7 +181,7 @@ impl Ledger {
         }
     }
 
-    /// Begins anew; says whether that takes a new producer.
+    /// Restarts; returns whether a new producer is needed.
     pub fn renew(&mut self) -> bool {
         self.instance.renewal += 1;
         let untouched = match self.stage {
@@ -205,13 +206,13 @@ impl Ledger {
         &self.instance
     }
 
-    /// The position that Kafka has committed.
+    /// The position that is committed in Kafka.
     #[must_use]
     pub fn stored(&self) -> Lsn {
         self.stored
     }
 
-    /// The last position that this process knew to be stored; 0/0 for none.
+    /// The last position that this process knew to be stored; 0/0 if there is none.
     #[must_use]
     pub fn known(&self) -> Lsn {
         self.known
@@ -223,18 +224,18 @@ impl Ledger {
         self.has_announced
     }
 
-    /// Whether the timeline has to be asked for before each checkpoint: the server is a standby, which may be promoted.
+    /// Whether to request the timeline before each checkpoint: the server is a standby, which can be promoted.
     pub fn ask_timeline(&mut self, may_change: bool) {
         self.vouching = if may_change { Vouching::Later } else { Vouching::Never };
     }
 
-    /// Whether a checkpoint waits for the timeline of what was taken so far.
+    /// Whether a checkpoint waits for the timeline of the changes taken so far.
     #[must_use]
     pub fn wants_timeline(&self) -> bool {
         self.vouching == Vouching::Wanted
     }
 
-    /// The timeline, asked for since it was wanted.
+    /// The timeline, as requested after a checkpoint began to wait for it.
     pub fn timeline_is(&mut self, timeline: u32) {
         if self.vouching == Vouching::Wanted {
             self.identity.timeline = timeline;
@@ -242,7 +243,7 @@ impl Ledger {
         }
     }
 
-    /// The server was promoted to this timeline, which stays.
+    /// The server was promoted to this timeline, which does not change any more.
     pub fn is_promoted(&mut self, timeline: u32) {
         self.identity.timeline = timeline;
         self.vouching = Vouching::Never;
@@ -271,8 +272,8 @@ impl Ledger {
         }
         match self.stage {
             Stage::Idle => true,
-            // One that is due is not kept open by more of them; and what is under way must not fill the ring, or the end
-            // of the PostgreSQL transaction that is half taken could not be read.
+            // A transaction that is due takes no more PostgreSQL transactions. The records in flight must not fill the
+            // ring: otherwise the end of a partly taken PostgreSQL transaction could not be read.
             Stage::Open { since, records } => {
                 let is_due = records >= self.bounds.records_max
                     || self.taken.len() >= UNITS_MAX
@@ -283,7 +284,8 @@ impl Ledger {
         }
     }
 
-    /// What is stored, when it is known and not judged yet; changes are taken after [`Ledger::begin_at`].
+    /// The stored position, once it is known and until [`Ledger::begin_at`] has checked it; only then are changes
+    /// taken.
     #[must_use]
     pub fn found(&self) -> Option<Found> {
         match &self.stage {
@@ -292,16 +294,16 @@ impl Ledger {
         }
     }
 
-    /// Keeps these keys with each position from now on.
+    /// Stores these keys with each position from now on.
     pub fn keep_full_keys(&mut self, full_keys: FullKeys) {
         self.identity.full_keys = full_keys;
     }
 
-    /// The stream goes on at this position of this timeline.
+    /// The stream continues at this position of this timeline.
     pub fn begin_at(&mut self, start: Start, timeline: u32) {
-        let Stage::Found(found) = &self.stage else { panic!("a start without a checkpoint that was read") };
-        // A first position, one that the operator has chosen, and one that was cut or reached on another timeline are
-        // stored before anything is confirmed.
+        let Stage::Found(found) = &self.stage else { panic!("the stream started before the checkpoint was read") };
+        // A first position, one that the operator has chosen, and one that was cut or reached on another timeline must
+        // be stored before anything is confirmed.
         let is_stored =
             found.stored.as_ref().is_some_and(|found| (found.end_lsn, found.timeline) == (start.lsn, timeline));
         self.stored = if is_stored { start.lsn } else { Lsn::INVALID };
@@ -313,61 +315,63 @@ impl Ledger {
         self.stage = Stage::Idle;
     }
 
-    /// Opens a transaction unless one is open. Call it before a change is taken.
+    /// Opens a transaction unless one is open. Call it before taking a change.
     pub fn open(&mut self, now: Instant) {
         if matches!(self.stage, Stage::Idle) {
             self.stage = Stage::Open { since: now, records: 0 };
         }
     }
 
-    /// Records of an entry have been taken into the open transaction.
+    /// Records of an entry were taken into the open transaction.
     pub fn take(&mut self, ticket: Ticket, count: u32, is_transactional: bool) {
-        assert!(count > 0, "a change became no record");
-        let Stage::Open { records, .. } = &mut self.stage else { panic!("a change outside a Kafka transaction") };
+        assert!(count > 0, "a change has no records");
+        let Stage::Open { records, .. } = &mut self.stage else {
+            panic!("a change was taken outside a Kafka transaction")
+        };
         *records += u64::from(count);
         self.inside |= is_transactional;
         match self.taken.last_mut() {
-            // A transaction of more records than 32 bits count has another place.
+            // If the sum exceeds 32 bits, the entry gets another element.
             Some((last, sum)) if *last == ticket && sum.checked_add(count).is_some() => *sum += count,
             _ => self.taken.push((ticket, count)),
         }
     }
 
-    /// A PostgreSQL transaction, or a message outside of any, is whole.
+    /// A PostgreSQL transaction, or a message outside a transaction, is complete.
     pub fn seal(&mut self, sealed: Sealed) {
         self.inside = false;
         self.sealed = Some(sealed);
     }
 
-    /// Do not wait for the interval any more.
+    /// Commits without waiting for the interval.
     pub fn hurry(&mut self) {
         self.hurry = true;
     }
 
-    /// The next entry of a committed transaction, with how many of its records it held.
+    /// The next entry of a committed transaction, with the number of its records.
     pub fn settled(&mut self) -> Option<(Ticket, u32)> {
         self.committed.pop_front()
     }
 
-    /// A record of ours lies at this offset of the checkpoint topic.
+    /// A record of ours has this offset in the checkpoint topic.
     pub fn delivered_own(&mut self, offset: i64) {
         self.is_other_topic |= self.known.is_valid() && offset <= self.last_offset;
         self.last_offset = offset;
     }
 
-    /// Whether there is nothing to deliver, as far as is known.
+    /// Whether there is nothing to deliver as far as known.
     #[must_use]
     pub fn rests(&self) -> bool {
         matches!(self.stage, Stage::Idle | Stage::Found(_))
     }
 
-    /// Whether what was taken has been given up.
+    /// Whether everything taken so far was discarded.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self.stage, Stage::Closed { .. })
     }
 
-    /// Whether it is known, and judged, what was delivered before.
+    /// Whether the previously delivered position is known and checked.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         !matches!(
@@ -376,7 +380,7 @@ impl Ledger {
         )
     }
 
-    /// Whether nothing is left to be committed, but for a PostgreSQL transaction that is not whole.
+    /// Whether nothing is left to commit, except a PostgreSQL transaction that is not complete.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         let rests = match self.stage {
@@ -387,8 +391,8 @@ impl Ledger {
         rests && self.committed.is_empty()
     }
 
-    /// A position that everything before is delivered of, with nothing under way: it is stored by a transaction of its
-    /// own when it is far enough from the stored one, or at once.
+    /// Everything before this position is delivered, and nothing is in flight. The position is stored in a transaction
+    /// of its own: now if `at_once` is set, otherwise when it is far enough after the stored one.
     pub fn offer(&mut self, delivered: Lsn, at_once: bool) {
         self.idle = self.idle.max(delivered);
         if at_once {
@@ -396,16 +400,16 @@ impl Ledger {
         }
     }
 
-    /// What has to be done next.
+    /// The next thing to do.
     ///
     /// # Errors
-    /// [`Error::Aborted`] and [`Error::TransactionTooLong`] for a transaction that Kafka would soon give up.
+    /// [`Error::Aborted`] and [`Error::TransactionTooLong`] for a transaction that Kafka would soon abort.
     pub fn next(&mut self, traffic: Traffic, now: Instant) -> Result<Task, Error> {
         Ok(match self.stage {
             Stage::Initializing { call: Asking::NotAsked } => Task::TakeId,
             Stage::Taken => Task::Announce,
             Stage::Committing { call: Asking::NotAsked, .. } if traffic.is_flight_empty && self.is_other_topic => {
-                return Err(Error::Aborted { reason: "the checkpoint topic is not the one it was".to_owned() });
+                return Err(Error::Aborted { reason: "the checkpoint topic was replaced by another one".to_owned() });
             }
             Stage::Announcing { call: Asking::NotAsked } | Stage::Committing { call: Asking::NotAsked, .. } => {
                 if traffic.is_flight_empty {
@@ -442,35 +446,38 @@ impl Ledger {
         })
     }
 
-    /// The call that [`Task::TakeId`] or [`Task::Commit`] asks for was made.
+    /// The call for [`Task::TakeId`] or [`Task::Commit`] was made.
     pub fn asked(&mut self) {
         let (Stage::Initializing { call } | Stage::Announcing { call } | Stage::Committing { call, .. }) =
             &mut self.stage
         else {
-            panic!("a call that the ledger did not ask for");
+            panic!("the ledger did not ask for this call");
         };
         *call = Asking::Asked;
     }
 
     /// The start record is in a transaction.
     pub fn announced(&mut self) {
-        assert!(matches!(self.stage, Stage::Taken), "a start record without a transactional id");
+        assert!(matches!(self.stage, Stage::Taken), "a start record was written without a transactional id");
         self.stage = Stage::Announcing { call: Asking::NotAsked };
     }
 
-    /// The checkpoint is in the transaction, which takes nothing more.
+    /// The checkpoint is in the transaction, which takes no more records.
     pub fn sealed_with(&mut self, checkpoint: &Stored) {
-        assert!(matches!(self.stage, Stage::Idle | Stage::Open { .. }), "a checkpoint outside a transaction");
-        assert!(!self.inside, "a checkpoint inside a PostgreSQL transaction");
+        assert!(
+            matches!(self.stage, Stage::Idle | Stage::Open { .. }),
+            "a checkpoint was written outside a transaction"
+        );
+        assert!(!self.inside, "a checkpoint was written inside a PostgreSQL transaction");
         self.sealed = None;
         self.records = checkpoint.records_end();
         self.stage = Stage::Committing { checkpoint: checkpoint.end_lsn, call: Asking::NotAsked };
     }
 
-    /// The call is over. Gives the position that is stored now, if there is a new one.
+    /// The call has returned. Returns the stored position if it is new.
     ///
     /// # Errors
-    /// The call's own: nothing is known of what it was to do, and the producer is of no more use.
+    /// The error of the call: its outcome is unknown, and the producer cannot be used any more.
     pub fn answered(&mut self, result: Result<(), CallError>, now: Instant) -> Result<Option<Lsn>, CallError> {
         if let Err(error) = result {
             self.stage = Stage::Closed { untouched: None };
@@ -490,12 +497,13 @@ impl Ledger {
                 self.stage = Stage::Idle;
                 return Ok(Some(checkpoint));
             }
-            _ => panic!("an answer to a call that the ledger did not ask for"),
+            _ => panic!("the ledger did not ask for the call that was answered"),
         }
         Ok(None)
     }
 
-    /// What has been read of the checkpoint topic: it is whole with our own start record. Says whether it is.
+    /// Processes what was read of the checkpoint topic. Returns whether it is complete: it is once our own start record
+    /// was read.
     pub fn handle_history(&mut self, history: &History) -> bool {
         let is_whole = matches!(self.stage, Stage::Reading) && history.has_seen_start;
         if is_whole {
@@ -506,7 +514,7 @@ impl Ledger {
         is_whole
     }
 
-    /// When [`Ledger::next`] has to be asked again at the latest, where `look` is the time for what does not tell its end.
+    /// The time by which [`Ledger::next`] must be called again. `look` is the time for what must be polled.
     #[must_use]
     pub fn deadline(&self, is_flight_empty: bool, look: Instant, now: Instant) -> Option<Instant> {
         match &self.stage {
@@ -515,11 +523,11 @@ impl Ledger {
             Stage::Idle | Stage::Open { .. } if self.vouching == Vouching::Answered => Some(now),
             Stage::Initializing { call: Asking::NotAsked } | Stage::Reading => Some(look),
             Stage::Open { since, .. } if self.inside => Some(*since + self.longest()),
-            // What is still held back, a topic to be made, tells by itself.
+            // A held record, whose topic is being created, wakes the loop.
             Stage::Open { since, .. } => Some((*since + self.bounds.interval).max(look)),
             Stage::Idle => self.idle_due_at(now),
             Stage::Taken => Some(now),
-            // The last delivery report has been taken since the last look.
+            // The last delivery report was processed after the last check.
             Stage::Announcing { call: Asking::NotAsked } | Stage::Committing { call: Asking::NotAsked, .. }
                 if is_flight_empty =>
             {
@@ -530,8 +538,8 @@ impl Ledger {
         }
     }
 
-    /// Ends it. Says whether a transaction is open that can be given up. One that is being committed cannot: what became
-    /// of it shows in the checkpoint, once the id is taken anew.
+    /// Ends the transactions. Returns whether an open transaction can be aborted. A transaction that is being committed
+    /// cannot: the checkpoint shows its outcome once the id is taken again.
     pub fn close(&mut self) -> bool {
         let untouched = match self.stage {
             Stage::Initializing { call } => Some(call),
@@ -559,15 +567,17 @@ impl Ledger {
         self.bounds.timeout.mul_f64(0.9)
     }
 
-    /// Kafka gives up a transaction that is open for too long, and one PostgreSQL transaction cannot be parted.
+    /// Kafka aborts a transaction that is open for too long, and a PostgreSQL transaction cannot be split.
     fn check_length(&mut self, since: Instant, is_outage: bool, now: Instant) -> Result<(), Error> {
         if now < since + self.longest() {
             return Ok(());
         }
         let open_ms = now.saturating_duration_since(since).as_millis();
-        // A pause of either side may be why: only one that is too long again is too long.
+        // A pause on either side may be the reason: only a second timeout at the same position counts.
         if is_outage || self.expired_at.replace(self.stored) != Some(self.stored) {
-            return Err(Error::Aborted { reason: format!("it is open for {open_ms} ms, and Kafka would soon end it") });
+            return Err(Error::Aborted {
+                reason: format!("it has been open for {open_ms} ms, and Kafka would soon abort it"),
+            });
         }
         Err(Error::TransactionTooLong { open_ms, timeout_ms: self.bounds.timeout.as_millis() })
     }
@@ -608,7 +618,7 @@ mod tests {
         Ledger::new(bounds, stored(0), instance())
     }
 
-    /// One that has read this checkpoint and begins at `start`.
+    /// A ledger that has read this checkpoint and begins at `start`.
     fn begun(found: Option<u64>, start: u64, now: Instant) -> Ledger {
         let mut ledger = ledger();
         assert_eq!(ledger.next(QUIET, now).unwrap(), Task::TakeId);
@@ -627,7 +637,7 @@ mod tests {
         assert!(ledger.handle_history(&history));
         let read = ledger.found().unwrap();
         assert_eq!((read.stored.map(|stored| stored.end_lsn.0), read.unread_slot_at), (found, Some(Lsn(1))));
-        assert!(!ledger.has_room(now) && !ledger.has_begun(), "the position is not judged");
+        assert!(!ledger.has_room(now) && !ledger.has_begun(), "the position is not checked");
         let records = Reached { timeline: 1, lsn: Lsn(start) };
         ledger.begin_at(Start { lsn: Lsn(start), records, is_cut: false }, 1);
         ledger
@@ -635,7 +645,7 @@ mod tests {
 
     fn commit(ledger: &mut Ledger, now: Instant) -> Option<Lsn> {
         let busy = Traffic { is_flight_empty: false, ..QUIET };
-        assert_eq!(ledger.next(busy, now).unwrap(), Task::Nothing, "records are under way");
+        assert_eq!(ledger.next(busy, now).unwrap(), Task::Nothing, "records are in flight");
         assert_eq!(ledger.next(QUIET, now).unwrap(), Task::Commit);
         ledger.asked();
         assert_eq!(ledger.next(QUIET, now).unwrap(), Task::Await);
@@ -659,7 +669,7 @@ mod tests {
         seal(&mut ledger, 200);
         take(&mut ledger, 1, now);
         let later = now + 2 * SECOND;
-        assert!(ledger.has_room(later), "the half-taken one has to be read to its end");
+        assert!(ledger.has_room(later), "the partly taken one must be read to its end");
         ledger.hurry();
         assert_eq!(ledger.next(QUIET, later).unwrap(), Task::Nothing);
         seal(&mut ledger, 300);
@@ -694,7 +704,7 @@ mod tests {
             assert!(ledger.answered(Err(error), now).is_err());
             assert_eq!((ledger.stored(), ledger.settled()), (Lsn(100), None));
             assert!(!ledger.has_room(now) && !ledger.close(), "its outcome is not known");
-            assert!(ledger.renew(), "the producer is of no more use");
+            assert!(ledger.renew(), "the producer cannot be used any more");
         }
     }
 
@@ -726,7 +736,7 @@ mod tests {
         assert!(matches!(ledger.next(QUIET, now + CHECKPOINT_INTERVAL).unwrap(), Task::Seal(_)));
         ledger.offer(Lsn(150), true);
         let Task::Seal(checkpoint) = ledger.next(QUIET, now).unwrap() else { panic!("no checkpoint") };
-        assert_eq!(checkpoint.stored.end_lsn, Lsn(200), "a lower one changes nothing");
+        assert_eq!(checkpoint.stored.end_lsn, Lsn(200), "a lower position changes nothing");
         assert_eq!(checkpoint.stored.records_end().lsn, Lsn(100), "it had no records");
     }
 
@@ -737,7 +747,7 @@ mod tests {
         let mut open = begun(Some(100), 100, now);
         take(&mut open, 0, now);
         assert!(open.close());
-        assert!(open.renew(), "it takes another producer");
+        assert!(open.renew(), "it needs another producer");
         assert_eq!((open.settled(), open.stored(), open.instance().renewal), (None, Lsn::INVALID, 1));
         let mut asked = ledger();
         asked.asked();
@@ -770,7 +780,7 @@ mod tests {
         ledger.ask_timeline(true);
         ledger.stage = Stage::Idle;
         assert!(ledger.has_room(now) && !ledger.wants_timeline());
-        // What is answered before a checkpoint waits was asked before its records were taken.
+        // An answer that arrives before a checkpoint waits was requested before its records were taken.
         ledger.timeline_is(2);
         assert!(!ledger.knows_timeline() && ledger.wants_timeline());
         assert!(!ledger.has_room(now));
@@ -783,7 +793,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_that_is_not_stored_like_this_is_stored_though_nothing_follows() {
+    fn a_position_that_differs_from_the_stored_one_is_stored_even_if_nothing_follows() {
         let now = Instant::now();
         let start = |lsn| Start { lsn: Lsn(lsn), records: Reached::NOTHING, is_cut: false };
         for (what, stored, lsn, timeline, is_due) in [

@@ -1,11 +1,12 @@
-//! Exactly-once delivery: whole PostgreSQL transactions in Kafka transactions, each with a checkpoint in it.
+//! Exactly-once delivery: whole PostgreSQL transactions in Kafka transactions, each with a checkpoint.
 //!
-//! Stages: take the transactional id, which fences whoever had it; commit a start record; read the checkpoint topic until
-//! that very record is seen, not until an end offset; then transactions, one after another. While one is being committed
-//! no change is taken. Bytes are not kept, so whatever makes a transaction fail ends in [`Error::Aborted`]: the stream is
-//! begun again from the checkpoint, which also settles a commit of unknown outcome. Nothing here is guessed.
+//! Stages: take the transactional id, which fences its previous owner; commit a start record; read the checkpoint topic
+//! until exactly that record is seen, not until an end offset; then run one transaction after another. While a
+//! transaction is being committed, no change is taken. Bytes are not kept, so every failure of a transaction ends in
+//! [`Error::Aborted`]: the stream restarts from the checkpoint. The checkpoint also shows whether a commit of unknown
+//! outcome succeeded. Nothing is guessed.
 //!
-//! What is done when is decided by the [`Ledger`]; here are the calls.
+//! The [`Ledger`] decides what is done when; this module makes the calls.
 //!
 //! Source: Apache Kafka's design documentation, "Using Transactions", and librdkafka's `INTRODUCTION.md`, "Transactional
 //! Producer".
@@ -32,36 +33,36 @@ use crate::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
 use crate::sink::kafka::flight::Flight;
 use crate::sink::kafka::topics::Waiting;
 
-/// The time between two looks at what librdkafka does not tell the end of: the checkpoint topic's reader.
+/// The time between two checks of what must be polled: the reader of the checkpoint topic.
 const LOOK_INTERVAL: Duration = Duration::from_millis(3);
 
 /// The same while no broker answers.
 const OUTAGE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long giving up a transaction may take when walcat ends.
+/// The timeout for aborting a transaction when walcat ends.
 const ABORT_LIMIT: Duration = Duration::from_secs(3);
 
-/// What a transaction is made of.
+/// The settings of transactions.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long a transaction stays open for more.
+    /// How long a transaction stays open for more changes.
     pub interval: Duration,
-    /// Records after which no further PostgreSQL transaction joins.
+    /// The number of records after which no further PostgreSQL transaction joins.
     pub records_max: u64,
-    /// Kafka's own limit, `transaction.timeout.ms`.
+    /// Kafka's limit, `transaction.timeout.ms`.
     pub timeout: Duration,
-    /// Whose position it is, to be filled in with each position.
+    /// The constant part of each stored position.
     pub identity: Stored,
-    /// The database, for names.
+    /// The database, for the names of the topic and the id.
     pub database: String,
-    /// Where the slot stood at the start.
+    /// The slot's position at the start.
     pub slot_at: Lsn,
-    /// The topics of the tables that are published, where the slot may have been read from before; empty where it was not.
+    /// The topics of the published tables if the slot may have been read before; otherwise empty.
     pub read_topics: Vec<String>,
 }
 
 impl Settings {
-    /// The slot's own topic.
+    /// The slot's checkpoint topic.
     #[must_use]
     pub fn topic(&self) -> String {
         checkpoint::topic(&self.identity.system_identifier, &self.database, &self.identity.slot)
@@ -74,18 +75,18 @@ impl Settings {
     }
 }
 
-/// The transactions of one producer after another.
+/// The transactions of this process, across producers.
 pub struct Transactions {
     settings: Settings,
     ledger: Ledger,
-    /// Of the checkpoint topic, while it is read.
+    /// Reads the checkpoint topic; present only while it is read.
     reader: Option<Box<Reader>>,
-    /// Whether something was written to the topics of the tables before the id was taken.
+    /// Whether the topics of the tables had records before the id was taken.
     is_any_written: bool,
 }
 
 impl Transactions {
-    /// Nothing is begun yet.
+    /// The start: no transaction exists.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let Settings { interval, records_max, timeout, .. } = settings;
@@ -94,55 +95,55 @@ impl Transactions {
         Transactions { settings, ledger, reader: None, is_any_written: false }
     }
 
-    /// Begins anew; says whether that takes a new producer.
+    /// Restarts; returns whether a new producer is needed.
     pub fn renew(&mut self) -> bool {
         self.reader = None;
         self.ledger.renew()
     }
 
-    /// What a transaction is made of.
+    /// The settings of transactions.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// What a call's failure means here.
+    /// The error for a failed call.
     #[must_use]
     pub fn explain(&self, error: CallError) -> Error {
         match error.code {
             Code::TransactionalIdAuthorizationFailed => {
                 let id = self.settings.transactional_id();
-                let reason = format!("the transactional id {id} may not be used: it takes the ACL Write on it");
+                let reason = format!("no permission for the transactional id {id}: grant the ACL Write");
                 Error::Transactional { code: error.code, reason }
             }
             _ => failure(&error),
         }
     }
 
-    /// What it means that a record for the checkpoint topic is refused; `is_denied` says that it may not be made.
+    /// The error for a rejected record of the checkpoint topic; `is_denied` means that the topic may not be created.
     #[must_use]
     pub fn explain_checkpoint(&self, code: Code, is_denied: bool) -> Error {
         let topic = self.settings.topic();
         match code {
             Code::TopicAuthorizationFailed | Code::UnknownTopic | Code::UnknownTopicOrPartition if is_denied => {
                 let reason = format!(
-                    "the checkpoint topic {topic} may not be created: it takes the ACL Create, or the topic made by hand \
-                     (one partition, cleanup.policy=compact) with the ACL Write"
+                    "no permission to create the checkpoint topic {topic}: grant the ACL Create, or create the topic \
+                     yourself (one partition, cleanup.policy=compact) and grant the ACL Write"
                 );
                 Error::Transactional { code: Code::TopicAuthorizationFailed, reason }
             }
             Code::TopicAuthorizationFailed => {
-                let reason = format!("the checkpoint topic {topic} may not be written: it takes the ACL Write");
+                let reason = format!("no permission to write to the checkpoint topic {topic}: grant the ACL Write");
                 Error::Transactional { code, reason }
             }
-            code => Error::Aborted { reason: format!("the checkpoint is refused: {code}") },
+            code => Error::Aborted { reason: format!("Kafka rejected the checkpoint: {code}") },
         }
     }
 
-    /// Goes on as far as it can without waiting.
+    /// Does all work that is possible without waiting.
     ///
     /// # Errors
-    /// [`Error::Aborted`] and [`Error::FencedBy`] end this producer's transactions, the others the run.
+    /// [`Error::Aborted`] and [`Error::FencedBy`] end the transactions of this producer; other errors end the run.
     pub fn advance(
         &mut self,
         link: &mut Link,
@@ -158,9 +159,10 @@ impl Transactions {
             Task::TakeId => {
                 let topic = self.settings.topic();
                 if waiting.ensure_checkpoints(link.admin(), &topic, now)? {
-                    // Not before: to open it asks the broker, which may make it in a way of its own.
+                    // Only now: opening the handle requests metadata, and the broker might auto-create the topic with
+                    // its own settings.
                     link.open_checkpoints(&topic)?;
-                    // A topic that is made anew after this process had stored a position is one that was lost.
+                    // If the topic is created again after this process stored a position, the previous topic was lost.
                     let is_asked = !self.ledger.known().is_valid();
                     let topics = if is_asked { self.settings.read_topics.clone() } else { Vec::new() };
                     link.call(Call::Init { topics });
@@ -206,7 +208,7 @@ impl Transactions {
                     if stored.is_none() {
                         for topic in reader.topics_of_other_systems() {
                             warn!(slot, topic = topic.as_str();
-                                "another cluster has a checkpoint for this database and slot: is this the right server?");
+                                "another cluster has a checkpoint for this database and slot; check that dsn names the right server");
                         }
                     }
                     let end_lsn = stored.map_or(Lsn::INVALID, |stored| stored.end_lsn);
@@ -226,17 +228,17 @@ impl Transactions {
         Ok(())
     }
 
-    /// When [`Transactions::advance`] has to be called again at the latest.
+    /// The time by which [`Transactions::advance`] must be called again.
     #[must_use]
     pub fn deadline(&self, flight: &Flight, is_outage: bool, now: Instant) -> Option<Instant> {
         let look = now + if is_outage { OUTAGE_LOOK_INTERVAL } else { LOOK_INTERVAL };
         self.ledger.deadline(flight.is_empty(), look, now)
     }
 
-    /// Gives up what is open, so that readers need not wait for Kafka's own limit.
+    /// Aborts an open transaction, so that readers need not wait for Kafka's timeout.
     ///
     /// # Errors
-    /// [`Error::Fenced`]. Any other failure leaves it to whoever takes the id next, or to the time-out.
+    /// [`Error::Fenced`]. After any other failure, the next owner of the id or Kafka's timeout ends the transaction.
     pub fn close(&mut self, link: &mut Link) -> Result<(), Error> {
         self.reader = None;
         if !self.ledger.close() || link.is_calling() {
@@ -250,7 +252,7 @@ impl Transactions {
     }
 }
 
-/// What is told and asked without a call is the ledger's.
+/// Methods that need no call to librdkafka are those of the ledger.
 impl Deref for Transactions {
     type Target = Ledger;
 
