@@ -198,7 +198,7 @@ fn check_and_stream_agree_on_the_tables() {
     try_all(vec![
         Case::of("a table without a key", keyless, true, "warning  table public.t: no replica identity"),
         compacted("a compacted topic for records without key", false, "error    topic "),
-        compacted("the same, passed over", true, "warning  topic ").config("on_error = \"skip\"\n"),
+        compacted("the same, skipped", true, "warning  topic ").config("on_error = \"skip\"\n"),
         Case::of("two tables for one topic", shared, false, "would share the topic"),
     ]);
 }

@@ -197,7 +197,7 @@ fn a_slot_that_was_dropped_is_not_recreated_while_its_position_is_stored() {
         world.sql("INSERT INTO t VALUES (2)");
         for _ in 0..2 {
             run(&["--create-slot"]).expect_code(78).expect_log(&["--accept-gap"]);
-            assert!(!slot_exists(&world), "a slot is left that holds WAL for nobody");
+            assert!(!slot_exists(&world), "an unused slot that retains WAL is left");
         }
         run(&["--create-slot", "--accept-gap"]).expect_code(0);
         world.sql("INSERT INTO t VALUES (3)");

@@ -89,7 +89,7 @@ fn postgresql_s_own_regression_sql_arrives_change_by_change() {
         let part = |changes: &[Change]| changes.iter().skip(from).take(8).cloned().collect::<Vec<_>>();
         panic!("change {index} of {}: {:?} arrived as {:?}", expected.len(), part(&expected), part(&arrived));
     }
-    assert!(files > 100 && expected.len() > 10_000, "the corpus did little");
+    assert!(files > 100 && expected.len() > 10_000, "the corpus made too few changes");
 }
 
 /// Runs the files of `parallel_schedule`, each group in parallel, as `pg_regress` does. Errors are expected. Statements that

@@ -31,7 +31,7 @@ fn a_rejected_record_stops_the_stream_by_default() {
     let behind = format!("SELECT '{before}'::pg_lsn <= '{}'", world.confirmed());
     assert_eq!(world.sql(&behind), "t");
     let drained = world.drain_to_stdout();
-    assert!(drained.iter().any(|record| record["key"]["id"] == 2), "the slot still holds the change");
+    assert!(drained.iter().any(|record| record["key"]["id"] == 2), "the slot still has the change");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_record_that_fits_into_no_request_stops_the_stream_by_default() {
         let finished = world.stream_to_kafka().with(&arguments).with(&["--config", &patience]).run().expect_code(65);
         finished.expect_log(&["too large", "table public.t", "socket.request.max.bytes", "hint: "]);
         let drained = world.drain_to_stdout();
-        assert!(drained.iter().any(|record| record["key"]["id"] == 2), "the slot still holds the change");
+        assert!(drained.iter().any(|record| record["key"]["id"] == 2), "the slot still has the change");
     }
 }
 

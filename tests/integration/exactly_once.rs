@@ -29,7 +29,7 @@ pub fn check_exactly_once(world: &World) {
     }
     for (commit, orders) in &orders {
         let whole: BTreeSet<u64> = (1..=orders.len() as u64).collect();
-        assert_eq!(*orders, whole, "the transaction {commit} is not whole");
+        assert_eq!(*orders, whole, "the transaction {commit} is incomplete");
     }
     let seen: BTreeSet<i64> = journal
         .iter()

@@ -66,7 +66,7 @@ fn both_engines_give_the_same_records() {
     let lines = |stdout: &str| stdout.lines().map(without_clock).collect::<Vec<_>>();
     assert!(streamed.stdout.lines().count() > 60);
     assert_eq!(lines(&polled.stdout), lines(&streamed.stdout));
-    assert_eq!(poll().stdout, "", "what was confirmed comes no more");
+    assert_eq!(poll().stdout, "", "a confirmed change is not sent again");
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn the_state_file_spares_the_repeats_of_a_server_that_forgot_what_was_confirmed(
     assert!(std::fs::read_to_string(&state).expect("state").contains(&confirmed), "stored before confirmed");
     pg.stop("immediate");
     pg.restart();
-    assert_ne!(world.confirmed(), confirmed, "the server was to forget");
+    assert_ne!(world.confirmed(), confirmed, "the server did not lose the confirmed position");
     world.sql("INSERT INTO t VALUES (5001)");
     world.stream_to_kafka().with(&["--config", &config, "--once"]).run().expect_code(0);
     assert_eq!(kafka::read(&world.kafka.brokers, &world.topic("t")).len(), 5_001);
@@ -147,7 +147,7 @@ fn a_store_ahead_of_the_server_is_refused() {
         let config = file("ahead.toml", &format!("[state]\nfile = \"{state}\"\n"));
         let finished = world.stream_to_kafka().with(&["--config", &config, "--once"]).run();
         finished.expect_code(78).expect_log(&[expected, "hint: "]);
-        assert_eq!(std::fs::read_to_string(&state).expect("state"), text, "an error leaves it alone");
+        assert_eq!(std::fs::read_to_string(&state).expect("state"), text, "an error does not change it");
     }
 }
 

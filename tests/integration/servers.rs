@@ -54,14 +54,14 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// The shared one.
+    /// The shared server.
     pub fn shared() -> &'static Postgres {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
         let room = ["--no-fsync", "-c", "max_replication_slots=100", "-c", "max_wal_senders=100"];
         SHARED.get_or_init(|| Postgres::start("shared", 15, &room))
     }
 
-    /// One of its own, with more arguments of `scripts/pg-up`.
+    /// Another server, with further arguments for `scripts/pg-up`.
     pub fn start(name: &str, version: u32, arguments: &[&str]) -> Postgres {
         let name = format!("{}-{name}", prefix());
         let number = version.to_string();
@@ -125,13 +125,13 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// The shared one.
+    /// The shared cluster.
     pub fn shared() -> &'static Kafka {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
         SHARED.get_or_init(|| Kafka::start("shared", &[]))
     }
 
-    /// One of its own, with more arguments of `scripts/kafka-up`.
+    /// Another cluster, with further arguments for `scripts/kafka-up`.
     pub fn start(name: &str, arguments: &[&str]) -> Kafka {
         let name = format!("{}-{name}", prefix());
         let mut all = vec!["--name", &name];

@@ -39,7 +39,7 @@ fn a_slot_is_dropped_by_force_and_the_bytes_that_are_discarded_are_said() {
     world.sql("INSERT INTO t SELECT id, repeat('x', 1000) FROM generate_series(1, 100) AS id");
     let run = slot(&world, &["drop"]).run().expect_code(2);
     run.expect_log(&["bytes of unread WAL would be discarded", "hint: use --force"]);
-    assert!(exists(&world), "nobody could be asked");
+    assert!(exists(&world), "there was no terminal to ask on");
     let run = slot(&world, &["drop", "--force"]).run().expect_code(0);
     let (_, bytes) = run.stdout.split_once(" dropped; ").expect("the bytes");
     let bytes: u64 = bytes.split(' ').next().and_then(|bytes| bytes.parse().ok()).expect("a number");
@@ -95,7 +95,7 @@ fn who_holds_the_slot_is_said_with_client_and_since_when() {
     let config = crate::servers::file("held.toml", "[retry]\nfor = \"1s\"\n");
     let run = world.stream().with(&["--sink", "stdout", "--config", &config]).run().expect_code(69);
     run.expect_log(&[
-        "has been held by another process",
+        "another process has held the slot",
         "client 127.0.0.1",
         "application walcat",
         "since 20",

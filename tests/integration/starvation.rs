@@ -29,7 +29,7 @@ impl Thread {
         let is_it = |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
         let id = |task: PathBuf| task.file_name()?.to_str()?.parse().ok();
         let threads: Vec<_> = tasks.filter(is_it).filter_map(id).map(Thread::seize).collect();
-        assert!(!threads.is_empty(), "no thread is called {name}");
+        assert!(!threads.is_empty(), "no thread has the name {name}");
         threads
     }
 

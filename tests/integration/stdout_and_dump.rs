@@ -31,7 +31,7 @@ fn a_reader_that_goes_ends_the_stream_with_zero_and_the_rest_stays_in_the_slot()
     assert!(line.contains("\"id\":1"), "{line}");
     drop(reader);
     assert_eq!(child.wait().expect("walcat").code(), Some(0));
-    assert_eq!(world.confirmed(), before, "not even the first transaction was written whole");
+    assert_eq!(world.confirmed(), before, "not even the first transaction is complete");
     let run = world.stream().with(&["--sink", "stdout", "--once"]).run().expect_code(0);
     assert_eq!(run.stdout.lines().count(), 100_000);
 }
@@ -167,7 +167,7 @@ fn a_recording_of_a_stream_confirms_nothing_and_delivers() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("r.walcat");
     let arguments = ["--sink", "stdout", "--once", "--record", path.to_str().expect("a path")];
-    let run = world.stream().with(&arguments).run().expect_code(0).expect_log(&["nothing is confirmed"]);
+    let run = world.stream().with(&arguments).run().expect_code(0).expect_log(&["recording confirms nothing"]);
     assert_eq!(run.stdout.lines().count(), 1);
     assert_eq!(world.confirmed(), before);
 }

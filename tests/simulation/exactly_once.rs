@@ -265,12 +265,12 @@ impl ExactlyOnce {
         let Sink { ledger, .. } = &self.sink;
         if !ledger.stored().is_valid() {
             let due_at = ledger.deadline(true, world.now, world.now);
-            assert_eq!(due_at, Some(world.now), "seed {}: what is not stored waits", world.seed);
+            assert_eq!(due_at, Some(world.now), "seed {}: a position that is not stored waits", world.seed);
             return;
         }
         let in_checkpoint = known.map(|known| (known.stored.end_lsn, known.stored.timeline));
         let begun = (ledger.stored(), self.facts.timeline);
-        assert_eq!(in_checkpoint, Some(begun), "seed {}: it counts as stored, and is not", world.seed);
+        assert_eq!(in_checkpoint, Some(begun), "seed {}: it counts as stored but is not", world.seed);
     }
 
     fn update(&mut self, world: &mut World) {

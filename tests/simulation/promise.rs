@@ -52,7 +52,7 @@ impl Promise {
             counts.entry(unit).or_insert((0, size)).0 += 1;
         }
         for (unit, (count, size)) in counts {
-            assert_eq!(count, size, "seed {seed}: of unit {unit} only a part is visible");
+            assert_eq!(count, size, "seed {seed}: only a part of unit {unit} is visible");
         }
     }
 
@@ -71,7 +71,7 @@ impl Promise {
                 Unit::Other { .. } => false,
             };
             let lost = unit.ids().into_iter().find(|id| is_before && !self.has(*id));
-            assert_eq!(lost, None, "seed {}: {what} {position}, and this was not delivered: {unit:?}", self.seed);
+            assert_eq!(lost, None, "seed {}: {what} {position} before this was delivered: {unit:?}", self.seed);
         }
     }
 
@@ -79,7 +79,7 @@ impl Promise {
     pub fn check_end(&self, postgres: &Postgres) {
         for unit in &postgres.units {
             let lost = unit.ids().into_iter().find(|id| !self.has(*id));
-            assert_eq!(lost, None, "seed {}: missing in the end: {unit:?}", self.seed);
+            assert_eq!(lost, None, "seed {}: missing at the end: {unit:?}", self.seed);
         }
     }
 

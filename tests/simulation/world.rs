@@ -199,7 +199,7 @@ pub fn simulate<W: Walcat>(
     let mut started = 0;
     for step in 0.. {
         world.has_healed = step >= STEPS;
-        assert!(step < STEPS + HEALING_STEPS_MAX, "seed {seed}: it does not come to an end");
+        assert!(step < STEPS + HEALING_STEPS_MAX, "seed {seed}: it does not end");
         world.step(faults);
         // Everything is repaired: one process is left, the one that holds the slot.
         while world.has_healed && processes.len() > 1 {

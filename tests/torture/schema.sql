@@ -1,6 +1,6 @@
--- What the writers of scripts/torture write to. Each step is one transaction, which ends with a row of `marker` that
--- counts the records with a value that it must have become: so a torn transaction is known without the database.
--- The keys' names differ, because a tombstone has nothing else to tell its table by.
+-- The tables of the writers of scripts/torture. Each step is one transaction and ends with a row of `marker` that has the number
+-- of its records with a value, so an incomplete transaction is found without the database. The key columns have different names
+-- because a tombstone has nothing else that identifies its table.
 
 CREATE TABLE account (account_id bigint PRIMARY KEY, account int NOT NULL, version int NOT NULL, balance bigint NOT NULL);
 CREATE INDEX ON account (account);
@@ -14,7 +14,7 @@ ALTER TABLE document ALTER content SET STORAGE EXTERNAL;
 CREATE TABLE fleeting (fleeting_id bigserial PRIMARY KEY);
 CREATE PUBLICATION torture FOR TABLE account, journal, bulk, marker, page, document, fleeting;
 
--- Not published: what was done to those, and what is nobody's business but moves the WAL on.
+-- Not published: the changes of the accounts, and a table whose changes only move the WAL forward.
 CREATE TABLE page_ever (page_id bigint PRIMARY KEY);
 CREATE TABLE truncated (truncated_id bigserial PRIMARY KEY);
 CREATE TABLE document_made (document_id bigint PRIMARY KEY, is_refused bool NOT NULL);
@@ -22,7 +22,7 @@ CREATE TABLE said (said_id bigint PRIMARY KEY, is_transactional bool NOT NULL);
 CREATE SEQUENCE saying;
 CREATE TABLE noise (noise text);
 
--- Not published: accounts that are closed for now, and the batches of bulk.
+-- Not published: accounts that are currently closed, and the batches of bulk.
 CREATE TABLE closed (account int PRIMARY KEY, account_id bigint NOT NULL, version int NOT NULL);
 CREATE SEQUENCE batch;
 
@@ -34,7 +34,7 @@ BEGIN
     INSERT INTO marker (records) VALUES (2 * accounts + 1);
 END $$;
 
--- One to four actions on random accounts. Locks are taken as they come, so a deadlock aborts a step now and then.
+-- One to four actions on random accounts. Locks are taken in random order, so a deadlock sometimes aborts a step.
 CREATE FUNCTION step(accounts int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     a account;
@@ -85,13 +85,13 @@ BEGIN
     IF written > 0 THEN
         INSERT INTO marker (records) VALUES (written + 1);
     END IF;
-    -- Some are given up at their very end: nothing of them may be seen.
+    -- Some are rolled back at the very end: nothing of them may be visible.
     IF random() < 0.02 THEN
         RAISE EXCEPTION 'given up';
     END IF;
 END $$;
 
--- A big transaction: a batch comes, or the oldest goes.
+-- A big transaction: inserts a batch or deletes the oldest one.
 CREATE FUNCTION big(rows int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     this int;
@@ -110,7 +110,8 @@ BEGIN
     INSERT INTO marker (records) VALUES (written + 1);
 END $$;
 
--- A message of its own, and one that is part of its transaction; now and then both are given up, and one is sent all the same.
+-- A non-transactional message and a transactional one. Some transactions are rolled back; their non-transactional message is
+-- sent nevertheless.
 CREATE FUNCTION speak() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     alone bigint := nextval('saying');
@@ -125,7 +126,7 @@ BEGIN
     END IF;
 END $$;
 
--- Pages come, and all of them go.
+-- Inserts pages, and removes all of them with TRUNCATE.
 CREATE FUNCTION leaf(empty_first bool) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     written int := 1;
@@ -144,7 +145,7 @@ BEGIN
     INSERT INTO marker (records) VALUES (written);
 END $$;
 
--- A document that compresses well; and in the same transaction one that does not, and is more than Kafka takes.
+-- A document that compresses well, and in the same transaction one that does not and is too large for Kafka.
 CREATE FUNCTION document(is_refused bool) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     id bigint := nextval('document_document_id_seq');
@@ -158,7 +159,7 @@ BEGIN
     INSERT INTO marker (records) VALUES (CASE WHEN is_refused THEN 3 ELSE 2 END);
 END $$;
 
--- WAL that nothing is published of.
+-- Unpublished WAL.
 CREATE FUNCTION hum(kilobytes int) RETURNS void LANGUAGE sql AS $$
     INSERT INTO noise SELECT repeat('noise', 190) FROM generate_series(1, kilobytes)
 $$;

@@ -62,7 +62,7 @@ fn pieces(name: &str, log: &[&Record], findings: &mut Findings) {
         {
             let place = Place { commit, order: 0 };
             findings.add(Promise::OneKafkaTransaction, || {
-                format!("{name}: the transaction of {place} goes on at {} after {offset}", record.offset)
+                format!("{name}: the transaction of {place} continues at {} after {offset}", record.offset)
             });
         }
         last = Some((commit, record.offset));
