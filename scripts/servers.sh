@@ -63,7 +63,7 @@ runs() {
 wait_gone() {
     local tries=$(($2 * 20))
     while [ -d "/proc/$1" ]; do
-        # a zombie waits for its parent, not for us
+        # a zombie has exited; only its parent can reap it
         if grep --quiet '^State:.Z' "/proc/$1/status" 2>/dev/null; then return 0; fi
         tries=$((tries - 1))
         [ "$tries" -gt 0 ] || return 1
@@ -121,7 +121,7 @@ pg_bindir() {
     esac
 }
 # Debian's clients work with every version; npm's packages have none.
-# shellcheck disable=SC2034 # for those who source this
+# shellcheck disable=SC2034 # for the scripts that source this
 pg_client=/usr/lib/postgresql/15/bin
 
 # --- Apache Kafka
