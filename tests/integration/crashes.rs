@@ -211,6 +211,7 @@ fn a_notice_of_an_outage_says_how_much_wal_the_server_holds() {
     let held: u64 = rest.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number");
     assert!(held > 10_000_000, "{log}");
     running.wait_for_log("Kafka accepts records again");
+    world.confirm_change("INSERT INTO t VALUES (3)", 30);
     running.terminate().expect_code(0);
 }
 
