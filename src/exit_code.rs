@@ -6,7 +6,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
-    /// Everything requested is delivered and confirmed; also a closed pipe, `--help` and a dump.
+    /// Everything requested is delivered and confirmed; also when the reader closed the pipe, after `--help`, and after a
+    /// dump.
     Done = 0,
     /// The command line is invalid.
     Usage = 2,
@@ -37,8 +38,8 @@ impl ExitCode {
     pub const TABLE: [(ExitCode, &'static str); 12] = [
         (
             ExitCode::Done,
-            "success: everything requested was delivered, and the server processed the last status update; also a closed \
-             pipe, --help and a dump",
+            "success: everything requested was delivered, and the server processed the last status update; also when \
+             the reader closed the pipe, after --help, and after a dump",
         ),
         (
             ExitCode::Usage,

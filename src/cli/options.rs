@@ -166,7 +166,8 @@ pub struct EndOptions {
     /// minute.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     once: Option<String>,
-    /// Read the error message first: changes between the two positions are missing from the stream, or are delivered again.
+    /// Read the error message first. It says which case applies: changes are missing, changes are sent again, or consumers
+    /// have changes that the server lost. Use this option for one start only, on the command line.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     accept_gap: Option<String>,
     /// This concerns tables with REPLICA IDENTITY FULL that were dropped, or got another primary key, before walcat read their
