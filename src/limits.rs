@@ -40,7 +40,7 @@ pub const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may keep sending after walcat has ended the copy, before walcat closes the session.
 pub const COPY_END_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long walcat may stop reading PostgreSQL for lack of room, or because Kafka is unreachable with records in
+/// How long walcat may stop reading PostgreSQL because there is no room, or because Kafka is unreachable with records in
 /// flight, before it closes the session: a walsender that nobody reads from cannot be terminated. Well below the
 /// default of wal_sender_timeout, 60 s.
 pub const BLOCKED_SESSION_MAX: Duration = Duration::from_secs(15);

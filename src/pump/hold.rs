@@ -100,8 +100,7 @@ impl Pump {
     }
 
     /// The time since which Kafka has not accepted the records in flight. walcat still reads, but the server's shutdown
-    /// would
-    /// wait for the rest.
+    /// would wait for the rest.
     fn outage_since(&self) -> Option<Instant> {
         let (since, _) = self.output.outage()?;
         (!self.session.is_settled()).then_some(since)

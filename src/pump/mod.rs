@@ -293,7 +293,7 @@ impl Pump {
         let is_of_past = |known: &&Known| known.stored.timeline < self.facts.timeline;
         let checkpoint =
             known.as_ref().filter(|known| !is_of_past(known)).map_or(Lsn::INVALID, |known| known.stored.end_lsn);
-        // The other process is fenced by now: ask the server again before the server counts as behind.
+        // The other process is already fenced: ask the server again before the server counts as behind.
         if checkpoint > wal_end && !std::mem::replace(&mut self.was_overtaken, true) {
             return Err(Error::Overtaken { checkpoint, wal_end });
         }
