@@ -247,7 +247,7 @@ fn a_transaction_longer_than_kafkas_limit_is_an_error_that_names_the_setting() {
     running
         .wait()
         .expect_code(78)
-        .expect_log(&["a Kafka transaction ends after 2000 ms", "raise transaction.timeout.ms"]);
+        .expect_log(&["Kafka ends a transaction after 2000 ms", "raise transaction.timeout.ms"]);
     assert!(kafka::read_committed(&kafka.brokers, &world.topic("t")).is_empty(), "a part of it is visible");
     stream(&world).with(&["--once"]).run().expect_code(0);
     assert_eq!(kafka::read_committed(&kafka.brokers, &world.topic("t")).len(), 300_000);

@@ -95,7 +95,7 @@ fn promote_under_load(name: &str, arguments: &[&str]) -> World {
     running.wait_for_log("streaming started");
     pair.wait_for_copy();
     let after = check_run(&world.pg).expect_code(0);
-    assert!(after.stdout.contains(&format!("walcat waits for {slot}")), "{}", after.stdout);
+    assert!(after.stdout.contains(&format!("walcat receives changes after {slot}")), "{}", after.stdout);
     let standby = check_run(&pair.standby);
     for line in ["sync_replication_slots is on", "hot_standby_feedback is on", "primary_slot_name is set"] {
         assert!(standby.stdout.contains(&format!("ok       standby: {line}")), "{}", standby.stdout);

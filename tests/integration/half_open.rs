@@ -48,7 +48,7 @@ fn lose_connection(engine: &str) {
     world.confirm_change("INSERT INTO t VALUES (1)", 30);
     proxy.lose();
     let begun = Instant::now();
-    running.wait_for_log("the server has sent nothing for 3 s");
+    running.wait_for_log("the server sent nothing for 3 s");
     running.wait_for_log("streaming resumed");
     world.confirm_change("INSERT INTO t VALUES (2)", 30);
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
@@ -197,7 +197,7 @@ fn a_server_process_that_freezes_under_a_peek_is_found_within_the_stall_timeout(
     let pid: i32 = world.sql(&find).parse().expect("the session that polls");
     signal_process(pid, libc::SIGSTOP);
     let begun = Instant::now();
-    running.wait_for_log("the server has sent nothing for 3 s");
+    running.wait_for_log("the server sent nothing for 3 s");
     running.wait_for_log("; reconnecting");
     // The session may hold the slot, and handles the request only when it runs.
     signal_process(pid, libc::SIGCONT);
