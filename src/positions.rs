@@ -191,8 +191,8 @@ impl Disagreement {
                 "check dsn, slot and [state] file; use --accept-gap to start at the slot's position"
             }
             Disagreement::Gap { .. } => {
-                "find out who moved the slot; then reload the tables, or use --accept-gap to continue from the slot's \
-                 position without the missing changes"
+                "find out who moved the slot; then use --accept-gap to continue from the slot's position, and reload the \
+                 tables: see RELOADING in walcat(1)"
             }
             Disagreement::OtherTimeline { .. } => {
                 "connect to the server that walcat followed last; if this is the right one, compare its rows with what \
@@ -209,12 +209,12 @@ impl Disagreement {
                  everything after it, possibly a second time"
             }
             Disagreement::SlotMissing { .. } => {
-                "the changes since the slot was dropped are not in the stream: reload the tables, then create a slot \
-                 and use --accept-gap to start at its position"
+                "the changes since the slot was dropped are not in the stream: create a slot, use --accept-gap to start \
+                 at its position, and reload the tables: see RELOADING in walcat(1)"
             }
             Disagreement::SlotAhead { .. } => {
-                "drop the slot, create a new one and reload the tables; or use --accept-gap to continue from the \
-                 slot's position without the changes before it"
+                "drop the slot, create a new one and reload the tables (see RELOADING in walcat(1)); or use --accept-gap \
+                 to continue from the slot's position without the changes before it"
             }
         }
     }
