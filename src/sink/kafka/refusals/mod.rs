@@ -85,22 +85,17 @@ impl KafkaSink {
     /// Keeps a rejection until all reports have arrived; no more changes are taken.
     fn collect(&mut self, refused: Refused, now: Instant) {
         let is_missing = is_missing_topic(refused.failure.code) && !self.is_checkpoint(&refused.failure);
-        let failing = match &mut self.delivering {
-            Delivering::GivenUp => return,
-            Delivering::Failing(failing) => failing,
-            Delivering::Yes => {
-                let is_transactional = self.transactions.is_some();
-                if !is_transactional {
-                    // The record will be read again, so it need not be sent now.
-                    self.link.purge();
-                }
-                let deadline = now + if is_transactional { COLLECT_LIMIT } else { DRAIN_LIMIT };
-                let failing = Failing { deadline, refusals: Vec::new(), missing: None, first: None };
-                self.delivering = Delivering::Failing(Box::new(failing));
-                let Delivering::Failing(failing) = &mut self.delivering else { return };
-                failing
+        if matches!(self.delivering, Delivering::Yes) {
+            let is_transactional = self.is_transactional();
+            if !is_transactional {
+                // The record will be read again, so it need not be sent now.
+                self.link.purge();
             }
-        };
+            let deadline = now + if is_transactional { COLLECT_LIMIT } else { DRAIN_LIMIT };
+            let failing = Failing { deadline, refusals: Vec::new(), missing: None, first: None };
+            self.delivering = Delivering::Failing(Box::new(failing));
+        }
+        let Delivering::Failing(failing) = &mut self.delivering else { return };
         if is_missing {
             let is_last_word = refused.failure.code == Code::UnknownTopicOrPartition;
             failing.missing.take_if(|_| is_last_word);
@@ -140,7 +135,7 @@ impl KafkaSink {
             return first.map_or(Ok(()), |refused| Err(self.explain(refused)));
         };
         let Failure { code, topic, .. } = last.failure.clone();
-        let reason = format!("Kafka rejected a record for topic {}: {}", last.failure.topic, last.failure.code);
+        let reason = format!("Kafka rejected a record for topic {topic}: {code}");
         for refused in refusals {
             self.tell(&refused);
             if !self.dead_letters.remember(refused) {
@@ -251,7 +246,7 @@ impl KafkaSink {
         };
         let (link, transactions) = (&self.link, self.transactions.as_ref());
         if let Some(transactions) = transactions
-            && failure.topic == transactions.settings().topic()
+            && self.is_checkpoint(&failure)
         {
             let cause = cause.as_ref().map_or(failure.code, |cause| cause.code);
             let is_denied = self.waiting.is_denied(&failure.topic);
