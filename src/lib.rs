@@ -18,7 +18,7 @@ mod logging;
 mod lsn;
 mod pg;
 mod poller;
-mod positions;
+mod position;
 mod process_end;
 mod program;
 mod pump;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
-use crate::positions::Stored;
+use crate::position::Stored;
 
 /// The state file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +171,7 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::positions::FullKeys;
+    use crate::position::FullKeys;
 
     fn stored(end_lsn: u64) -> Stored {
         let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());

@@ -28,8 +28,8 @@ pub mod feedback {
 pub mod lsn {
     pub use crate::lsn::Lsn;
 }
-pub mod positions {
-    pub use crate::positions::{Disagreement, Facts, Start, Stored, Switch};
+pub mod position {
+    pub use crate::position::{Disagreement, Facts, Start, Stored, Switch};
 }
 pub mod pump {
     pub use crate::pump::Error;

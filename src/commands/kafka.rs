@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::publications::PublishedTable;
-use crate::positions::{FullKeys, Stored};
+use crate::position::{FullKeys, Stored};
 use crate::record::topic::sanitize;
 use crate::sink;
 use crate::sink::kafka::client::admin::AdminError;

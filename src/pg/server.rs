@@ -11,7 +11,7 @@ use super::error::Error;
 use super::ffi::QueryResult;
 use super::sqlstate;
 use crate::lsn::Lsn;
-use crate::positions::{Switch, parse_timeline_history};
+use crate::position::{Switch, parse_timeline_history};
 use crate::wire::replication::command;
 
 /// The oldest server that walcat supports: version 14 sends logical messages and can skip unpublished tables.

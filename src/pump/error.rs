@@ -6,7 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::feedback::Stalled;
 use crate::lsn::Lsn;
 use crate::pg::sqlstate;
-use crate::positions::Disagreement;
+use crate::position::Disagreement;
 use crate::{pg, session, sink, state_file};
 
 /// A failure that ends the run.

@@ -46,7 +46,7 @@ use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::poller::{Poller, Wakeup};
-use crate::positions::{self, Facts};
+use crate::position::{self, Facts};
 use crate::session::Session;
 use crate::signal::StopSignals;
 use crate::source;
@@ -287,7 +287,7 @@ impl Pump {
         let Some(transactions) = self.output.transactions() else { return Ok(()) };
         let Some(found) = transactions.found() else { return Ok(()) };
         let store = format!("the checkpoint in the topic {}", transactions.settings().topic());
-        let missing = positions::judge_missing(found.unread_slot_at, transactions.known(), &store, &self.facts);
+        let missing = position::judge_missing(found.unread_slot_at, transactions.known(), &store, &self.facts);
         let known = found.stored.map(|stored| Known { stored, store });
         let wal_end = self.facts.wal_end;
         let is_of_past = |known: &&Known| known.stored.timeline < self.facts.timeline;

@@ -6,7 +6,7 @@ use super::error::Error;
 use super::storing::Vouched;
 use crate::feedback::Feedback;
 use crate::lsn::Lsn;
-use crate::positions::{FullKeys, Reached, Stored};
+use crate::position::{FullKeys, Reached, Stored};
 use crate::source::open::Known;
 use crate::state_file::StateFile;
 

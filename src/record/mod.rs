@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, Position, RelationIndex};
 use crate::limits::{ENCODE_BUFFER_KEPT_BYTES, FULL_KEYS_MAX};
-use crate::positions::FullKeys;
+use crate::position::FullKeys;
 use crate::record::topic::Route;
 use crate::relations::Relation;
 use crate::wire::pgoutput::ReplicaIdentity;

@@ -14,7 +14,7 @@ use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::slots;
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection, Server, sqlstate};
-use crate::positions::{self, Disagreement, Facts, Reached, Start, Stored, Switch};
+use crate::position::{self, Disagreement, Facts, Reached, Start, Stored, Switch};
 use crate::pump::Error;
 use crate::source::Feed;
 use crate::source::options::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
@@ -205,7 +205,7 @@ fn begin(
 /// [`Error::Positions`].
 pub fn check_stored(known: Option<&Known>, facts: &Facts, accept_gap: bool) -> Result<Start, Error> {
     let (stored, store) = known.map_or((None, ""), |known| (Some(&known.stored), known.store.as_str()));
-    let verdict = positions::judge(stored, store, facts);
+    let verdict = position::judge(stored, store, facts);
     if let (Ok(Start { is_cut: true, lsn, records }), Some(stored)) = (&verdict, stored) {
         info!(slot = facts.slot.as_str(), idle:% = stored.end_lsn, stored_timeline = stored.timeline,
             timeline = facts.timeline, records_end:% = records.lsn, lsn:%;
@@ -238,7 +238,7 @@ pub fn accept(
 /// A missing slot may be created if no store has a position of it.
 fn check_new_slot(source: &Source, system_identifier: &str, store: &mut ReadStore<'_>) -> Result<(), Error> {
     let Some(Known { stored, store }) = store()? else { return Ok(()) };
-    match positions::judge_new_slot(&stored, &store, system_identifier, &source.slot) {
+    match position::judge_new_slot(&stored, &store, system_identifier, &source.slot) {
         Err(disagreement) if !source.accept_gap => Err(disagreement.into()),
         _ => Ok(()),
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use walcat::testing::change::Ticket;
 use walcat::testing::feedback::Confirming;
 use walcat::testing::lsn::Lsn;
-use walcat::testing::positions::{Facts, Start};
+use walcat::testing::position::{Facts, Start};
 use walcat::testing::pump::store::{Identity, Store};
 use walcat::testing::pump::storing::Vouched;
 use walcat::testing::session::{Sealed, Session};

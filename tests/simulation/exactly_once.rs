@@ -8,7 +8,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use walcat::testing::change::Ticket;
 use walcat::testing::feedback::Confirming;
 use walcat::testing::lsn::Lsn;
-use walcat::testing::positions::{Facts, Stored};
+use walcat::testing::position::{Facts, Stored};
 use walcat::testing::session::{Sealed, Session};
 use walcat::testing::sink::kafka::Error;
 use walcat::testing::sink::kafka::client::transaction_calls::{CallError, failure};

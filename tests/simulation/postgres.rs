@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use walcat::testing::lsn::Lsn;
-use walcat::testing::positions::{Facts, Switch};
+use walcat::testing::position::{Facts, Switch};
 
 use crate::random::Random;
 use crate::wal::{self, Row, Unit};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use walcat::testing::positions::Disagreement;
+use walcat::testing::position::Disagreement;
 
 use crate::postgres::Postgres;
 use crate::wal::Unit;

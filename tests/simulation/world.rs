@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use walcat::testing::lsn::Lsn;
-use walcat::testing::positions::{Disagreement, Facts, Start};
+use walcat::testing::position::{Disagreement, Facts, Start};
 use walcat::testing::pump;
 use walcat::testing::sink::kafka::exactly_once::checkpoint::Instance;
 use walcat::testing::sink::kafka::exactly_once::history::History;

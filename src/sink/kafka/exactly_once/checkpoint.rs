@@ -15,7 +15,7 @@ use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
-use crate::positions::Stored;
+use crate::position::Stored;
 use crate::record::topic::sanitize;
 use crate::sink::kafka::client::context;
 use crate::sink::kafka::error::Error;
@@ -271,7 +271,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::positions::Reached;
+    use crate::position::Reached;
 
     #[test]
     fn a_record_is_read_as_it_was_written() {

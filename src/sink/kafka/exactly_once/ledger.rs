@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::change::Ticket;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, RING_ENTRIES_MAX};
 use crate::lsn::Lsn;
-use crate::positions::{FullKeys, Reached, Start, Stored};
+use crate::position::{FullKeys, Reached, Start, Stored};
 use crate::session::Sealed;
 use crate::sink::kafka::client::transaction_calls::CallError;
 use crate::sink::kafka::error::Error;

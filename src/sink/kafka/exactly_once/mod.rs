@@ -24,7 +24,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use self::checkpoint::{Instance, Reader};
 use crate::lsn::Lsn;
-use crate::positions::Stored;
+use crate::position::Stored;
 use crate::sink::kafka::client::link::Link;
 use crate::sink::kafka::client::transaction_calls::{CallError, failure, is_fenced};
 use crate::sink::kafka::client::transaction_thread::{Call, Done};
