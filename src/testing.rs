@@ -29,15 +29,12 @@ pub mod lsn {
     pub use crate::lsn::Lsn;
 }
 pub mod position {
-    pub use crate::position::{Disagreement, Facts, Start, Stored, Switch};
+    pub use crate::position::{Disagreement, Facts, Identity, Known, Start, Stored, Switch, Vouched};
 }
 pub mod pump {
     pub use crate::pump::Error;
     pub mod store {
-        pub use crate::pump::store::{Identity, Store};
-    }
-    pub mod storing {
-        pub use crate::pump::storing::Vouched;
+        pub use crate::pump::store::Store;
     }
 }
 pub mod record {
@@ -77,7 +74,7 @@ pub mod sink {
 }
 pub mod source {
     pub mod open {
-        pub use crate::source::open::{Known, check_stored};
+        pub use crate::source::open::check_stored;
     }
 }
 pub mod state_file {

@@ -5,57 +5,10 @@
 //! not in the server's history, the two have diverged: consumers hold changes that this server does not have. An idle
 //! position, the end of WAL without a record, may lie past the fork: walcat cuts it back, and nothing is lost.
 
-use std::collections::BTreeMap;
+mod stored;
 
-use serde::{Deserialize, Serialize};
-
+pub use self::stored::{FullKeys, Identity, Known, Reached, Stored, Vouched};
 use crate::lsn::Lsn;
-
-/// A position, and the timeline on which it was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reached {
-    /// The timeline.
-    pub timeline: u32,
-    /// The position; 0/0 for none.
-    pub lsn: Lsn,
-}
-
-impl Reached {
-    /// Nothing was delivered.
-    pub const NOTHING: Reached = Reached { timeline: 0, lsn: Lsn::INVALID };
-}
-
-/// A delivered position, as a store keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stored {
-    /// The cluster's identifier, of IDENTIFY_SYSTEM.
-    pub system_identifier: String,
-    /// The timeline on which the position was reached.
-    pub timeline: u32,
-    /// The slot.
-    pub slot: String,
-    /// Everything up to this position is delivered.
-    pub end_lsn: Lsn,
-    /// The end of the last records: the WAL between this and `end_lsn` had none. None in files of older versions, which did
-    /// not distinguish them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub records: Option<Reached>,
-    /// The key columns of tables with REPLICA IDENTITY FULL, by OID: once such a table is dropped, no other source has them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub full_keys: FullKeys,
-}
-
-/// The key columns, in the key's order, of tables with REPLICA IDENTITY FULL, by OID; empty for none. The OID is text
-/// because JSON keys are.
-pub type FullKeys = BTreeMap<String, Vec<String>>;
-
-impl Stored {
-    /// The end of the last records; `end_lsn` if that is not known.
-    #[must_use]
-    pub fn records_end(&self) -> Reached {
-        self.records.unwrap_or(Reached { timeline: self.timeline, lsn: self.end_lsn })
-    }
-}
 
 /// Where to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use crate::limits::{BLOCKED_SESSION_MAX, BLOCKED_SESSION_MIN, FINISH_TIMEOUT};
 use crate::lsn::Lsn;
 use crate::pg;
 use crate::poller::Wakeup;
+use crate::position::Known;
 use crate::source::open;
 
 /// How the session is used.
@@ -153,7 +154,7 @@ impl Pump {
             Err(error) => return Err(error),
         };
         let taken = self.session.resume_lsn();
-        let known = open::Known {
+        let known = Known {
             stored: self.identity.at(taken, self.session.records_end()),
             store: "what was read before the session was closed".to_owned(),
         };

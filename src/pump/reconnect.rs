@@ -14,7 +14,8 @@ use super::renewal::Huge;
 use super::watch::Watch;
 use super::{Pump, Stage};
 use crate::pg;
-use crate::source::open::{self, Known, Started};
+use crate::position::Known;
+use crate::source::open::{self, Started};
 use crate::source::options::{SlotMode, Source, Takeover};
 use crate::source::waiting::Waiter;
 

@@ -3,11 +3,9 @@
 use std::time::Instant;
 
 use super::error::Error;
-use super::storing::Vouched;
 use crate::feedback::Feedback;
 use crate::lsn::Lsn;
-use crate::position::{FullKeys, Reached, Stored};
-use crate::source::open::Known;
+use crate::position::{FullKeys, Identity, Known, Stored, Vouched};
 use crate::state_file::StateFile;
 
 /// Where walcat keeps delivered positions.
@@ -17,50 +15,6 @@ pub enum Store {
     Slot,
     /// In the state file too.
     File(StateFile),
-}
-
-/// The stream that the positions belong to.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// The cluster's identifier.
-    pub system_identifier: String,
-    /// The timeline.
-    pub timeline: u32,
-    /// The slot.
-    pub slot: String,
-    /// The end of the last records delivered before this connection.
-    pub records: Reached,
-    /// Kept with each position.
-    pub full_keys: FullKeys,
-}
-
-impl Identity {
-    /// A position in this stream. `records_end` counts if it is past the known end of records.
-    #[must_use]
-    pub fn at(&self, end_lsn: Lsn, records_end: Lsn) -> Stored {
-        Stored {
-            system_identifier: self.system_identifier.clone(),
-            timeline: self.timeline,
-            slot: self.slot.clone(),
-            end_lsn,
-            records: Some(self.records_at(records_end)),
-            full_keys: self.full_keys.clone(),
-        }
-    }
-
-    /// Continues on this timeline, after records that end at `records_end`.
-    pub fn go_on(&mut self, timeline: u32, records_end: Lsn) {
-        self.records = self.records_at(records_end);
-        self.timeline = timeline;
-    }
-
-    fn records_at(&self, records_end: Lsn) -> Reached {
-        if records_end > self.records.lsn {
-            Reached { timeline: self.timeline, lsn: records_end }
-        } else {
-            self.records
-        }
-    }
 }
 
 impl Store {
@@ -136,6 +90,7 @@ mod tests {
 
     use super::*;
     use crate::feedback::{Confirming, Timing};
+    use crate::position::Reached;
 
     #[test]
     fn a_position_is_in_the_store_before_it_is_confirmed_and_waits_for_the_interval_together() {
@@ -176,19 +131,5 @@ mod tests {
         feedback.deliver(Lsn(500));
         assert!(keep(&mut store, &mut feedback, true, now + second).is_err());
         assert_eq!(feedback.confirmed(), Lsn(400), "confirmed although it could not be stored");
-    }
-
-    #[test]
-    fn records_keep_the_timeline_on_which_they_were_delivered() {
-        let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        let mut identity =
-            Identity { system_identifier, timeline: 1, slot, records: Reached::NOTHING, full_keys: FullKeys::new() };
-        let reached = |timeline, lsn| Some(Reached { timeline, lsn: Lsn(lsn) });
-        assert_eq!(identity.at(Lsn(9), Lsn::INVALID).records, Some(Reached::NOTHING));
-        assert_eq!(identity.at(Lsn(9), Lsn(8)).records, reached(1, 8));
-        identity.go_on(2, Lsn(8));
-        let position = identity.at(Lsn(20), Lsn(8));
-        assert_eq!((position.timeline, position.records), (2, reached(1, 8)));
-        assert_eq!(identity.at(Lsn(20), Lsn(15)).records, reached(2, 15));
     }
 }

@@ -3,16 +3,7 @@
 use std::time::Instant;
 
 use super::{Error, Pump, Stage};
-use crate::lsn::Lsn;
-
-/// What a standby's answer allows to store.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Vouched {
-    /// Everything up to here is delivered.
-    pub delivered: Lsn,
-    /// The end of the last records before that.
-    pub records_end: Lsn,
-}
+use crate::position::Vouched;
 
 impl Pump {
     /// Stores what is delivered, so that it may be confirmed. The write does not wait for the interval when the server waits

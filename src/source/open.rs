@@ -14,22 +14,13 @@ use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::slots;
 use crate::pg::stream::Stream;
 use crate::pg::{self, Connection, Server, sqlstate};
-use crate::position::{self, Disagreement, Facts, Reached, Start, Stored, Switch};
+use crate::position::{self, Disagreement, Facts, Known, Reached, Start, Stored, Switch};
 use crate::pump::Error;
 use crate::source::Feed;
 use crate::source::options::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
 use crate::source::slot;
 use crate::source::waiting::Waiter;
 use crate::wire::replication::command::{self, StartReplication};
-
-/// A delivered position, and the name of its store in messages.
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// The position.
-    pub stored: Stored,
-    /// For example "the state file /var/lib/walcat/shop.json".
-    pub store: String,
-}
 
 /// A running stream and what is known about it.
 #[derive(Debug)]

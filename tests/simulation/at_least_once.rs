@@ -8,11 +8,9 @@ use std::time::Duration;
 use walcat::testing::change::Ticket;
 use walcat::testing::feedback::Confirming;
 use walcat::testing::lsn::Lsn;
-use walcat::testing::position::{Facts, Start};
-use walcat::testing::pump::store::{Identity, Store};
-use walcat::testing::pump::storing::Vouched;
+use walcat::testing::position::{Facts, Identity, Known, Start, Vouched};
+use walcat::testing::pump::store::Store;
 use walcat::testing::session::{Sealed, Session};
-use walcat::testing::source::open::Known;
 use walcat::testing::state_file::StateFile;
 
 use crate::postgres::Walsender;

@@ -8,7 +8,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use walcat::testing::change::Ticket;
 use walcat::testing::feedback::Confirming;
 use walcat::testing::lsn::Lsn;
-use walcat::testing::position::{Facts, Stored};
+use walcat::testing::position::{Facts, Known, Stored};
 use walcat::testing::session::{Sealed, Session};
 use walcat::testing::sink::kafka::Error;
 use walcat::testing::sink::kafka::client::transaction_calls::{CallError, failure};
@@ -17,7 +17,6 @@ use walcat::testing::sink::kafka::exactly_once::checkpoint::{
 };
 use walcat::testing::sink::kafka::exactly_once::history::History;
 use walcat::testing::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
-use walcat::testing::source::open::Known;
 
 use crate::kafka::{Record, TRANSACTION_TIMEOUT};
 use crate::postgres::{SLOT, SYSTEM, Walsender};

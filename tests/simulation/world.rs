@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use walcat::testing::lsn::Lsn;
-use walcat::testing::position::{Disagreement, Facts, Start};
+use walcat::testing::position::{Disagreement, Facts, Known, Start};
 use walcat::testing::pump;
 use walcat::testing::sink::kafka::exactly_once::checkpoint::Instance;
 use walcat::testing::sink::kafka::exactly_once::history::History;
-use walcat::testing::source::open::{Known, check_stored};
+use walcat::testing::source::open::check_stored;
 
 use crate::kafka::Kafka;
 use crate::postgres::{FIRST, Postgres};
