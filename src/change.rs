@@ -1,10 +1,11 @@
 //! A change on its way from a source to a sink: the row, the operation and the position in the WAL.
 //!
-//! Everything is borrowed: a [`Row`] is a view over cells, either of a wire tuple or of a slice. So a snapshot or a replay
+//! Everything is borrowed: a [`Row`] is a view over cells, of a wire tuple, of a row of COPY or of a slice. So a snapshot
 //! passes the same type as the stream.
 
 use crate::clock::PgTimestamp;
 use crate::lsn::Lsn;
+use crate::wire::copy_text::{CopyCells, CopyRow};
 use crate::wire::pgoutput::{Cell, Cells, Tuple};
 
 /// The index that [`crate::relations::Relations`] gave a relation in this session: dense, from 0.
@@ -75,8 +76,42 @@ pub enum Operation<'a> {
     Delete { old: OldRow<'a> },
     /// The relation was truncated.
     Truncate,
+    /// A snapshot has read the row.
+    Read { new: Row<'a>, marker: Marker },
     /// `pg_logical_emit_message`.
     Message { transactional: bool, prefix: &'a str, content: &'a [u8] },
+}
+
+/// The place of a row in its snapshot: `source.snapshot`, with Debezium's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marker {
+    /// The first row of the snapshot.
+    First,
+    /// The first row of a table.
+    FirstInDataCollection,
+    /// Any other row.
+    True,
+    /// The last row of a table.
+    LastInDataCollection,
+    /// The last row of the snapshot.
+    Last,
+    /// A row that was read beside the stream.
+    Incremental,
+}
+
+impl Marker {
+    /// The value of `source.snapshot`.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Marker::First => "first",
+            Marker::FirstInDataCollection => "first_in_data_collection",
+            Marker::True => "true",
+            Marker::LastInDataCollection => "last_in_data_collection",
+            Marker::Last => "last",
+            Marker::Incremental => "incremental",
+        }
+    }
 }
 
 /// The row before the change, as far as the replica identity logs it.
@@ -93,6 +128,8 @@ pub enum OldRow<'a> {
 pub enum Row<'a> {
     /// A tuple from the wire.
     Wire(Tuple<'a>),
+    /// A row of COPY.
+    Copy(CopyRow<'a>),
     /// Cells from another source.
     Cells(&'a [Cell<'a>]),
 }
@@ -103,6 +140,7 @@ impl<'a> Row<'a> {
     pub fn cells(&self) -> RowCells<'a> {
         match self {
             Row::Wire(tuple) => RowCells::Wire(tuple.cells()),
+            Row::Copy(row) => RowCells::Copy(row.cells()),
             Row::Cells(cells) => RowCells::Cells(cells.iter()),
         }
     }
@@ -112,6 +150,7 @@ impl<'a> Row<'a> {
     pub fn column_count(&self) -> usize {
         match self {
             Row::Wire(tuple) => tuple.column_count(),
+            Row::Copy(row) => row.column_count(),
             Row::Cells(cells) => cells.len(),
         }
     }
@@ -122,6 +161,8 @@ impl<'a> Row<'a> {
 pub enum RowCells<'a> {
     /// Of a wire tuple.
     Wire(Cells<'a>),
+    /// Of a row of COPY.
+    Copy(CopyCells<'a>),
     /// Of a slice.
     Cells(std::slice::Iter<'a, Cell<'a>>),
 }
@@ -132,6 +173,7 @@ impl<'a> Iterator for RowCells<'a> {
     fn next(&mut self) -> Option<Cell<'a>> {
         match self {
             RowCells::Wire(cells) => cells.next(),
+            RowCells::Copy(cells) => cells.next(),
             RowCells::Cells(cells) => cells.next().copied(),
         }
     }

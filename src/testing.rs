@@ -5,7 +5,7 @@ pub mod catalog_facts {
     pub use crate::catalog_facts::{CatalogAnswer, TableFacts};
 }
 pub mod change {
-    pub use crate::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Ticket, Transaction};
+    pub use crate::change::{Change, Marker, OldRow, Operation, Position, RelationIndex, Row, Ticket, Transaction};
 }
 pub mod cli {
     pub use crate::cli::command;

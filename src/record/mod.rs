@@ -242,6 +242,7 @@ impl Encoder {
             source: &self.source,
             placeholder: &self.placeholder,
             position,
+            marker: None,
             workspace: &mut self.workspace,
         };
         let encoded = table.encode(change.operation);
@@ -267,7 +268,7 @@ impl Encoder {
         bytes.extend_from_slice(br#"{"op":"m","ts_ms":"#);
         json::push_integer(bytes, position.processed_unix_ns.div_euclid(1_000_000));
         bytes.push(b',');
-        self.source.push(bytes, &self.no_collection, position);
+        self.source.push(bytes, &self.no_collection, position, None);
         debezium::push_transaction(bytes, position, 0);
         bytes.extend_from_slice(br#","message":{"prefix":"#);
         json::push_string(bytes, prefix);

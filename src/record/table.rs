@@ -6,10 +6,11 @@
 //! | update | u; if the key changed: d, tombstone, c, each with the other key in a header |
 //! | delete | d, and a tombstone if the table has a key |
 //! | truncate | t |
+//! | read, by a snapshot | r |
 
 use std::ops::Range;
 
-use crate::change::{OldRow, Operation, Position, Row};
+use crate::change::{Marker, OldRow, Operation, Position, Row};
 use crate::record::Workspace;
 use crate::record::error::Fault;
 use crate::record::plan::{Placeholder, Plan};
@@ -25,6 +26,8 @@ pub(in crate::record) struct TableEncoder<'e> {
     pub(in crate::record) source: &'e debezium::Source,
     pub(in crate::record) placeholder: &'e Placeholder,
     pub(in crate::record) position: &'e Position,
+    /// The place of a row in its snapshot; `None` for a row of the stream.
+    pub(in crate::record) marker: Option<Marker>,
     pub(in crate::record) workspace: &'e mut Workspace,
 }
 
@@ -39,6 +42,10 @@ impl TableEncoder<'_> {
                 let value = self.push_value(None, None, b't', 0);
                 self.record(None, None, Some(value));
                 Ok(())
+            }
+            Operation::Read { new, marker } => {
+                self.marker = Some(marker);
+                self.row_without_before(new, b'r')
             }
             // Does not occur: the encoder handles messages.
             Operation::Message { .. } => Ok(()),
@@ -170,7 +177,7 @@ impl TableEncoder<'_> {
     fn push_rest(&mut self, op: u8, ordinal: u64) {
         let bytes = &mut self.workspace.bytes;
         bytes.push(b',');
-        self.source.push(bytes, &self.plan.collection, self.position);
+        self.source.push(bytes, &self.plan.collection, self.position, self.marker);
         debezium::push_transaction(bytes, self.position, ordinal);
         debezium::push_end(bytes, op, self.position);
     }

@@ -6,11 +6,12 @@ use serde_json::Value;
 
 use super::*;
 use crate::catalog_facts::{TableFacts, TypeFacts};
-use crate::change::{OldRow, Row, Transaction};
+use crate::change::{Marker, OldRow, Row, Transaction};
 use crate::clock::PgTimestamp;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
 use crate::relations::Column;
+use crate::wire::copy_text::Splitter;
 use crate::wire::pgoutput::{Cell, ReplicaIdentity};
 
 const TABLE: RelationIndex = RelationIndex(0);
@@ -475,6 +476,95 @@ fn any_cell() -> impl Strategy<Value = Option<Vec<u8>>> {
         r"\\x([0-9a-f]{2}){0,9}".prop_map(String::into_bytes),
     ];
     proptest::option::of(text)
+}
+
+/// `after`, byte for byte.
+fn after(record: &Record<'_>) -> String {
+    #[derive(serde::Deserialize)]
+    struct Envelope {
+        after: Box<serde_json::value::RawValue>,
+    }
+    let envelope: Envelope = serde_json::from_slice(record.value.unwrap()).unwrap();
+    envelope.after.get().to_owned()
+}
+
+/// The row as COPY writes it.
+fn copied(values: &[Option<&[u8]>]) -> Vec<u8> {
+    let cell = |value: &Option<&[u8]>| match value {
+        None => b"\\N".to_vec(),
+        Some(value) => value.iter().fold(Vec::new(), |mut out, byte| {
+            match byte {
+                b'\\' => out.extend_from_slice(b"\\\\"),
+                b'\n' => out.extend_from_slice(b"\\n"),
+                b'\r' => out.extend_from_slice(b"\\r"),
+                b'\t' => out.extend_from_slice(b"\\t"),
+                byte => out.push(*byte),
+            }
+            out
+        }),
+    };
+    let mut row = values.iter().map(cell).collect::<Vec<_>>().join(&b'\t');
+    row.push(b'\n');
+    row
+}
+
+#[test]
+fn a_read_is_an_insert_with_the_marker_of_its_snapshot() {
+    let mut encoder = encoder(ReplicaIdentity::Default, &PAIR, &["id"]);
+    let mut splitter = Splitter::default();
+    for (marker, text) in [
+        (Marker::First, "first"),
+        (Marker::FirstInDataCollection, "first_in_data_collection"),
+        (Marker::True, "true"),
+        (Marker::LastInDataCollection, "last_in_data_collection"),
+        (Marker::Last, "last"),
+        (Marker::Incremental, "incremental"),
+    ] {
+        let new = Row::Copy(splitter.split(b"7\t\\N\tx\n", 3).unwrap());
+        let mut change = change(Operation::Read { new, marker });
+        change.position.transaction = None;
+        let records = encoder.encode(&change).unwrap();
+        let record = records.iter().next().unwrap();
+        assert_eq!((records.len(), record.key), (1, Some(&br#"{"id":7}"#[..])));
+        let value: Value = serde_json::from_slice(record.value.unwrap()).unwrap();
+        assert_eq!((&value["op"], &value["source"]["snapshot"]), (&Value::from("r"), &Value::from(text)));
+        assert_eq!((&value["before"], &value["transaction"]), (&Value::Null, &Value::Null));
+        let source = [&value["source"]["lsn"], &value["source"]["txId"], &value["source"]["sequence"]];
+        assert_eq!(source, [&Value::from(27_468_744), &Value::Null, &Value::from("[\"27468744\",\"27468744\"]")]);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_row_of_a_snapshot_has_the_key_and_the_values_of_an_insert(
+        row in proptest::collection::vec((proptest::sample::select(&TYPES[..]), any_cell()), 1..12),
+    ) {
+        let names: Vec<String> = (0..row.len()).map(|place| format!("c{place}")).collect();
+        let mut columns = vec![("id", 25)];
+        columns.extend(names.iter().map(String::as_str).zip(row.iter().map(|(type_oid, _)| *type_oid)));
+        let (relation, mut answer) = table(ReplicaIdentity::Full, &columns, &["c0", "id"]);
+        let facts = |oid, kind, base_type, element_type| {
+            TypeFacts { oid, name: String::new(), kind, base_type, element_type, delimiter: ',' }
+        };
+        answer.types = vec![facts(20_001, 'd', 23, 0), facts(20_002, 'b', 0, 20_001)];
+        let mut encoder = Encoder::new(&settings()).unwrap();
+        encoder.prepare(TABLE, &relation, &answer).unwrap();
+        let values: Vec<_> =
+            std::iter::once(Some(&b"\ti\\d\n"[..])).chain(row.iter().map(|(_, value)| value.as_deref())).collect();
+
+        let cells: Vec<Cell<'_>> = values.iter().map(|value| value.map_or(Cell::Null, Cell::Text)).collect();
+        let insert = encoder.encode(&change(Operation::Insert { new: Row::Cells(&cells) })).map(|records| {
+            let record = records.iter().next().unwrap();
+            (record.key.unwrap().to_vec(), after(&record))
+        });
+        let (mut splitter, copied) = (Splitter::default(), copied(&values));
+        let new = Row::Copy(splitter.split(&copied, values.len()).unwrap());
+        let read = encoder.encode(&change(Operation::Read { new, marker: Marker::True })).map(|records| {
+            let record = records.iter().next().unwrap();
+            (record.key.unwrap().to_vec(), after(&record))
+        });
+        prop_assert_eq!(format!("{read:?}"), format!("{insert:?}"));
+    }
 }
 
 proptest! {

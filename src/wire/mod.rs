@@ -15,6 +15,7 @@
     )
 )]
 
+pub mod copy_text;
 pub mod error;
 pub mod pgoutput;
 pub(crate) mod reader;

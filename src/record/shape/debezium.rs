@@ -3,7 +3,7 @@
 //! The fields and their order are those of Debezium 3.5 and later, with the `sequence` and `transaction` of `lossless`.
 //! The constant parts are rendered once.
 
-use crate::change::{Position, Transaction};
+use crate::change::{Marker, Position, Transaction};
 use crate::record::format::json::{push_integer, push_string};
 
 /// The rendered parts that all records of a run share.
@@ -11,7 +11,7 @@ use crate::record::format::json::{push_integer, push_string};
 pub(in crate::record) struct Source {
     /// `"source":{` up to the value of `ts_ms`.
     head: Vec<u8>,
-    /// The part from there to the content of `sequence`.
+    /// `,"snapshot":"` follows the value of `ts_ms`, then the word; the rest up to the content of `sequence`.
     middle: Vec<u8>,
 }
 
@@ -22,20 +22,28 @@ impl Source {
         head.extend_from_slice(br#"","connector":"postgresql","name":"#);
         push_string(&mut head, source_name);
         head.extend_from_slice(br#","ts_ms":"#);
-        let mut middle = br#","snapshot":"false","db":"#.to_vec();
+        let mut middle = br#"","db":"#.to_vec();
         push_string(&mut middle, database);
         middle.extend_from_slice(br#","sequence":"[\""#);
         Source { head, middle }
     }
 
     /// Appends `"source":{...}`; `collection` is the result of [`collection`].
-    pub(in crate::record) fn push(&self, out: &mut Vec<u8>, collection: &[u8], position: &Position) {
+    pub(in crate::record) fn push(
+        &self,
+        out: &mut Vec<u8>,
+        collection: &[u8],
+        position: &Position,
+        marker: Option<Marker>,
+    ) {
         let unix_us = position.commit_time.unix_us();
         let sequence_start = position.transaction.map_or(position.lsn, |transaction| transaction.commit_lsn);
         let mut lsn = itoa::Buffer::new();
         let lsn = lsn.format(position.lsn.0).as_bytes();
         out.extend_from_slice(&self.head);
         push_integer(out, unix_us.div_euclid(1_000));
+        out.extend_from_slice(br#","snapshot":""#);
+        out.extend_from_slice(marker.map_or("false", Marker::text).as_bytes());
         out.extend_from_slice(&self.middle);
         push_integer(out, sequence_start.0);
         out.extend_from_slice(br#"\",\""#);
