@@ -12,6 +12,7 @@ use super::lookup::Lookup;
 use crate::catalog_facts::CatalogAnswer;
 use crate::lsn::Lsn;
 use crate::relations::AnnouncedType;
+use crate::wire::replication::command::quote_literal;
 
 const NAME: &str = "the catalog query";
 
@@ -135,6 +136,20 @@ pub struct Question {
     pub xid: u32,
 }
 
+impl Question {
+    /// The parameters of [`QUERY`].
+    fn parameters(&self) -> [String; 5] {
+        let list = |oids: &[u32]| {
+            let oids = oids.iter().map(u32::to_string).collect::<Vec<_>>();
+            format!("{{{}}}", oids.join(","))
+        };
+        let Question { relation, types, announced, others, xid } = self;
+        // A list of numbers and texts always serialises.
+        let announced = serde_json::to_string(announced).unwrap_or_default();
+        [relation.to_string(), list(types), announced, list(others), xid.to_string()]
+    }
+}
+
 /// A relation that still exists.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Other {
@@ -160,6 +175,16 @@ pub struct Reply {
     pub is_visible: bool,
 }
 
+/// The query for a question as one text, for a connection that has no parameters, such as one that runs COPY.
+#[must_use]
+pub fn query(question: &Question) -> String {
+    let text = QUERY.to_str().expect("the query is UTF-8");
+    let [relation, types, announced, others, xid] = question.parameters();
+    // The names come last: one of them may look like a parameter.
+    let parameters = [("$1", relation), ("$2", types), ("$4", others), ("$5", xid), ("$3", announced)];
+    parameters.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, &quote_literal(value)))
+}
+
 /// Queries the catalog, one question at a time.
 #[derive(Debug)]
 pub struct Catalog(Lookup);
@@ -181,14 +206,7 @@ impl Catalog {
     /// # Errors
     /// Those of [`Lookup::ask`].
     pub fn ask(&mut self, question: &Question) -> Result<(), Error> {
-        let list = |oids: &[u32]| {
-            let oids = oids.iter().map(u32::to_string).collect::<Vec<_>>();
-            format!("{{{}}}", oids.join(","))
-        };
-        let Question { relation, types, announced, others, xid } = question;
-        // A list of numbers and texts always serialises.
-        let announced = serde_json::to_string(announced).unwrap_or_default();
-        self.0.ask(QUERY, &[&relation.to_string(), &list(types), &announced, &list(others), &xid.to_string()])
+        self.0.ask(QUERY, &question.parameters().each_ref().map(String::as_str))
     }
 
     /// Returns the reply once it has arrived. The caller calls it whenever the socket is ready.

@@ -162,6 +162,9 @@ impl Connection {
                     return Err(error);
                 }
                 Outcome::CopyBoth => return Ok(result),
+                Outcome::CopyOut => {
+                    return Err(Error::Answer { command: name, reason: "rows of COPY".to_owned() });
+                }
                 Outcome::Command | Outcome::Rows => last = Some(result),
             }
         }

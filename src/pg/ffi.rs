@@ -428,6 +428,8 @@ pub enum Outcome {
     Rows,
     /// Replication has started (PGRES_COPY_BOTH).
     CopyBoth,
+    /// Rows of COPY TO STDOUT follow (PGRES_COPY_OUT).
+    CopyOut,
     /// It failed: see [`QueryResult::error`].
     Failed,
 }
@@ -458,8 +460,21 @@ impl QueryResult {
             pq::ExecStatusType::PGRES_COMMAND_OK | pq::ExecStatusType::PGRES_EMPTY_QUERY => Outcome::Command,
             pq::ExecStatusType::PGRES_TUPLES_OK | pq::ExecStatusType::PGRES_SINGLE_TUPLE => Outcome::Rows,
             pq::ExecStatusType::PGRES_COPY_BOTH => Outcome::CopyBoth,
+            pq::ExecStatusType::PGRES_COPY_OUT => Outcome::CopyOut,
             _ => Outcome::Failed,
         }
+    }
+
+    /// Whether it is the end of a COPY (PQcmdStatus).
+    #[must_use]
+    pub fn is_copy(&self) -> bool {
+        // SAFETY: the result is live until Drop.
+        let tag = unsafe { pq::PQcmdStatus(self.0.as_ptr()) };
+        if tag.is_null() {
+            return false;
+        }
+        // SAFETY: the command tag is a C string inside the result, which lives until Drop.
+        unsafe { CStr::from_ptr(tag) }.to_bytes().starts_with(b"COPY ")
     }
 
     /// The number of rows (PQntuples).

@@ -4,6 +4,7 @@
 pub mod catalog;
 pub mod conn;
 mod connecting;
+pub mod copy_out;
 pub mod error;
 pub mod ffi;
 pub mod lookup;
@@ -13,6 +14,7 @@ pub mod server;
 pub mod slots;
 pub mod sqlstate;
 pub mod stream;
+pub mod tables;
 
 pub use conn::{Connection, Wait};
 pub use connecting::{Direction, Kind, Server};

@@ -41,15 +41,23 @@ impl ReplicaIdentity {
         }
     }
 
+    /// The one with this letter.
+    #[must_use]
+    pub fn from_letter(letter: char) -> Option<Self> {
+        match letter {
+            'd' => Some(ReplicaIdentity::Default),
+            'n' => Some(ReplicaIdentity::Nothing),
+            'f' => Some(ReplicaIdentity::Full),
+            'i' => Some(ReplicaIdentity::Index),
+            _ => None,
+        }
+    }
+
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let offset = reader.offset();
-        match reader.u8("the replica identity")? {
-            b'd' => Ok(ReplicaIdentity::Default),
-            b'n' => Ok(ReplicaIdentity::Nothing),
-            b'f' => Ok(ReplicaIdentity::Full),
-            b'i' => Ok(ReplicaIdentity::Index),
-            value => Err(DecodeError::UnknownValue { reading: "replica identity", offset, value }),
-        }
+        let value = reader.u8("the replica identity")?;
+        let unknown = DecodeError::UnknownValue { reading: "replica identity", offset, value };
+        ReplicaIdentity::from_letter(char::from(value)).ok_or(unknown)
     }
 }
 
