@@ -34,7 +34,7 @@ pub mod position {
 pub mod pump {
     pub use crate::pump::Error;
     pub mod store {
-        pub use crate::pump::store::Store;
+        pub use crate::pump::store::{Store, Urgency};
     }
 }
 pub mod record {

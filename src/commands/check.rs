@@ -22,6 +22,7 @@ use crate::sink::kafka::client::admin::{AdminError, NewTopic};
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::exactly_once::checkpoint;
 use crate::source::open;
+use crate::state_file::StateFile;
 
 /// The newest major version that walcat is tested with.
 const NEWEST_MAJOR: i32 = 18;
@@ -34,20 +35,20 @@ const NEWEST_MAJOR: i32 = 18;
 pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     let mut report = Report::default();
     let mut commands = Commands::new()?;
-    let mut store = None;
-    match stream::store(settings) {
+    let mut state_file = None;
+    match stream::state_file(settings) {
         Ok(opened) => {
             if let Some(path) = settings.state.file.as_ref().filter(|_| !stream::is_look(settings)) {
                 report.line(&checks::state_file(&path.display().to_string(), None))?;
             }
-            store = Some(opened);
+            state_file = opened;
         }
         Err(error) => {
             let path = settings.state.file.as_deref().unwrap_or(Path::new("")).display().to_string();
             report.line(&checks::state_file(&path, Some(&error.to_string())))?;
         }
     }
-    let found = postgres(settings, store, &mut commands, &mut report)?;
+    let found = postgres(settings, state_file, &mut commands, &mut report)?;
     if settings.sink == config::Sink::Kafka && settings.dump.is_none() {
         kafka(settings, &found, &mut commands, &mut report)?;
     }
@@ -81,7 +82,7 @@ struct Found {
 
 fn postgres(
     settings: &StreamSettings,
-    store: Option<Store>,
+    state_file: Option<StateFile>,
     commands: &mut Commands,
     report: &mut Report,
 ) -> Result<Found, Error> {
@@ -99,7 +100,7 @@ fn postgres(
         let wait = &mut |socket, way| waiter.wait(socket, way);
         (server::facts(&mut connection, wait)?, slots::find(&mut connection, &settings.slot, wait)?)
     };
-    let mut rehearsal = rehearse(settings, store, commands).err();
+    let mut rehearsal = rehearse(settings, state_file, commands).err();
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
     report.line(&checks::wal_level(&facts.wal_level))?;
@@ -180,9 +181,12 @@ fn postgres(
 }
 
 /// Performs the start of a stream as far as it changes nothing.
-fn rehearse(settings: &StreamSettings, store: Option<Store>, commands: &mut Commands) -> Result<(), pump::Error> {
-    let mut store = store.unwrap_or(Store::Slot);
-    open::rehearse(&stream::source(settings), &mut || store.read(), &mut commands.waiter())
+fn rehearse(
+    settings: &StreamSettings,
+    mut state_file: Option<StateFile>,
+    commands: &mut Commands,
+) -> Result<(), pump::Error> {
+    open::rehearse(&stream::source(settings), &mut || Store::on_disk(&mut state_file).read(), &mut commands.waiter())
 }
 
 /// Reports whether the publications are older than the changes that the slot holds.

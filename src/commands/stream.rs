@@ -47,7 +47,7 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     poller.register_signals(signals.source()).map_err(pump::Error::from)?;
 
     let source = source(settings);
-    let mut store = store(settings)?;
+    let mut state_file = state_file(settings)?;
     // Check the output before creating or acquiring a slot.
     check_output(settings)?;
     let recording = settings.record.as_deref().map(Target::open).transpose()?;
@@ -56,7 +56,7 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         // A mistyped broker must not leave a new slot or block an existing one.
         drop(kafka::reach(settings, &mut waiter)?);
     }
-    let started = open::start(&source, &mut || store.read(), &mut waiter)?;
+    let started = open::start(&source, &mut || Store::on_disk(&mut state_file).read(), &mut waiter)?;
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
     let recorder = recording.map(|target| Recorder::begin(target, &header(settings, &started))).transpose()?;
@@ -70,7 +70,7 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         signals,
         times: Times { shutdown_timeout: settings.shutdown_timeout.limit(), stats_interval: settings.stats_interval },
         source,
-        store,
+        state_file,
         retry: Policy {
             initial: settings.retry.initial,
             max: settings.retry.max,
@@ -119,14 +119,14 @@ pub(super) fn source(settings: &StreamSettings) -> Source {
 }
 
 /// A dump or a recording confirms nothing, so it stores nothing.
-pub(super) fn store(settings: &StreamSettings) -> Result<Store, Error> {
+pub(super) fn state_file(settings: &StreamSettings) -> Result<Option<StateFile>, Error> {
     match &settings.state.file {
         Some(path) if !is_look(settings) => {
             let file = StateFile::open(path, settings.state.interval).map_err(pump::Error::from)?;
             file.check_writable().map_err(pump::Error::from)?;
-            Ok(Store::File(file))
+            Ok(Some(file))
         }
-        _ => Ok(Store::Slot),
+        _ => Ok(None),
     }
 }
 

@@ -37,7 +37,7 @@ use self::reading::Read;
 use self::recorder::Recorder;
 use self::renewal::Huge;
 use self::report::Report;
-use self::store::Store;
+use self::store::{Found, Store, Urgency};
 use self::watch::Watch;
 use crate::backoff::{Backoff, Policy};
 use crate::limits::{COPY_END_TIMEOUT, FINISH_TIMEOUT};
@@ -53,6 +53,7 @@ use crate::source::open::{self, Started};
 use crate::source::options::Source;
 use crate::source::waiting::Waiter;
 pub use crate::source::{Feed, Received};
+use crate::state_file::StateFile;
 
 /// The times of the loop.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +92,7 @@ pub struct Pump {
     report: Report,
     outage: OutageReport,
     source: Source,
-    store: Store,
+    state_file: Option<StateFile>,
     identity: Identity,
     /// The facts against which a position that is found later is judged.
     facts: Facts,
@@ -100,8 +101,8 @@ pub struct Pump {
     /// What was delivered when walcat last asked the standby, and what the standby has vouched for.
     asked_for: Vouched,
     vouched: Vouched,
-    /// Whether an open transaction waits for the answer.
-    asked_for_transaction: bool,
+    /// Whether a position waits for that answer.
+    is_wanted: bool,
     /// Whether the last checkpoint was past the end of the WAL, and walcat has asked the server again since.
     was_overtaken: bool,
     backoff: Backoff,
@@ -135,8 +136,8 @@ pub struct Parts {
     pub times: Times,
     /// What walcat reads, for reconnects.
     pub source: Source,
-    /// Where walcat keeps delivered positions.
-    pub store: Store,
+    /// Where walcat keeps delivered positions, unless the slot or the sink does.
+    pub state_file: Option<StateFile>,
     /// How to reconnect; a budget of zero for no reconnects.
     pub retry: Policy,
 }
@@ -153,10 +154,11 @@ impl Pump {
             timeline: parts.started.system.timeline,
             slot: parts.source.slot.clone(),
             records: parts.started.records,
-            full_keys: parts.store.full_keys(),
+            full_keys: Store::on_disk(&mut parts.state_file).full_keys(),
         };
         parts.output.encoder().restore_full_keys(&identity.full_keys);
-        parts.store.begin(identity.at(parts.started.start, Lsn::INVALID), now)?;
+        let mut store = Store::of(&mut parts.state_file, &mut parts.output);
+        store.begin(identity.at(parts.started.start, Lsn::INVALID), now)?;
         let session_pid = parts.started.feed.session_pid();
         let watch = Watch::new(
             identity.slot.clone(),
@@ -167,9 +169,7 @@ impl Pump {
             identity.timeline,
             now,
         );
-        if let Some(transactions) = parts.output.transactions() {
-            transactions.ask_timeline(watch.is_needed());
-        }
+        Store::of(&mut parts.state_file, &mut parts.output).ask_timeline(watch.is_needed());
         // A peek starts at the slot's position, which may be before the stored one.
         parts.session.pass_before(parts.started.start);
         Ok(Pump {
@@ -188,13 +188,13 @@ impl Pump {
             report: Report::new(parts.source.slot.clone(), parts.times.stats_interval, now),
             times: parts.times,
             source: parts.source,
-            store: parts.store,
+            state_file: parts.state_file,
             identity,
             facts: parts.started.facts,
             watch,
             asked_for: Vouched::default(),
             vouched: Vouched::default(),
-            asked_for_transaction: false,
+            is_wanted: false,
             // Without reconnects the first answer is final.
             was_overtaken: parts.retry.budget == Some(Duration::ZERO),
             backoff: Backoff::new(parts.retry),
@@ -249,7 +249,7 @@ impl Pump {
             serve_output(&mut self.output, &mut self.session, now)?;
             self.handle_catalog(now)?;
             self.forget_gone();
-            self.handle_checkpoint()?;
+            self.handle_found()?;
             let read = self.read(now)?;
             self.keep_full_keys();
             if self.stage == Stage::Reading && self.session.is_done() {
@@ -281,13 +281,12 @@ impl Pump {
         }
     }
 
-    /// Judges Kafka's position, once it is known, like any other stored position.
-    fn handle_checkpoint(&mut self) -> Result<(), Error> {
-        let Some(transactions) = self.output.transactions() else { return Ok(()) };
-        let Some(found) = transactions.found() else { return Ok(()) };
-        let store = format!("the checkpoint in the topic {}", transactions.settings().topic());
-        let missing = position::judge_missing(found.unread_slot_at, transactions.known(), &store, &self.facts);
-        let known = found.stored.map(|stored| Known { stored, store });
+    /// Judges a position that is found after the start of the stream, like any other stored position.
+    fn handle_found(&mut self) -> Result<(), Error> {
+        let mut place = Store::of(&mut self.state_file, &mut self.output);
+        let Some(Found { store, stored, unread_slot_at, known }) = place.found() else { return Ok(()) };
+        let missing = position::judge_missing(unread_slot_at, known, &store, &self.facts);
+        let known = stored.map(|stored| Known { stored, store });
         let wal_end = self.facts.wal_end;
         let is_of_past = |known: &&Known| known.stored.timeline < self.facts.timeline;
         let checkpoint =
@@ -305,8 +304,7 @@ impl Pump {
         self.source.accept_gap = false;
         self.new_slot = None;
         let full_keys = known.map(|known| known.stored.full_keys).unwrap_or_default();
-        transactions.keep_full_keys(full_keys.clone());
-        transactions.begin_at(start, self.facts.timeline);
+        place.begin_at(start, self.facts.timeline, full_keys.clone());
         self.output.encoder().restore_full_keys(&full_keys);
         self.session.begin_at(start.lsn);
         Ok(())
@@ -315,9 +313,7 @@ impl Pump {
     /// Keeps learned keys with the next position.
     fn keep_full_keys(&mut self) {
         let Some(full_keys) = self.output.encoder().new_full_keys() else { return };
-        if let Some(transactions) = self.output.transactions() {
-            transactions.keep_full_keys(full_keys.clone());
-        }
+        Store::of(&mut self.state_file, &mut self.output).keep_full_keys(&full_keys);
         self.identity.full_keys = full_keys;
     }
 
@@ -366,8 +362,8 @@ impl Pump {
     /// Whether everything that was read is delivered, or the time limit has passed.
     fn is_over(&mut self, now: Instant) -> bool {
         let drained = self.output.is_drained();
-        // A job with nothing to read is not done before the checkpoint was compared with the slot.
-        let has_begun = self.output.transactions().is_none_or(|transactions| transactions.has_begun());
+        // A job with nothing to read is not done before the stored position was compared with the slot.
+        let has_begun = Store::of(&mut self.state_file, &mut self.output).has_begun();
         match self.stage {
             Stage::Reading => false,
             Stage::Draining => drained && has_begun && self.session.is_settled() && self.session.feedback().is_stored(),
@@ -429,7 +425,8 @@ impl Pump {
             Stage::Reading | Stage::Draining => None,
         };
         let catalog = self.asking.deadline(now);
-        let store = self.store.deadline(self.session.feedback().delivered(), now);
+        let delivered = self.session.feedback().delivered();
+        let store = Store::of(&mut self.state_file, &mut self.output).deadline(delivered, now);
         let feed = if self.may_read(now) { self.feed.deadline() } else { None };
         let store = store.filter(|_| !self.watch.is_needed());
         let own = [self.report.deadline(), self.outage.deadline(), self.watch.deadline(), self.hold_deadline()];
@@ -531,9 +528,8 @@ impl Pump {
         }
         let feedback = self.session.feedback();
         let latest = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
-        let position = if self.watch.is_needed() { self.vouched } else { latest };
         // If the store is what failed, nothing more is confirmed.
-        if self.store.keep(&self.identity, position, feedback, true, Instant::now()).is_ok() && !feedback.is_sent() {
+        if self.keep(latest, Urgency::AtOnce, Instant::now()).is_ok() && !self.session.feedback().is_sent() {
             let update = self.session.feedback().update(Instant::now());
             // The connection may be what failed.
             let _: Result<(), pg::Error> = self.feed.update(update);

@@ -11,6 +11,7 @@ use super::error::{Error, Remedy};
 use super::hold::Hold;
 use super::output::{Output, serve_output};
 use super::renewal::Huge;
+use super::store::Store;
 use super::watch::Watch;
 use super::{Pump, Stage};
 use crate::pg;
@@ -118,8 +119,8 @@ impl Pump {
             true => self.session.feedback().delivered(),
             false => self.session.resume_lsn(),
         };
-        // With exactly-once delivery, the checkpoint is read once the slot is found.
-        let known = self.output.transactions().is_none().then(|| Known {
+        let is_read_again = Store::of(&mut self.state_file, &mut self.output).is_read_at_each_start();
+        let known = (!is_read_again).then(|| Known {
             stored: self.identity.at(at, self.session.records_end()),
             store: "what was read before the connection was lost".to_owned(),
         });
@@ -128,9 +129,9 @@ impl Pump {
             slot_mode: SlotMode::Existing,
             startpos: None,
             connect_for: Some(Duration::ZERO),
-            slot_for: match (self.output.transactions(), self.backoff.left(Instant::now())) {
-                (Some(_), left) => Some(left.map_or(holder_look, |left| left.min(holder_look))),
-                (None, left) => left,
+            slot_for: match (is_read_again, self.backoff.left(Instant::now())) {
+                (true, left) => Some(left.map_or(holder_look, |left| left.min(holder_look))),
+                (false, left) => left,
             },
             accept_gap: false,
             takeover: match self.source.takeover {
@@ -175,10 +176,8 @@ impl Pump {
             self.identity.timeline,
             now,
         );
-        (self.asked_for, self.vouched, self.asked_for_transaction) = Default::default();
-        if let Some(transactions) = self.output.transactions() {
-            transactions.ask_timeline(self.watch.is_needed());
-        }
+        (self.asked_for, self.vouched, self.is_wanted) = Default::default();
+        Store::of(&mut self.state_file, &mut self.output).ask_timeline(self.watch.is_needed());
         self.connected_at = now;
         self.hold = Hold::InUse;
         self.huge = Huge::default();
@@ -194,8 +193,9 @@ impl Pump {
         } else {
             self.session.reconnected(now)?;
         }
-        if self.output.transactions().is_some() {
-            // Knowledge of another server may be wrong for this one: use the slot's position until the checkpoint is read.
+        let mut store = Store::of(&mut self.state_file, &mut self.output);
+        if store.is_read_at_each_start() {
+            // Knowledge of another server may be wrong for this one: use the slot's position until the stored one is read.
             self.session.cut(start);
         } else {
             self.session.pass_before(start);
@@ -208,7 +208,7 @@ impl Pump {
             self.received_at_loss = self.session.feedback().received();
             let feedback = self.session.feedback();
             // Store the position before this server confirms anything: one of the old timeline does not apply here.
-            self.store.begin(self.identity.at(feedback.delivered(), feedback.records_end()), now)?;
+            store.begin(self.identity.at(feedback.delivered(), feedback.records_end()), now)?;
         }
         info!(slot = self.report.slot(), lsn:% = start, in_flight = self.session.ring().outstanding();
             "streaming resumed");

@@ -1,85 +1,228 @@
+//! Where delivered positions are kept, as the loop sees it: in the slot alone, in a state file, or in Kafka transactions.
+//! The loop offers a position, confirms what is stored, and judges what was found; it does not ask where that is.
+//!
 //! Store first, confirm second: walcat confirms a delivered position to PostgreSQL only after the store has it.
 
 use std::time::Instant;
 
 use super::error::Error;
+use super::output::Output;
 use crate::feedback::Feedback;
 use crate::lsn::Lsn;
-use crate::position::{FullKeys, Identity, Known, Stored, Vouched};
+use crate::position::{FullKeys, Identity, Known, Start, Stored, Vouched};
+use crate::sink::kafka::exactly_once::Transactions;
 use crate::state_file::StateFile;
 
-/// Where walcat keeps delivered positions.
-#[derive(Debug)]
-pub enum Store {
+/// Where delivered positions are kept. Borrowed from its owner for one step of the loop.
+pub enum Store<'a> {
     /// In the slot only.
     Slot,
     /// In the state file too.
-    File(StateFile),
+    File(&'a mut StateFile),
+    /// In the Kafka transactions of exactly-once delivery, which the sink owns.
+    Transactions(&'a mut Transactions),
 }
 
-impl Store {
-    /// Reads the stored position again.
+/// When an offered position is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// At the store's interval.
+    WhenDue,
+    /// Now: the server waits for the confirmation.
+    AtOnce,
+    /// Now: the run ends.
+    Last,
+}
+
+/// What a store that is read after the start of the stream had; the loop judges it before the first change.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The name of the store in messages.
+    pub store: String,
+    /// The stored position.
+    pub stored: Option<Stored>,
+    /// The slot's position when the first instance started, if nothing had been read from the slot.
+    pub unread_slot_at: Option<Lsn>,
+    /// The last position that this process knew to be stored; 0/0 for none.
+    pub known: Lsn,
+}
+
+impl<'a> Store<'a> {
+    /// The state file, if there is one.
+    pub fn on_disk(file: &'a mut Option<StateFile>) -> Self {
+        file.as_mut().map_or(Store::Slot, Store::File)
+    }
+
+    /// The store of a run.
+    pub(super) fn of(file: &'a mut Option<StateFile>, output: &'a mut Output) -> Self {
+        match output.transactions() {
+            Some(transactions) => Store::Transactions(transactions),
+            None => Store::on_disk(file),
+        }
+    }
+
+    /// Reads the position that is stored before the stream starts. Kafka's is found later: see [`Store::found`].
     ///
     /// # Errors
     /// [`Error::State`].
     pub fn read(&mut self) -> Result<Option<Known>, Error> {
         match self {
-            Store::Slot => Ok(None),
             Store::File(file) => {
                 file.reload()?;
                 Ok(file.stored().map(|stored| Known { stored: stored.clone(), store: file.name() }))
             }
+            Store::Slot | Store::Transactions(_) => Ok(None),
         }
     }
 
-    /// The keys kept with the position.
+    /// The keys kept with the position that was read.
     #[must_use]
     pub fn full_keys(&self) -> FullKeys {
         match self {
-            Store::Slot => FullKeys::new(),
             Store::File(file) => file.stored().map(|stored| stored.full_keys.clone()).unwrap_or_default(),
+            Store::Slot | Store::Transactions(_) => FullKeys::new(),
         }
     }
 
-    /// Stores the start of the stream, before any of it can be confirmed.
+    /// Whether every new stream begins at the stored position, which is read again. Otherwise it continues after what was
+    /// read before.
+    pub(super) fn is_read_at_each_start(&self) -> bool {
+        matches!(self, Store::Transactions(_))
+    }
+
+    /// What was read after the start of the stream, until [`Store::begin_at`] has taken the verdict on it.
+    pub(super) fn found(&self) -> Option<Found> {
+        let Store::Transactions(transactions) = self else { return None };
+        let found = transactions.found()?;
+        Some(Found {
+            store: format!("the checkpoint in the topic {}", transactions.settings().topic()),
+            stored: found.stored,
+            unread_slot_at: found.unread_slot_at,
+            known: transactions.known(),
+        })
+    }
+
+    /// The stream continues at this position of this timeline, after what was found was judged.
+    pub(super) fn begin_at(&mut self, start: Start, timeline: u32, full_keys: FullKeys) {
+        if let Store::Transactions(transactions) = self {
+            transactions.keep_full_keys(full_keys);
+            transactions.begin_at(start, timeline);
+        }
+    }
+
+    /// Whether the previously delivered position is known and judged.
+    pub(super) fn has_begun(&self) -> bool {
+        match self {
+            Store::Slot | Store::File(_) => true,
+            Store::Transactions(transactions) => transactions.has_begun(),
+        }
+    }
+
+    /// Stores the start of the stream, before any of it can be confirmed. Kafka transactions store it when it is judged.
     ///
     /// # Errors
     /// [`Error::State`].
     pub fn begin(&mut self, position: Stored, now: Instant) -> Result<(), Error> {
         match self {
             Store::File(file) if file.stored() != Some(&position) => Ok(file.write(position, now)?),
-            Store::File(_) | Store::Slot => Ok(()),
+            Store::File(_) | Store::Slot | Store::Transactions(_) => Ok(()),
         }
     }
 
-    /// Stores what is delivered, up to `position`, when a write is due, then allows its confirmation. A write is due at the
-    /// interval, or now with `at_once`: when the server waits for it or the run ends.
+    /// Keeps these keys with each position from now on. [`Identity`] has them too, for the stores that it names.
+    pub(super) fn keep_full_keys(&mut self, full_keys: &FullKeys) {
+        if let Store::Transactions(transactions) = self {
+            transactions.keep_full_keys(full_keys.clone());
+        }
+    }
+
+    /// Offers what is delivered, up to `position`, then allows the confirmation of what is stored.
     ///
     /// # Errors
-    /// [`Error::State`]; then nothing more is confirmed.
+    /// Those of [`Store::offer`]; then nothing more is confirmed.
     pub fn keep(
         &mut self,
         identity: &Identity,
         position: Vouched,
         feedback: &mut Feedback,
-        at_once: bool,
+        urgency: Urgency,
         now: Instant,
     ) -> Result<(), Error> {
-        let Store::File(file) = self else { return Ok(()) };
-        let Vouched { delivered, records_end } = position;
-        if delivered > file.end_lsn() && (at_once || now >= file.due_at(now)) {
-            file.write(identity.at(delivered, records_end), now)?;
-        }
-        feedback.confirm(file.end_lsn());
+        self.offer(identity, position, urgency, now)?;
+        feedback.confirm(self.stored());
         Ok(())
     }
 
-    /// The latest time of the next write of [`Store::keep`].
+    /// Stores what is delivered, up to `position`, when that is due.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    fn offer(&mut self, identity: &Identity, position: Vouched, urgency: Urgency, now: Instant) -> Result<(), Error> {
+        let Vouched { delivered, records_end } = position;
+        let at_once = urgency != Urgency::WhenDue;
+        match self {
+            Store::Slot => {}
+            Store::File(file) => {
+                if delivered > file.end_lsn() && (at_once || now >= file.due_at(now)) {
+                    file.write(identity.at(delivered, records_end), now)?;
+                }
+            }
+            Store::Transactions(transactions) => {
+                if urgency == Urgency::Last {
+                    transactions.hurry();
+                }
+                transactions.offer(delivered, at_once);
+            }
+        }
+        Ok(())
+    }
+
+    /// The stored position; 0/0 if there is none, or if only the slot has one.
+    fn stored(&self) -> Lsn {
+        match self {
+            Store::Slot => Lsn::INVALID,
+            Store::File(file) => file.end_lsn(),
+            Store::Transactions(transactions) => transactions.stored(),
+        }
+    }
+
+    /// The latest time of the next write of [`Store::keep`]. Kafka transactions have their own deadline.
     #[must_use]
     pub fn deadline(&self, delivered: Lsn, now: Instant) -> Option<Instant> {
         match self {
             Store::File(file) if delivered > file.end_lsn() => Some(file.due_at(now)),
-            Store::File(_) | Store::Slot => None,
+            Store::File(_) | Store::Slot | Store::Transactions(_) => None,
+        }
+    }
+
+    /// The server is a standby, or it is not: whether its timeline may change during the stream.
+    pub(super) fn ask_timeline(&mut self, may_change: bool) {
+        if let Store::Transactions(transactions) = self {
+            transactions.ask_timeline(may_change);
+        }
+    }
+
+    /// Whether a position waits for the timeline of a standby.
+    pub(super) fn wants_timeline(&self, delivered: Lsn, urgency: Urgency, now: Instant) -> bool {
+        match self {
+            Store::Transactions(transactions) => transactions.wants_timeline(),
+            store => store.deadline(delivered, now).is_some_and(|at| urgency != Urgency::WhenDue || now >= at),
+        }
+    }
+
+    /// The position to offer, of the latest one and the one that a standby has vouched for. Kafka transactions wait for the
+    /// timeline themselves.
+    pub(super) fn offered(&self, latest: Vouched, vouched: Vouched) -> Vouched {
+        if matches!(self, Store::Transactions(_)) { latest } else { vouched }
+    }
+
+    /// The standby's answer: its timeline, and whether it was promoted. `is_wanted` if a position waited for the question.
+    pub(super) fn timeline_is(&mut self, timeline: u32, is_promoted: bool, is_wanted: bool) {
+        let Store::Transactions(transactions) = self else { return };
+        if is_promoted {
+            transactions.is_promoted(timeline);
+        } else if is_wanted {
+            transactions.timeline_is(timeline);
         }
     }
 }
@@ -97,7 +240,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
         let second = Duration::from_secs(1);
-        let mut store = Store::File(StateFile::open(&path, second).unwrap());
+        let mut file = StateFile::open(&path, second).unwrap();
+        let mut store = Store::File(&mut file);
         let identity = Identity {
             system_identifier: "7".to_owned(),
             timeline: 1,
@@ -114,22 +258,22 @@ mod tests {
 
         feedback.heard(Lsn(500), now);
         feedback.deliver(Lsn(300));
-        let keep = |store: &mut Store, feedback: &mut Feedback, at_once, now| {
+        let keep = |store: &mut Store<'_>, feedback: &mut Feedback, urgency, now| {
             let position = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
-            store.keep(&identity, position, feedback, at_once, now)
+            store.keep(&identity, position, feedback, urgency, now)
         };
-        keep(&mut store, &mut feedback, false, now + second / 2).unwrap();
+        keep(&mut store, &mut feedback, Urgency::WhenDue, now + second / 2).unwrap();
         assert_eq!((on_disk(), feedback.confirmed()), (Lsn(100), Lsn(100)));
         assert_eq!(store.deadline(feedback.delivered(), now), Some(now + second));
-        keep(&mut store, &mut feedback, false, now + second).unwrap();
+        keep(&mut store, &mut feedback, Urgency::WhenDue, now + second).unwrap();
         assert_eq!((on_disk(), feedback.confirmed()), (Lsn(300), Lsn(300)));
         feedback.deliver(Lsn(400));
-        keep(&mut store, &mut feedback, true, now + second).unwrap();
+        keep(&mut store, &mut feedback, Urgency::AtOnce, now + second).unwrap();
         assert_eq!((on_disk(), feedback.confirmed()), (Lsn(400), Lsn(400)));
 
         std::fs::remove_dir_all(directory.path()).unwrap();
         feedback.deliver(Lsn(500));
-        assert!(keep(&mut store, &mut feedback, true, now + second).is_err());
+        assert!(keep(&mut store, &mut feedback, Urgency::AtOnce, now + second).is_err());
         assert_eq!(feedback.confirmed(), Lsn(400), "confirmed although it could not be stored");
     }
 }

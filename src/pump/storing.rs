@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::store::{Store, Urgency};
 use super::{Error, Pump, Stage};
 use crate::position::Vouched;
 
@@ -10,30 +11,28 @@ impl Pump {
     /// or the run ends.
     pub(super) fn store(&mut self, now: Instant) -> Result<(), Error> {
         self.handle_timeline();
-        let ends = self.stage != Stage::Reading;
         let feedback = self.session.feedback();
-        let at_once = ends || feedback.is_reply_owed() || self.feed.waits_for_confirmation();
+        let urgency = match self.stage {
+            Stage::Reading if feedback.is_reply_owed() || self.feed.waits_for_confirmation() => Urgency::AtOnce,
+            Stage::Reading => Urgency::WhenDue,
+            Stage::Draining | Stage::Stopping { .. } => Urgency::Last,
+        };
         let latest = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
-        if let Some(transactions) = self.output.transactions() {
-            if ends {
-                transactions.hurry();
-            }
-            transactions.offer(latest.delivered, at_once);
-            feedback.confirm(transactions.stored());
-            let wants = transactions.wants_timeline();
-            if (wants || self.watch.is_due(now)) && self.watch.ask(now) {
-                self.asked_for_transaction = wants;
-            }
-            return Ok(());
-        }
-        if !self.watch.is_needed() {
-            return self.store.keep(&self.identity, latest, feedback, at_once, now);
-        }
-        let is_due = self.store.deadline(latest.delivered, now).is_some_and(|due_at| at_once || now >= due_at);
-        if (is_due || self.watch.is_due(now)) && self.watch.ask(now) {
+        let store = Store::of(&mut self.state_file, &mut self.output);
+        let is_wanted = store.wants_timeline(latest.delivered, urgency, now);
+        if (is_wanted || self.watch.is_due(now)) && self.watch.ask(now) {
             self.asked_for = latest;
+            self.is_wanted = is_wanted;
         }
-        self.store.keep(&self.identity, self.vouched, self.session.feedback(), at_once, now)
+        self.keep(latest, urgency, now)
+    }
+
+    /// Offers a delivered position to the store and confirms what is stored. Of a standby, only what it has vouched for is
+    /// offered.
+    pub(super) fn keep(&mut self, latest: Vouched, urgency: Urgency, now: Instant) -> Result<(), Error> {
+        let mut store = Store::of(&mut self.state_file, &mut self.output);
+        let position = if self.watch.is_needed() { store.offered(latest, self.vouched) } else { latest };
+        store.keep(&self.identity, position, self.session.feedback(), urgency, now)
     }
 
     /// Handles the standby's answer. Everything received before the question belongs to the history of that timeline.
@@ -44,21 +43,16 @@ impl Pump {
             self.facts.timeline = timeline;
         }
         self.vouched = self.asked_for;
-        let is_for_transaction = std::mem::take(&mut self.asked_for_transaction);
-        let Some(transactions) = self.output.transactions() else { return };
-        if !self.watch.is_needed() {
-            transactions.is_promoted(timeline);
-        } else if is_for_transaction {
-            transactions.timeline_is(timeline);
-        }
+        let is_wanted = std::mem::take(&mut self.is_wanted);
+        let is_promoted = !self.watch.is_needed();
+        Store::of(&mut self.state_file, &mut self.output).timeline_is(timeline, is_promoted, is_wanted);
     }
 
     /// Whether a delivered position waits for the standby's answer.
     pub(super) fn waits_for_timeline(&mut self) -> bool {
         let delivered = self.session.feedback().delivered();
-        self.watch.is_needed()
-            && self.output.transactions().is_none()
-            && self.feed.session_pid() != 0
-            && self.store.deadline(delivered, Instant::now()).is_some()
+        let store = Store::of(&mut self.state_file, &mut self.output);
+        let waits = store.deadline(delivered, Instant::now()).is_some();
+        waits && self.watch.is_needed() && self.feed.session_pid() != 0
     }
 }

@@ -9,7 +9,7 @@ use walcat::testing::change::Ticket;
 use walcat::testing::feedback::Confirming;
 use walcat::testing::lsn::Lsn;
 use walcat::testing::position::{Facts, Identity, Known, Start, Vouched};
-use walcat::testing::pump::store::Store;
+use walcat::testing::pump::store::{Store, Urgency};
 use walcat::testing::session::{Sealed, Session};
 use walcat::testing::state_file::StateFile;
 
@@ -46,7 +46,7 @@ pub struct AtLeastOnce {
     number: u32,
     session: Session,
     sender: Option<Walsender>,
-    store: Store,
+    state_file: Option<StateFile>,
     /// The path of the store, for the checks.
     path: Option<PathBuf>,
     identity: Identity,
@@ -59,10 +59,8 @@ pub struct AtLeastOnce {
 impl AtLeastOnce {
     /// With a state file at `path`, or without one.
     pub fn start(number: u32, path: Option<&Path>, world: &mut World) -> Result<Self, End> {
-        let mut store = match path {
-            Some(path) => Store::File(StateFile::open(path, INTERVAL).expect("a state file")),
-            None => Store::Slot,
-        };
+        let mut state_file = path.map(|path| StateFile::open(path, INTERVAL).expect("a state file"));
+        let mut store = Store::on_disk(&mut state_file);
         let facts = world.postgres.facts();
         let known = store.read().expect("a state file");
         let start = begin(known.as_ref(), &facts, &[], world)?;
@@ -75,7 +73,7 @@ impl AtLeastOnce {
         let sender = world.connect(number).map(|()| world.postgres.start_replication(start));
         let path = path.map(Path::to_owned);
         let (broker, flushed, is_released) = (Broker::default(), Lsn(0), false);
-        Ok(AtLeastOnce { number, session, sender, store, path, identity, broker, flushed, is_released })
+        Ok(AtLeastOnce { number, session, sender, state_file, path, identity, broker, flushed, is_released })
     }
 
     /// Gives up the session on purpose, inside a transaction or not.
@@ -115,7 +113,7 @@ impl AtLeastOnce {
         if is_cut || facts.timeline != last_timeline {
             let feedback = self.session.feedback();
             let position = self.identity.at(feedback.delivered(), feedback.records_end());
-            self.store.begin(position, world.now).expect("a state file");
+            Store::on_disk(&mut self.state_file).begin(position, world.now).expect("a state file");
         }
         assert!(start >= self.flushed, "seed {}: begins before what is confirmed", world.seed);
         self.sender = Some(world.postgres.start_replication(start));
@@ -139,9 +137,10 @@ impl AtLeastOnce {
 
     fn update(&mut self, world: &mut World) {
         let feedback = self.session.feedback();
-        let at_once = world.random.chance(10);
+        let urgency = if world.random.chance(10) { Urgency::AtOnce } else { Urgency::WhenDue };
         let latest = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
-        self.store.keep(&self.identity, latest, feedback, at_once, world.now).expect("a state file");
+        let mut store = Store::on_disk(&mut self.state_file);
+        store.keep(&self.identity, latest, feedback, urgency, world.now).expect("a state file");
         let Some(update) = feedback.update_due(world.now) else { return };
         let seed = world.seed;
         assert!(update.flushed >= self.flushed, "seed {seed}: the flushed LSN went back");
