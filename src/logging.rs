@@ -66,36 +66,52 @@ fn mistaken_filter(filters: &str) -> Option<&str> {
     })
 }
 
+/// Why the process ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure<'a> {
+    /// What failed.
+    pub message: &'a str,
+    /// The operator's next step.
+    pub hint: Option<&'a str>,
+    /// The slot of the stream that ends.
+    pub slot: Option<&'a str>,
+    /// The exit code.
+    pub code: ExitCode,
+}
+
 /// Prints why the process ends, at any log level: the failure and its hint, in the format of the log. Before the log starts,
 /// it prints plain text.
-pub fn tell_failure(message: &str, hint: Option<&str>, code: ExitCode) {
+pub fn tell_failure(failure: &Failure<'_>) {
     let text = match FORMAT.get() {
-        Some(LogFormat::Json) => failure_json(SystemTime::now(), message, hint, code),
-        Some(LogFormat::Text) => failure_text(SystemTime::now(), message, hint),
+        Some(LogFormat::Json) => failure_json(SystemTime::now(), failure),
+        Some(LogFormat::Text) => failure_text(SystemTime::now(), failure),
         None => {
-            let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-            format!("walcat: {message}{hint}")
+            let hint = failure.hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            format!("walcat: {}{hint}", failure.message)
         }
     };
     eprintln!("{text}");
 }
 
-fn failure_text(at: SystemTime, message: &str, hint: Option<&str>) -> String {
+fn failure_text(at: SystemTime, failure: &Failure<'_>) -> String {
     let head = format!("{} ERROR", humantime::format_rfc3339_millis(at));
-    let hint = hint.map(|hint| format!("\n{head} hint: {}", escaped(hint))).unwrap_or_default();
-    format!("{head} {}{hint}", escaped(message))
+    let slot = failure.slot.map(|slot| format!(" slot={slot}")).unwrap_or_default();
+    let hint = failure.hint.map(|hint| format!("\n{head} hint: {}", escaped(hint))).unwrap_or_default();
+    format!("{head} {}{slot}{hint}", escaped(failure.message))
 }
 
-fn failure_json(at: SystemTime, message: &str, hint: Option<&str>, code: ExitCode) -> String {
+fn failure_json(at: SystemTime, failure: &Failure<'_>) -> String {
     let mut object = Map::new();
     object.insert("ts".to_owned(), humantime::format_rfc3339_millis(at).to_string().into());
     object.insert("level".to_owned(), "error".into());
     object.insert("target".to_owned(), TARGETS[0].into());
-    object.insert("message".to_owned(), message.into());
-    if let Some(hint) = hint {
-        object.insert("hint".to_owned(), hint.into());
+    object.insert("message".to_owned(), failure.message.into());
+    for (name, value) in [("hint", failure.hint), ("slot", failure.slot)] {
+        if let Some(value) = value {
+            object.insert(name.to_owned(), value.into());
+        }
     }
-    object.insert("exit_code".to_owned(), code.code().into());
+    object.insert("exit_code".to_owned(), failure.code.code().into());
     serde_json::Value::Object(object).to_string()
 }
 
@@ -246,8 +262,10 @@ mod tests {
     fn a_failure_is_a_line_of_the_log_and_so_is_its_hint() {
         let at = UNIX_EPOCH + Duration::from_millis(1_795_213_800_123);
         let head = "2026-11-20T22:30:00.123Z ERROR";
-        assert_eq!(failure_text(at, "it\nfailed", Some("try")), format!("{head} it\\nfailed\n{head} hint: try"));
-        assert_eq!(failure_text(at, "it failed", None), format!("{head} it failed"));
+        let failure = Failure { message: "it\nfailed", hint: Some("try"), slot: None, code: ExitCode::Setup };
+        assert_eq!(failure_text(at, &failure), format!("{head} it\\nfailed\n{head} hint: try"));
+        let failure = Failure { message: "it failed", hint: None, slot: Some("orders"), ..failure };
+        assert_eq!(failure_text(at, &failure), format!("{head} it failed slot=orders"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::commands::{check, decode, slot, stream};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::exit_code::ExitCode;
+use crate::logging::Failure;
 use crate::{defect, logging, pg, process_end, sink};
 use log::warn;
 
@@ -15,42 +16,56 @@ pub fn run_process() -> ! {
     defect::install_handlers();
     let version = cli::version_text(&pg::library_version(), &sink::kafka::client::ffi::library_version());
     let code = match cli::parse(std::env::args_os(), version) {
-        Ok(cli) => run(&cli).map_or_else(|failure| report(&failure), |()| ExitCode::Done),
+        Ok(cli) => run(&cli).map_or_else(|failed| report(&failed), |()| ExitCode::Done),
         Err(message) => print_usage(&message),
     };
     process_end::end(code)
 }
 
-fn run(cli: &Cli) -> Result<(), Error> {
+/// A failure of a command, and the slot of a stream that ends by it.
+struct Failed {
+    error: Error,
+    slot: Option<String>,
+}
+
+impl<E: Into<Error>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Failed { error: error.into(), slot: None }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failed> {
     let environment = &config::process_environment;
     match &cli.command {
         Command::Stream(options) => {
             let config = Config::load(&options.given(), environment)?;
             if options.print_config {
-                return print(&config.print());
+                return Ok(print(&config.print())?);
             }
             start_log(&config);
-            stream::run(&config.stream(environment)?)
+            let settings = config.stream(environment)?;
+            stream::run(&settings).map_err(|error| Failed { error, slot: Some(settings.slot.clone()) })
         }
         Command::Check(options) => {
             let config = Config::load(&options.given(), environment)?;
             start_log(&config);
-            check::run(&config.stream(environment)?)
+            Ok(check::run(&config.stream(environment)?)?)
         }
         Command::Slot(command) => {
             let config = Config::load(&command.given(), environment)?;
             start_log(&config);
             let settings = config.slot(environment)?;
             match command {
-                SlotCommand::Create(_) => slot::create(&settings),
-                SlotCommand::Drop(options) => slot::drop(&settings, options.force),
-                SlotCommand::Status(options) => slot::status(&settings, options.format),
+                SlotCommand::Create(_) => slot::create(&settings)?,
+                SlotCommand::Drop(options) => slot::drop(&settings, options.force)?,
+                SlotCommand::Status(options) => slot::status(&settings, options.format)?,
             }
+            Ok(())
         }
         Command::Decode(options) => {
             let config = Config::without_file(&options.given(), environment)?;
             start_log(&config);
-            decode::run(&options.file, options.dump_keepalives)
+            Ok(decode::run(&options.file, options.dump_keepalives)?)
         }
     }
 }
@@ -79,8 +94,9 @@ fn print(text: &str) -> Result<(), Error> {
 }
 
 /// Prints a failure, the only place that does so.
-fn report(failure: &Error) -> ExitCode {
-    let code = failure.exit_code();
-    logging::tell_failure(&failure.to_string(), failure.hint().as_deref(), code);
+fn report(Failed { error, slot }: &Failed) -> ExitCode {
+    let code = error.exit_code();
+    let (message, hint) = (error.to_string(), error.hint());
+    logging::tell_failure(&Failure { message: &message, hint: hint.as_deref(), slot: slot.as_deref(), code });
     code
 }

@@ -7,8 +7,10 @@ use super::Verdict;
 pub fn no_failover(slot: &str) -> Verdict {
     Verdict::warning(
         format!("failover: the slot {slot} is not copied to standbys although failover = true"),
-        "walcat sets failover only on a slot that it creates: use ALTER_REPLICATION_SLOT, or drop the slot and create it with \
-         --failover",
+        format!(
+            "walcat sets failover only on a slot that it creates. Stop walcat, then: psql 'dbname=... replication=database' \
+             -c 'ALTER_REPLICATION_SLOT \"{slot}\" (FAILOVER true)'"
+        ),
     )
 }
 

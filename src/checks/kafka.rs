@@ -37,7 +37,7 @@ pub fn checkpoint_topic(name: &str, facts: &TopicFacts) -> Verdict {
         TopicFacts::Missing { creation } => missing_topic(&format!("checkpoint topic {name}"), creation, true),
         TopicFacts::Unknown { reason } => Verdict::warning(
             format!("checkpoint topic {name}: the cluster did not describe it: {reason}"),
-            "check the ACLs",
+            describe_command(name),
         ),
     }
 }
@@ -46,6 +46,14 @@ pub fn checkpoint_topic(name: &str, facts: &TopicFacts) -> Verdict {
 #[must_use]
 pub fn compact_command(topic: &str) -> String {
     format!("kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact")
+}
+
+/// The command that allows walcat's user to describe a topic.
+fn describe_command(topic: &str) -> String {
+    format!(
+        "if an ACL is missing: kafka-acls.sh --add --allow-principal User:NAME --operation Describe --operation \
+         DescribeConfigs --topic {topic}"
+    )
 }
 
 /// What the cluster reports about a topic.
@@ -108,7 +116,7 @@ pub fn topic(name: &str, facts: &TopicFacts, has_key: bool, walcat_creates: bool
         }
         TopicFacts::Missing { creation } => missing_topic(&format!("topic {name}"), creation, walcat_creates),
         TopicFacts::Unknown { reason } => {
-            Verdict::warning(format!("topic {name}: the cluster did not describe it: {reason}"), "check the ACLs")
+            Verdict::warning(format!("topic {name}: the cluster did not describe it: {reason}"), describe_command(name))
         }
     }
 }

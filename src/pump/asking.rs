@@ -110,8 +110,12 @@ impl Asking {
         }
         let since = *self.invisible_since.get_or_insert(now);
         let is_enough = now.saturating_duration_since(since) >= VISIBLE_PATIENCE;
-        if is_enough && !std::mem::replace(&mut self.told_invisible, true) {
-            warn!(slot, waited_s = VISIBLE_PATIENCE.as_secs();
+        if is_enough
+            && let Some(Waiting { relation, question }) = &self.waiting
+            && !std::mem::replace(&mut self.told_invisible, true)
+        {
+            warn!(slot, xid = question.xid, schema = relation.namespace.as_str(), table = relation.name.as_str(),
+                waited_s = VISIBLE_PATIENCE.as_secs();
                 "a committed transaction is still not visible (synchronous replication may be waiting for a standby); \
                  using its tables as the catalog shows them without it");
         }

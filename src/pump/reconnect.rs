@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use log::kv::Value;
 use log::{info, warn};
 
 use super::error::{Error, Remedy};
@@ -69,9 +70,13 @@ impl Pump {
             let Some(delay) = backoff.failed(Instant::now(), fastrand::f64()) else {
                 return Err(self.given_up(error, began));
             };
+            let gives_up_in_s = backoff.left(Instant::now()).map_or(Value::from("never"), |left| left.as_secs().into());
             let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-            warn!(slot = self.report.slot(), received:% = received, error:% = error, retry_in_ms;
-                "the stream is interrupted; reconnecting");
+            let what = match error.remedy() {
+                Remedy::Producer => "Kafka discarded records; reading them again with a new producer",
+                Remedy::Connection | Remedy::None => "the stream is interrupted; reconnecting",
+            };
+            warn!(slot = self.report.slot(), received:% = received, error:% = error, retry_in_ms, gives_up_in_s; "{what}");
             match self.connect_again(delay, holder_look, None) {
                 Ok(started) => return self.go_on(started),
                 Err(Error::Postgres(pg::Error::Interrupted)) => return Err(self.unacknowledged()),

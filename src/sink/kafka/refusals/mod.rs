@@ -186,8 +186,14 @@ impl KafkaSink {
     /// Counts and logs a record that is left out.
     fn tell(&mut self, Refused { lsn, failure, .. }: &Refused) {
         self.dead_letters.count_one();
-        warn!(lsn:% = lsn, topic = failure.topic.as_str(), value_bytes = failure.value_bytes,
-            records_refused = self.dead_letters.count(), error:% = failure.code; "Kafka rejected a record; leaving it out");
+        let origin = self.dead_letters.origin(&failure.topic);
+        let dead_letter = match &self.settings.on_error {
+            OnError::DeadLetter { topic } => topic.as_str(),
+            OnError::Stop | OnError::Skip => "none",
+        };
+        warn!(lsn:% = lsn, topic = failure.topic.as_str(), origin = origin.as_str(), value_bytes = failure.value_bytes,
+            dead_letter, records_refused = self.dead_letters.count(), error:% = failure.code;
+            "Kafka rejected a record; leaving it out");
     }
 
     /// A record is rejected for the first time: leaves it out if the policy allows it.
@@ -205,10 +211,11 @@ impl KafkaSink {
         }
         self.pass(ticket, &refused, now)?;
         self.tell(&refused);
+        let Failure { code, topic, .. } = refused.failure.clone();
         let is_remembered = self.dead_letters.remember(refused);
         // Without transactions the record is most likely not repeated.
-        if self.transactions.is_some() && !is_remembered {
-            return Err(Error::Passed { reason: "see the log".to_owned() });
+        if self.is_transactional() && !is_remembered {
+            return Err(Error::Passed { reason: format!("Kafka rejected a record for topic {topic}: {code}") });
         }
         Ok(())
     }
