@@ -7,6 +7,9 @@
 //! so the slot is never inside a WAL record: the server accepts any LSN as it is, and would skip a transaction whose
 //! commit record contains it.
 //!
+//! If what precedes a later position was delivered before, the first round ends there. It needs no deliveries, so the slot
+//! moves even if every later round is interrupted.
+//!
 //! Source: PostgreSQL documentation, "9.28.6 Replication Management Functions" and "34.6 Retrieving Query Results in
 //! Chunks" (single-row mode).
 
@@ -87,6 +90,8 @@ struct Round {
     rows: u32,
     /// The last row's LSN.
     last: Lsn,
+    /// Where the round ends, if it reads only what was delivered before.
+    upto: Option<Lsn>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +136,10 @@ pub struct Peek {
     connection: Connection,
     settings: Settings,
     slot: String,
-    peek: CString,
+    /// The names of the publications, as an SQL literal.
+    publications: String,
+    /// Everything committed before this position was delivered before this session.
+    passed: Lsn,
     state: State,
     /// The position of the slot.
     advanced: Lsn,
@@ -160,18 +168,12 @@ impl Peek {
         now: Instant,
     ) -> Self {
         let list = publications.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>();
-        let peek = format!(
-            "SELECT lsn, data FROM pg_catalog.{PEEK}({}, NULL, {}, 'proto_version', '1', 'publication_names', {}, \
-             'messages', 'true')",
-            quote_literal(slot),
-            settings.changes_max,
-            quote_literal(&list.join(","))
-        );
         Peek {
             connection,
             settings,
             slot: slot.to_owned(),
-            peek: CString::new(peek).expect("names were checked: none contains a NUL byte"),
+            publications: quote_literal(&list.join(",")),
+            passed: confirmed,
             state: State::Waiting { until: now },
             advanced: confirmed,
             confirmed,
@@ -198,7 +200,8 @@ impl Peek {
                 State::Waiting { until } if self.must_ping(now) => self.ping(Idle::Round { until }, now)?,
                 State::Waiting { .. } => return Ok(None),
                 State::Delivering(round) if self.confirmed >= round.last => {
-                    let to = self.confirmed;
+                    // A position that was stored before this session may lie inside a WAL record.
+                    let to = if round.upto.is_some() { round.last } else { self.confirmed };
                     self.heard_at = now;
                     let begin = begin_pinned(self.connection.server_version());
                     self.send(&format!("{begin} {}; COMMIT", self.advance_command(to)))?;
@@ -227,6 +230,11 @@ impl Peek {
     /// Notes what may be confirmed; the slot follows when the round is delivered.
     pub fn confirm(&mut self, lsn: Lsn) {
         self.confirmed = self.confirmed.max(lsn);
+    }
+
+    /// Notes that everything committed before this position was delivered before.
+    pub fn pass_before(&mut self, lsn: Lsn) {
+        self.passed = self.passed.max(lsn);
     }
 
     /// Whether the next round waits until what was read is confirmed.
@@ -368,9 +376,11 @@ impl Peek {
     fn ended(&mut self, state: State, now: Instant) -> Result<Option<Peeked>, Error> {
         let waiting = State::Waiting { until: now + self.settings.interval };
         match state {
-            State::Beginning(round) => {
-                if !self.connection.handle.send_query_params_binary(&self.peek) || !self.connection.handle.single_rows()
-                {
+            State::Beginning(mut round) => {
+                round.upto = (self.passed > self.advanced).then_some(self.passed);
+                let peek = CString::new(self.peek_command(round.upto));
+                let peek = peek.map_err(|_| not_understood("a name contains a NUL byte"))?;
+                if !self.connection.handle.send_query_params_binary(&peek) || !self.connection.handle.single_rows() {
                     return Err(self.connection.lost());
                 }
                 self.unsent = true;
@@ -380,6 +390,11 @@ impl Peek {
             State::Peeking(round) => {
                 self.send(&format!("{}; COMMIT", self.look_command()))?;
                 self.state = State::Ending(round);
+                Ok(None)
+            }
+            State::Ending(Round { rows: 0, upto: Some(_), .. }) => {
+                self.passed = self.advanced;
+                self.state = State::Waiting { until: now };
                 Ok(None)
             }
             State::Ending(round) if round.rows > 0 => {
@@ -401,6 +416,9 @@ impl Peek {
             }
             State::Advancing { round, to } => {
                 self.advanced = to;
+                if round.upto.is_some() && !self.has_too_many_rows(round) {
+                    self.passed = to;
+                }
                 self.state = if self.ended_early(round) { State::Waiting { until: now } } else { waiting };
                 Ok(None)
             }
@@ -431,8 +449,24 @@ impl Peek {
         Ok(())
     }
 
+    /// Whether the round may have left changes.
     fn ended_early(&self, round: Round) -> bool {
+        round.upto.is_some() || self.has_too_many_rows(round)
+    }
+
+    fn has_too_many_rows(&self, round: Round) -> bool {
         round.rows >= self.settings.changes_max
+    }
+
+    fn peek_command(&self, upto: Option<Lsn>) -> String {
+        let upto = upto.map_or("NULL".to_owned(), |lsn| format!("'{lsn}'"));
+        format!(
+            "SELECT lsn, data FROM pg_catalog.{PEEK}({}, {upto}, {}, 'proto_version', '1', 'publication_names', {}, \
+             'messages', 'true')",
+            quote_literal(&self.slot),
+            self.settings.changes_max,
+            self.publications
+        )
     }
 
     fn begin_command(&self) -> String {

@@ -310,6 +310,7 @@ impl Pump {
         Ok(())
     }
 
+        self.feed.pass_before(start.lsn);
     /// Keeps learned keys with the next position.
     fn keep_full_keys(&mut self) {
         let Some(full_keys) = self.output.encoder().new_full_keys() else { return };

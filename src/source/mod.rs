@@ -75,6 +75,13 @@ impl Feed {
         }
     }
 
+    /// Notes that everything committed before this position was delivered before. A walsender is told so when it starts.
+    pub(crate) fn pass_before(&mut self, lsn: Lsn) {
+        if let Feed::Polling(peek) = self {
+            peek.pass_before(lsn);
+        }
+    }
+
     /// Sends what is left to send.
     pub(crate) fn flush(&mut self) -> Result<(), pg::Error> {
         match self {

@@ -183,7 +183,8 @@ fn begin(
         }
         Engine::Polling(settings) => {
             let (settings, now) = (settings.clone(), Instant::now());
-            let peek = Peek::new(connection, settings, slot, &source.publications, confirmed, now);
+            let mut peek = Peek::new(connection, settings, slot, &source.publications, confirmed, now);
+            peek.pass_before(start);
             Ok(Feed::Polling(Box::new(peek)))
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::crashes::{TABLES, Writers, check, random, seed, transactions};
 use crate::exactly_once::check_exactly_once;
+use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually, file, grows_to};
 use crate::walcat::Walcat;
 
@@ -101,6 +102,39 @@ fn exactly_once_holds_for_polling_too() {
     writers.stop();
     polling(&world).with(&["--delivery", "exactly-once", "--once"]).run().expect_code(0);
     check_exactly_once(&world);
+}
+
+/// A round ends when it is delivered. If interruptions end every round, the slot holds WAL that was delivered long before.
+#[test]
+fn the_slot_moves_to_the_checkpoint_before_anything_else_is_delivered() {
+    let kafka = Kafka::start("behind", &["--set", "auto.create.topics.enable=false"]);
+    let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int)");
+    kafka.create_topic(&world.topic("t"), &[]);
+    let config = file("behind.toml", "[topics]\ncreate = false\n");
+    let walcat = || polling(&world).with(&["--delivery", "exactly-once", "--config", &config]).deadline(120);
+    let copy = |from: &str, to: &str| {
+        world.sql(&format!("SELECT pg_copy_logical_replication_slot('{from}', '{to}')"));
+    };
+    let (slot, kept) = (world.slot.clone(), format!("{}_kept", world.slot));
+    copy(&slot, &kept);
+    for id in 1..=5 {
+        world.sql(&format!("INSERT INTO t VALUES ({id})"));
+    }
+    walcat().with(&["--once"]).run().expect_code(0);
+    let delivered = world.confirmed();
+    // As after a crash of the server: the slot is where it was before.
+    world.sql(&format!("SELECT pg_drop_replication_slot('{slot}')"));
+    copy(&kept, &slot);
+    world.sql(&format!("SELECT pg_drop_replication_slot('{kept}')"));
+    assert_ne!(world.confirmed(), delivered);
+    world.sql("INSERT INTO u VALUES (1)");
+
+    let running = walcat().spawn();
+    eventually("the slot is at the checkpoint", 60, || world.confirmed() == delivered);
+    kafka.create_topic(&world.topic("u"), &[]);
+    eventually("the row is delivered", 60, || kafka::read_committed(&kafka.brokers, &world.topic("u")).len() == 1);
+    running.terminate().expect_code(0);
+    assert_eq!(kafka::read_committed(&kafka.brokers, &world.topic("t")).len(), 5, "a row was repeated");
 }
 
 #[test]
