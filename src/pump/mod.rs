@@ -116,6 +116,8 @@ pub struct Pump {
     session_pid: i32,
     /// The received position when the connection was last lost.
     received_at_loss: Lsn,
+    /// How many records were left out when the stream was last interrupted.
+    refused_at_loss: u64,
 }
 
 /// The parts of a pump.
@@ -203,6 +205,7 @@ impl Pump {
             connected_at: now,
             session_pid,
             received_at_loss: Lsn::INVALID,
+            refused_at_loss: 0,
         })
     }
 
@@ -307,10 +310,10 @@ impl Pump {
         place.begin_at(start, self.facts.timeline, full_keys.clone());
         self.output.encoder().restore_full_keys(&full_keys);
         self.session.begin_at(start.lsn);
+        self.feed.pass_before(start.lsn);
         Ok(())
     }
 
-        self.feed.pass_before(start.lsn);
     /// Keeps learned keys with the next position.
     fn keep_full_keys(&mut self) {
         let Some(full_keys) = self.output.encoder().new_full_keys() else { return };

@@ -49,6 +49,11 @@ impl Pump {
             self.backoff.succeeded();
             self.restarts.succeeded();
         }
+        // The next attempt leaves out one record more.
+        let refused = self.output.refused_count();
+        if refused > std::mem::replace(&mut self.refused_at_loss, refused) {
+            self.restarts.succeeded();
+        }
         let has_read = received > self.received_at_loss;
         self.source.engine.be_patient(&error, has_read);
         self.session.feedback().be_patient(matches!(error, Error::Stalled(_)), has_read);

@@ -182,6 +182,25 @@ fn records_refused_amid_many_cost_one_repeat_of_their_kafka_transaction() {
     }
 }
 
+/// Each repeat leaves out more records, so the delay before it does not grow.
+#[test]
+fn many_records_refused_one_after_another_do_not_slow_the_repeats() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY, text text)");
+    world.kafka.create_topic(&world.topic("t"), &["--config", "max.message.bytes=2000"]);
+    for id in 1..=40 {
+        world.sql(&format!(
+            "INSERT INTO t SELECT {id}, string_agg(md5(({id} * i)::text), '') FROM generate_series(1, 1000) i"
+        ));
+    }
+    let arguments = ["--once", "-X", "batch.size=1500", "--delivery", "exactly-once", "--on-error", "skip"];
+    let finished = world.stream_to_kafka().with(&arguments).deadline(240).run();
+    let finished = finished.expect_code(0).expect_log(&["records_refused=40"]);
+    let delays =
+        finished.log.split("retry_in_ms=").skip(1).filter_map(|rest| rest.split_whitespace().next()?.parse().ok());
+    let delays = delays.collect::<Vec<u64>>();
+    assert!(delays.iter().all(|ms| *ms <= 1_000), "{delays:?}");
+}
+
 /// The broker closes the connection on such a request, which looks like a network failure.
 #[test]
 fn a_record_that_no_request_can_carry_is_refused_as_any_other() {
