@@ -28,8 +28,10 @@ const TRANSACTION_TIMEOUT_MS_DEFAULT: u64 = 60_000;
 /// The default of librdkafka's `batch.size`.
 const BATCH_BYTES_DEFAULT: usize = 1_000_000;
 
-/// At the first contact: how long walcat waits for an answer, how often it looks for one, and the time between two attempts.
-const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// At the first contact: how long the first attempt waits for an answer (each next one twice as long), how long walcat tries
+/// in all if nothing answers, how often it looks for an answer, and the time between two attempts.
+const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -63,13 +65,18 @@ pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Res
 pub(super) fn reach(settings: &StreamSettings, waiter: &mut Waiter<'_>) -> Result<Inquiry, Error> {
     let brokers = settings.brokers.as_deref().unwrap_or_default();
     let (began, mut told) = (Instant::now(), false);
+    let mut patience = FIRST_ANSWER_PATIENCE;
     loop {
         let mut inquiry = Inquiry::new(&producer_properties(settings), brokers).map_err(sink::Error::from)?;
-        let Err(failure) = first_answer(&mut inquiry, waiter)? else { return Ok(inquiry) };
+        let Err(failure) = first_answer(&mut inquiry, patience, waiter)? else { return Ok(inquiry) };
         if matches!(failure.code, Code::Authentication | Code::SaslAuthenticationFailed) {
             return Err(sink::Error::from(kafka::Error::Authentication { reason: failure.message }).into());
         }
-        if settings.wait.limit().is_some_and(|limit| began.elapsed() >= limit) {
+        // The request waits for one broker that the cluster chose; a new client may get another one.
+        let is_silent = failure.code == Code::OperationTimedOut;
+        patience = patience.saturating_mul(2);
+        let limit = settings.wait.limit().map(|limit| if is_silent { limit.max(SILENCE_MAX) } else { limit });
+        if limit.is_some_and(|limit| began.elapsed() >= limit) {
             let brokers = brokers.to_owned();
             return Err(sink::Error::from(kafka::Error::Unreached { brokers, reason: failure.message }).into());
         }
@@ -82,16 +89,20 @@ pub(super) fn reach(settings: &StreamSettings, waiter: &mut Waiter<'_>) -> Resul
     }
 }
 
-fn first_answer(inquiry: &mut Inquiry, waiter: &mut Waiter<'_>) -> Result<Result<(), AdminError>, Error> {
+fn first_answer(
+    inquiry: &mut Inquiry,
+    patience: Duration,
+    waiter: &mut Waiter<'_>,
+) -> Result<Result<(), AdminError>, Error> {
     let asked = Instant::now();
     inquiry.ask();
-    while asked.elapsed() < FIRST_ANSWER_PATIENCE {
+    while asked.elapsed() < patience {
         if let Some(answer) = inquiry.handle() {
             return Ok(answer);
         }
         sleep(waiter, LOOK_INTERVAL)?;
     }
-    Ok(Err(inquiry.silence(FIRST_ANSWER_PATIENCE)))
+    Ok(Err(inquiry.silence(patience)))
 }
 
 fn sleep(waiter: &mut Waiter<'_>, time: Duration) -> Result<(), Error> {
