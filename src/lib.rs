@@ -29,6 +29,7 @@ mod ring;
 mod session;
 mod signal;
 mod sink;
+mod snapshot;
 mod source;
 mod state_file;
 mod stats;

@@ -31,6 +31,15 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// The maximum number of records per change: a key change becomes a delete, a tombstone and a create.
 pub const RECORDS_PER_CHANGE_MAX: u32 = 3;
 
+/// The maximum bytes of rows in one chunk of an incremental snapshot; one larger row is a chunk by itself.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The maximum number of changed keys that an incremental snapshot remembers during the read of a chunk.
+pub const SNAPSHOT_CHANGED_KEYS_MAX: usize = 20_000;
+
+/// The maximum number of transactions that an incremental snapshot remembers because they may not be visible yet.
+pub const SNAPSHOT_EMITTED_MAX: usize = 100_000;
+
 /// If more bytes than this wait for standard output, walcat takes no more changes.
 pub const STDOUT_BUFFER_BYTES: usize = 64 * 1024;
 

@@ -72,6 +72,13 @@ pub mod sink {
         }
     }
 }
+pub mod snapshot {
+    pub use crate::snapshot::job::Job;
+    pub use crate::snapshot::key;
+    pub use crate::snapshot::progress::{Progress, RequestAt, TableProgress};
+    pub use crate::snapshot::tracking::Verdict;
+    pub use crate::snapshot::{Touched, View};
+}
 pub mod source {
     pub mod open {
         pub use crate::source::open::check_stored;

@@ -4,6 +4,8 @@
 //! any moment; a standby is promoted; an operator moves the slot; an instance that was presumed dead continues; commits end
 //! without an answer. `promise` checks after every step what must hold.
 //!
+//! `snapshot` does the same for incremental snapshots, with a model of transactions, visibility and reads.
+//!
 //! WALCAT_SEED=N runs one seed, WALCAT_SEEDS=N runs N seeds.
 
 mod at_least_once;
@@ -13,6 +15,7 @@ mod postgres;
 mod promise;
 mod random;
 mod reading;
+mod snapshot;
 mod wal;
 mod world;
 

@@ -1,0 +1,160 @@
+//! What is left to read, as it is kept with the position.
+
+use serde::{Deserialize, Serialize};
+
+use crate::lsn::Lsn;
+
+/// The snapshots that are under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The last request that is included.
+    #[serde(default)]
+    pub last_request: RequestAt,
+    /// Whether no chunks are read until a request resumes them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_paused: bool,
+    /// Requested tables that are not looked up yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patterns: Vec<String>,
+    /// The tables left; chunks of the first one are being read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableProgress>,
+}
+
+/// The position of a request: of its commit record, or of a message outside a transaction, then of the message itself. It
+/// ascends in the order of the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RequestAt {
+    /// Of the unit of confirmation.
+    pub unit: Lsn,
+    /// Of the message.
+    pub message: Lsn,
+}
+
+/// A table that is not finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableProgress {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// The key columns in the key's order; empty before the first chunk.
+    #[serde(default)]
+    pub key: Vec<String>,
+    /// The key of the last row that was read; empty before the first chunk.
+    #[serde(default)]
+    pub after: Vec<String>,
+    /// The rows read so far.
+    #[serde(default)]
+    pub rows: u64,
+    /// Milliseconds since 1970 when it was requested.
+    #[serde(default)]
+    pub since_ms: i64,
+    /// The request.
+    #[serde(default)]
+    pub request: RequestAt,
+}
+
+/// What a chunk adds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// The table.
+    pub oid: u32,
+    /// The request that the chunk belongs to.
+    pub request: RequestAt,
+    /// The key columns.
+    pub key: Vec<String>,
+    /// The key of the chunk's last row.
+    pub after: Vec<String>,
+    /// The chunk's rows.
+    pub rows: u64,
+    /// Whether the table has no more rows.
+    pub is_last: bool,
+}
+
+impl Progress {
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.patterns.is_empty() && self.tables.is_empty()
+    }
+
+    /// Moves past a chunk. A table that was stopped meanwhile stays so.
+    pub fn advance(&mut self, advance: &Advance) {
+        let of = |table: &TableProgress| table.oid == advance.oid && table.request == advance.request;
+        let Some(place) = self.tables.iter().position(of) else { return };
+        if advance.is_last {
+            self.tables.remove(place);
+            return;
+        }
+        let table = &mut self.tables[place];
+        table.key.clone_from(&advance.key);
+        table.after.clone_from(&advance.after);
+        table.rows += advance.rows;
+    }
+
+    /// Ends a table; returns it if it was under way.
+    pub fn end(&mut self, oid: u32) -> Option<TableProgress> {
+        let place = self.tables.iter().position(|table| table.oid == oid)?;
+        Some(self.tables.remove(place))
+    }
+
+    /// Begins a table again.
+    pub fn begin_again(&mut self, oid: u32) {
+        for table in self.tables.iter_mut().filter(|table| table.oid == oid) {
+            (table.key, table.after, table.rows) = (Vec::new(), Vec::new(), 0);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) fn table(oid: u32, request: u64) -> TableProgress {
+    let request = RequestAt { unit: Lsn(request), message: Lsn(request) };
+    let (schema, table) = ("public".to_owned(), format!("t{oid}"));
+    TableProgress { oid, schema, table, key: Vec::new(), after: Vec::new(), rows: 0, since_ms: 0, request }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advance(table: &TableProgress, after: &str, is_last: bool) -> Advance {
+        let (key, after) = (vec!["id".to_owned()], vec![after.to_owned()]);
+        Advance { oid: table.oid, request: table.request, key, after, rows: 10, is_last }
+    }
+
+    #[test]
+    fn a_chunk_moves_its_own_table_and_the_last_one_ends_it() {
+        let (a, b) = (table(1, 5), table(2, 5));
+        let mut progress = Progress { tables: vec![a.clone(), b.clone()], ..Progress::default() };
+        progress.advance(&advance(&a, "7", false));
+        assert_eq!((progress.tables[0].after[0].as_str(), progress.tables[0].rows), ("7", 10));
+        assert_eq!(progress.tables[1], b);
+        progress.advance(&advance(&a, "", true));
+        assert_eq!(progress.tables, [b.clone()]);
+        progress.advance(&advance(&a, "9", false));
+        assert_eq!(progress.tables, [b]);
+    }
+
+    #[test]
+    fn a_chunk_of_a_stopped_snapshot_does_not_move_the_one_requested_after_it() {
+        let (old, new) = (table(1, 5), table(1, 6));
+        let mut progress = Progress { tables: vec![new.clone()], ..Progress::default() };
+        progress.advance(&advance(&old, "7", false));
+        progress.advance(&advance(&old, "", true));
+        assert_eq!(progress.tables, [new]);
+    }
+
+    #[test]
+    fn it_is_stored_as_json_and_unknown_fields_are_ignored() {
+        let mut progress = Progress { tables: vec![table(1, 5)], ..Progress::default() };
+        let text = serde_json::to_string(&progress).unwrap();
+        assert_eq!(serde_json::from_str::<Progress>(&text).unwrap(), progress);
+        assert_eq!(serde_json::from_str::<Progress>(r#"{"later":1}"#).unwrap(), Progress::default());
+        let table = r#"{"tables":[{"oid":1,"schema":"public","table":"t1","later":{}}]}"#;
+        progress.tables[0].request = RequestAt::default();
+        assert_eq!(serde_json::from_str::<Progress>(table).unwrap(), progress);
+    }
+}
