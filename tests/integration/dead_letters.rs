@@ -198,7 +198,7 @@ fn many_records_refused_one_after_another_do_not_slow_the_repeats() {
     let delays =
         finished.log.split("retry_in_ms=").skip(1).filter_map(|rest| rest.split_whitespace().next()?.parse().ok());
     let delays = delays.collect::<Vec<u64>>();
-    assert!(delays.iter().all(|ms| *ms <= 1_000), "{delays:?}");
+    assert!(delays.iter().all(|ms| *ms <= 5_000), "{delays:?}");
 }
 
 /// The broker closes the connection on such a request, which looks like a network failure.
