@@ -21,7 +21,7 @@ use crate::recording::Header;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 use crate::signal::StopSignals;
 use crate::sink::kafka::client::link::Addresses;
-use crate::sink::stdout::{self, Lines, StdoutSink};
+use crate::sink::stdout::{self, LineForm, LineWriter, StdoutSink};
 use crate::sink::{self, KafkaSink, Sink};
 use crate::source::open::{self, Started};
 use crate::source::options::{Engine, SlotMode, Source, Takeover};
@@ -218,14 +218,14 @@ fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Res
     if settings.dump.is_some() {
         return Ok(Output::Dump(Box::new(Dump {
             dumping: Dumping::new(encoder, settings.dump_keepalives),
-            lines: stdout::Output::new(),
+            lines: LineWriter::new(),
         })));
     }
     let sink = match settings.sink {
         config::Sink::Stdout => {
             let lines = match settings.stdout {
-                config::StdoutForm::Value => Lines::Value,
-                config::StdoutForm::Record => Lines::Record,
+                config::StdoutForm::Value => LineForm::Value,
+                config::StdoutForm::Record => LineForm::Record,
             };
             Sink::Stdout(Box::new(StdoutSink::new(encoder, lines)))
         }

@@ -13,7 +13,7 @@ use crate::lsn::Lsn;
 use crate::record::Encoder;
 use crate::session::Session;
 use crate::sink::kafka::exactly_once::Transactions;
-use crate::sink::stdout::Output as Lines;
+use crate::sink::stdout::LineWriter;
 use crate::sink::{self, Settled, Sink};
 
 /// Where the changes go.
@@ -29,7 +29,7 @@ pub struct Dump {
     /// Turns frames into lines.
     pub dumping: Dumping,
     /// Standard output.
-    pub lines: Lines,
+    pub lines: LineWriter,
 }
 
 impl Output {

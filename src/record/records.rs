@@ -15,16 +15,16 @@ pub enum Destination {
 
 /// The header of the records of a key change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::record) enum Header {
+pub(in crate::record) enum HeaderName {
     NewKey,
     OldKey,
 }
 
-impl Header {
+impl HeaderName {
     fn name(self) -> &'static str {
         match self {
-            Header::NewKey => "__debezium.newkey",
-            Header::OldKey => "__debezium.oldkey",
+            HeaderName::NewKey => "__debezium.newkey",
+            HeaderName::OldKey => "__debezium.oldkey",
         }
     }
 }
@@ -55,7 +55,7 @@ impl Record<'_> {
 #[derive(Clone, Debug)]
 pub(in crate::record) struct Ranges {
     pub(in crate::record) key: Option<Range<usize>>,
-    pub(in crate::record) header: Option<(Header, Range<usize>)>,
+    pub(in crate::record) header: Option<(HeaderName, Range<usize>)>,
     pub(in crate::record) value: Option<Range<usize>>,
 }
 

@@ -14,7 +14,7 @@ use crate::change::{Marker, OldRow, Operation, Position, Row};
 use crate::record::Workspace;
 use crate::record::error::Fault;
 use crate::record::plan::{Placeholder, Plan};
-use crate::record::records::{Header, Ranges};
+use crate::record::records::{HeaderName, Ranges};
 use crate::record::shape::debezium;
 
 /// An error contains the column that it concerns.
@@ -99,8 +99,8 @@ impl TableEncoder<'_> {
         old_key: Range<usize>,
         new_key: Range<usize>,
     ) {
-        let to_new = Some((Header::NewKey, new_key.clone()));
-        let to_old = Some((Header::OldKey, old_key.clone()));
+        let to_new = Some((HeaderName::NewKey, new_key.clone()));
+        let to_old = Some((HeaderName::OldKey, old_key.clone()));
         let delete = self.push_value(Some(before), None, b'd', 0);
         let create = self.push_value(None, Some(after), b'c', 1);
         self.record(Some(old_key.clone()), to_new.clone(), Some(delete));
@@ -185,7 +185,7 @@ impl TableEncoder<'_> {
     fn record(
         &mut self,
         key: Option<Range<usize>>,
-        header: Option<(Header, Range<usize>)>,
+        header: Option<(HeaderName, Range<usize>)>,
         value: Option<Range<usize>>,
     ) {
         self.workspace.ranges.push(Ranges { key, header, value });

@@ -24,7 +24,7 @@ use crate::relations::Relation;
 
 /// The content of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lines {
+pub enum LineForm {
     /// The record's value; a tombstone has no line.
     Value,
     /// `{"topic":...,"key":...,"headers":...,"value":...}`.
@@ -71,7 +71,7 @@ pub fn check_open() -> Result<(), Error> {
 
 /// Bytes to write to standard output.
 #[derive(Debug)]
-pub struct Output {
+pub struct LineWriter {
     buffer: Vec<u8>,
     written: usize,
     kind: Kind,
@@ -98,11 +98,11 @@ impl Kind {
     }
 }
 
-impl Output {
+impl LineWriter {
     /// Standard output with no buffer except this one.
     #[must_use]
     pub fn new() -> Self {
-        Output { buffer: Vec::with_capacity(2 * STDOUT_BUFFER_BYTES), written: 0, kind: Kind::of_stdout() }
+        LineWriter { buffer: Vec::with_capacity(2 * STDOUT_BUFFER_BYTES), written: 0, kind: Kind::of_stdout() }
     }
 
     /// The buffer to append lines to.
@@ -164,7 +164,7 @@ impl Output {
     }
 }
 
-impl Default for Output {
+impl Default for LineWriter {
     fn default() -> Self {
         Self::new()
     }
@@ -176,8 +176,8 @@ pub struct StdoutSink {
     /// By relation index.
     topics: Vec<String>,
     message_topic: String,
-    lines: Lines,
-    output: Output,
+    lines: LineForm,
+    output: LineWriter,
     /// All bytes appended so far, and all bytes written so far.
     appended: u64,
     written: u64,
@@ -189,13 +189,13 @@ pub struct StdoutSink {
 impl StdoutSink {
     /// Creates a sink that writes `lines`.
     #[must_use]
-    pub fn new(encoder: Encoder, lines: Lines) -> Self {
+    pub fn new(encoder: Encoder, lines: LineForm) -> Self {
         StdoutSink {
             message_topic: encoder.message_topic().to_owned(),
             encoder,
             topics: Vec::new(),
             lines,
-            output: Output::new(),
+            output: LineWriter::new(),
             appended: 0,
             written: 0,
             waiting: VecDeque::new(),
@@ -255,8 +255,8 @@ impl StdoutSink {
         for record in records.iter() {
             taken.records += 1;
             match self.lines {
-                Lines::Value => append_value(&record, &mut self.output.buffer),
-                Lines::Record => append_record(topic, &record, &mut self.output.buffer),
+                LineForm::Value => append_value(&record, &mut self.output.buffer),
+                LineForm::Record => append_record(topic, &record, &mut self.output.buffer),
             }
         }
         self.encoder.release();

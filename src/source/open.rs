@@ -70,7 +70,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
         check_new_slot(source, &system.identifier, store)?;
     }
     check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
-    let (began, mut held) = (Instant::now(), slot::Held::default());
+    let (began, mut held) = (Instant::now(), slot::HeldSlot::default());
     loop {
         let (name, confirmed) = match slot::choose(source, &database, &mut connection, waiter)? {
             slot::Choice::Free { name, confirmed } => (name, confirmed),

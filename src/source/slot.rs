@@ -158,12 +158,12 @@ fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
 
 /// The wait for a slot that another process holds.
 #[derive(Default)]
-pub(crate) struct Held {
+pub(crate) struct HeldSlot {
     told: bool,
     taken_over: bool,
 }
 
-impl Held {
+impl HeldSlot {
     /// Ends the holder if requested, otherwise waits a little.
     pub(crate) fn wait(
         &mut self,

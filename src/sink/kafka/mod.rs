@@ -22,7 +22,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use self::availability::Availability;
 use self::client::context::Failure;
-use self::client::ffi::Header;
+use self::client::ffi::RecordHeader;
 use self::client::link::{Addresses, Link, record_size};
 use self::client::producer::Transactional;
 use self::client::request_size::Codec;
@@ -33,7 +33,7 @@ use self::exactly_once::fence::find_successor;
 use self::flight::{Flight, Numbering, Ordinal};
 use self::refusals::Delivering;
 use self::refusals::dead_letters::{DeadLetters, OnError, Refused};
-use self::topics::{BROKERS_START_LIMIT, Held, Release, Waiting};
+use self::topics::{BROKERS_START_LIMIT, HeldRecord, Release, Waiting};
 use super::{Settled, Taken};
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Operation, RelationIndex, Ticket};
@@ -281,7 +281,7 @@ impl KafkaSink {
                 continue;
             }
             if self.waiting.must_wait(name, truncation, record.size()) {
-                self.waiting.hold(Held {
+                self.waiting.hold(HeldRecord {
                     destination: record.destination,
                     topic: name.clone(),
                     key: record.key.map(<[u8]>::to_vec),
@@ -294,7 +294,7 @@ impl KafkaSink {
                 });
                 continue;
             }
-            let header = record.header.map(|(name, value)| Header { name, value });
+            let header = record.header.map(|(name, value)| RecordHeader { name, value });
             let number = self.flight.number(ticket, ordinal);
             match topic.produce(record.key, record.value, header, number) {
                 Ok(()) => self.flight.add(record_size(record.key, record.value)),
@@ -496,7 +496,7 @@ impl KafkaSink {
                     let codec = Codec::of(self.link.client());
                     let bytes = codec.least_bytes(held.key.as_deref(), held.value.as_deref());
                     if limits.are_exceeded_by(bytes) {
-                        let Held { lsn, ordinal, ticket, topic, key, value, .. } = held;
+                        let HeldRecord { lsn, ordinal, ticket, topic, key, value, .. } = held;
                         let (code, value_bytes) = (Code::MessageSizeTooLarge, value.map_or(0, |value| value.len()));
                         let failure = Failure { code, topic, key, value_bytes };
                         self.pass_new(ticket, Refused { lsn, ordinal, failure }, now)?;
@@ -512,12 +512,12 @@ impl KafkaSink {
                     continue;
                 }
             };
-            let Held { lsn, ordinal, ticket, .. } = held;
+            let HeldRecord { lsn, ordinal, ticket, .. } = held;
             let Some((topic, _)) = self.link.topic(held.destination) else {
                 return Err(super::Error::Unprepared);
             };
             let (key, value) = (held.key.as_deref(), held.value.as_deref());
-            let header = held.header.as_ref().map(|(name, value)| Header { name, value });
+            let header = held.header.as_ref().map(|(name, value)| RecordHeader { name, value });
             let number = self.flight.number(ticket, ordinal);
             match topic.produce(key, value, header, number) {
                 Ok(()) => self.flight.add(record_size(key, value)),

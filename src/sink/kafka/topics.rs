@@ -40,7 +40,7 @@ const CHECKPOINT_SEGMENT_BYTES: u64 = 10 * 1024 * 1024;
 
 /// A waiting record with its own copy of the bytes.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldRecord {
     /// The record's destination.
     pub destination: Destination,
     /// The name of its topic.
@@ -61,7 +61,7 @@ pub struct Held {
     pub truncation: bool,
 }
 
-impl Held {
+impl HeldRecord {
     /// Bytes of key, value and header.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -74,9 +74,9 @@ impl Held {
 #[derive(Debug)]
 pub enum Release {
     /// Send it.
-    Send(Held),
+    Send(HeldRecord),
     /// Send it if its compressed size is within these limits.
-    Judge(Held, Limits),
+    Judge(HeldRecord, Limits),
     /// Skip it and settle its ticket.
     Skip(Ticket),
 }
@@ -133,7 +133,7 @@ pub struct Waiting {
     /// When the brokers were first too few for a new topic, and how long to wait for more.
     too_few_since: Option<Instant>,
     too_few_limit: Duration,
-    held: VecDeque<Held>,
+    held: VecDeque<HeldRecord>,
 }
 
 impl Waiting {
@@ -181,7 +181,7 @@ impl Waiting {
     }
 
     /// Holds a record.
-    pub fn hold(&mut self, record: Held) {
+    pub fn hold(&mut self, record: HeldRecord) {
         self.held.push_back(record);
     }
 
@@ -208,7 +208,7 @@ impl Waiting {
         if front.truncation {
             let Some(known) = self.topics.get(&front.topic) else {
                 if self.is_free() {
-                    let is_asked = |held: &&Held| held.truncation && !self.topics.contains_key(&held.topic);
+                    let is_asked = |held: &&HeldRecord| held.truncation && !self.topics.contains_key(&held.topic);
                     let unknown = distinct(self.held.iter().filter(is_asked));
                     self.ask_topics(admin, unknown, now);
                 }
@@ -533,7 +533,7 @@ impl Waiting {
 }
 
 /// The distinct topics of these records, up to the limit of one request.
-fn distinct<'a>(records: impl Iterator<Item = &'a Held>) -> Vec<String> {
+fn distinct<'a>(records: impl Iterator<Item = &'a HeldRecord>) -> Vec<String> {
     let mut seen = HashSet::new();
     let first = records.filter(|held| seen.insert(held.topic.as_str()));
     first.map(|held| held.topic.clone()).take(TOPICS_PER_REQUEST_MAX).collect()
@@ -612,8 +612,8 @@ mod tests {
         Alone { admin: Admin::new(client, &wake, SECOND).unwrap(), _producer: producer, _wake: wake }
     }
 
-    fn held(topic: &str, truncation: bool, value_bytes: usize) -> Held {
-        Held {
+    fn held(topic: &str, truncation: bool, value_bytes: usize) -> HeldRecord {
+        HeldRecord {
             destination: Destination::Relation(RelationIndex(0)),
             topic: topic.to_owned(),
             key: None,

@@ -82,7 +82,7 @@ pub fn library_version() -> String {
 
 /// A header of a record.
 #[derive(Clone, Copy, Debug)]
-pub struct Header<'a> {
+pub struct RecordHeader<'a> {
     /// Its name.
     pub name: &'static str,
     /// Its value.
@@ -116,7 +116,7 @@ impl Topic {
         &self,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        header: Option<Header<'_>>,
+        header: Option<RecordHeader<'_>>,
         number: RecordNumber,
     ) -> Result<(), RDKafkaErrorCode> {
         match header {
@@ -163,7 +163,7 @@ impl Topic {
         &self,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        header: Header<'_>,
+        header: RecordHeader<'_>,
         number: RecordNumber,
     ) -> Result<(), RDKafkaErrorCode> {
         use rd::rd_kafka_vtype_t as Type;
