@@ -35,6 +35,7 @@ mod state_file;
 mod stats;
 #[doc(hidden)]
 pub mod testing;
+mod verify;
 mod wire;
 
 pub use program::run_process;
