@@ -4,6 +4,7 @@ use std::io;
 
 use crate::config::ConfigError;
 use crate::exit_code::ExitCode;
+use crate::lsn::Lsn;
 use crate::{pg, pump, record, recording, sink};
 
 /// A failure of a command.
@@ -30,6 +31,22 @@ pub enum Error {
     /// `slot status` found an error and printed it.
     #[error("{finding}")]
     Slot { finding: String, hint: Option<String> },
+    /// `verify` found differences and printed them.
+    #[error("{differing} of {compared} topics differ from their tables as of {snapshot}")]
+    Differs { differing: u64, compared: u64, snapshot: Lsn },
+    /// `verify` cannot compare, because the stream has not delivered what the snapshot has.
+    #[error(
+        "cannot compare: the slot {slot} has confirmed only {confirmed}, {} bytes of WAL before the snapshot at \
+         {snapshot}, and {why}",
+        snapshot.bytes_since(*confirmed)
+    )]
+    Behind { slot: String, confirmed: Lsn, snapshot: Lsn, why: &'static str },
+    /// `verify` has no table to compare.
+    #[error("no published table matches {}", if patterns.is_empty() { "the publication".to_owned() } else { patterns.join(", ") })]
+    NoTable { patterns: Vec<String> },
+    /// `verify` has only tables that it cannot compare.
+    #[error("none of the {count} tables can be compared: their records have no key")]
+    Keyless { count: u64 },
     /// `slot drop` would discard changes, and there is no terminal to ask on.
     #[error("cannot drop the slot {slot}: {bytes} bytes of unread WAL would be discarded")]
     Unasked { slot: String, bytes: u64 },
@@ -45,7 +62,11 @@ impl Error {
             Error::Input { .. } => ExitCode::NoInput,
             Error::Recording { source, .. } => source.exit_code(),
             Error::Output(_) => ExitCode::Os,
-            Error::Checks { .. } | Error::Slot { .. } => ExitCode::Setup,
+            Error::Checks { .. } | Error::Slot { .. } | Error::NoTable { .. } | Error::Keyless { .. } => {
+                ExitCode::Setup
+            }
+            Error::Differs { .. } => ExitCode::Data,
+            Error::Behind { .. } => ExitCode::Unavailable,
             Error::Unasked { .. } => ExitCode::Usage,
         }
     }
@@ -63,6 +84,15 @@ impl Error {
             Error::Unasked { .. } => {
                 Some("use --force to drop it without a question, or run walcat on a terminal to be asked".to_owned())
             }
+            Error::Behind { .. } => Some(
+                "start walcat stream, or wait until it has delivered its backlog, and run walcat verify again"
+                    .to_owned(),
+            ),
+            Error::NoTable { .. } => {
+                Some("a pattern is SCHEMA.TABLE; pg_publication_tables lists the tables of a publication".to_owned())
+            }
+            Error::Keyless { .. } => Some("give the tables a primary key or REPLICA IDENTITY USING INDEX".to_owned()),
+            Error::Differs { .. } => None,
             Error::Input { .. } | Error::Recording { .. } | Error::Output(_) | Error::Checks { .. } => None,
         }
     }

@@ -49,13 +49,13 @@ impl ExitCode {
         (
             ExitCode::Data,
             "data: a record that Kafka permanently rejects, a value that is invalid in its encoding or that the server \
-             cannot print, or a recording that is truncated or invalid",
+             cannot print, a recording that is truncated or invalid, or a topic that verify finds to differ from its table",
         ),
         (ExitCode::NoInput, "input: an input file that does not exist or cannot be read"),
         (
             ExitCode::Unavailable,
             "unavailable: the server or the broker is unreachable, or another process holds the slot, for longer than the \
-             settings allow",
+             settings allow; also if the stream is behind what verify compares",
         ),
         (
             ExitCode::Defect,

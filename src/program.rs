@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 
 use crate::cli::{self, Cli, Command, SlotCommand};
-use crate::commands::{check, decode, slot, stream};
+use crate::commands::{check, decode, slot, stream, verify};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::exit_code::ExitCode;
@@ -50,6 +50,11 @@ fn run(cli: &Cli) -> Result<(), Failed> {
             let config = Config::load(&options.given(), environment)?;
             start_log(&config);
             Ok(check::run(&config.stream(environment)?)?)
+        }
+        Command::Verify(options) => {
+            let config = Config::load(&options.given(), environment)?;
+            start_log(&config);
+            Ok(verify::run(&config.verify(environment)?, &options.patterns, options.show_values)?)
         }
         Command::Slot(command) => {
             let config = Config::load(&command.given(), environment)?;

@@ -13,6 +13,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Given, Key};
+use crate::verify::pattern::Pattern;
 use options::{
     ConnectionOptions, EndOptions, FailoverOptions, KafkaOptions, LogOptions, OutputOptions, PublicationOptions,
     TimeOptions,
@@ -47,6 +48,13 @@ pub enum Command {
     /// This checks the server, the role, the publication and its tables, the slot, the broker and the topics. It prints
     /// one line for each, with a hint if something is wrong, and exits with 78 if one is an error. It changes nothing.
     Check(Box<CheckOptions>),
+    /// Compare the topics with their tables
+    ///
+    /// This takes a snapshot of the tables of the publication, waits until the stream has delivered everything from before
+    /// it, reads each topic, and compares the last record of each key with its row, byte for byte. It prints one line for
+    /// each table, with up to 10 keys of each kind of difference, and exits with 65 if a topic differs. It changes nothing
+    /// and may run beside the stream.
+    Verify(Box<VerifyOptions>),
     /// Print a recording as `stream --dump json` prints a stream; needs no server
     Decode(DecodeOptions),
 }
@@ -148,6 +156,25 @@ pub struct CheckOptions {
 }
 
 #[derive(clap::Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct VerifyOptions {
+    /// Compare only the tables SCHEMA.TABLE that a pattern matches; * and ? match parts of a name
+    #[arg(value_name = "PATTERN", value_parser = Pattern::parse)]
+    pub patterns: Vec<Pattern>,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+    #[command(flatten)]
+    publication: PublicationOptions,
+    #[command(flatten)]
+    kafka: KafkaOptions,
+    /// Print the rows that differ, not only their keys
+    #[arg(long, help_heading = "Output")]
+    pub show_values: bool,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+#[derive(clap::Args)]
 pub struct DecodeOptions {
     /// A recording that `stream --record` wrote
     #[arg(value_name = "FILE")]
@@ -201,6 +228,20 @@ impl CheckOptions {
     #[must_use]
     pub fn given(&self) -> Given {
         let CheckOptions { connection, publication, kafka, log } = self;
+        let mut given = Given::default();
+        connection.add_to(&mut given);
+        publication.add_to(&mut given);
+        kafka.add_to(&mut given);
+        log.add_to(&mut given);
+        given
+    }
+}
+
+impl VerifyOptions {
+    /// The options for [`crate::config::Config::load`].
+    #[must_use]
+    pub fn given(&self) -> Given {
+        let VerifyOptions { patterns: _, connection, publication, kafka, show_values: _, log } = self;
         let mut given = Given::default();
         connection.add_to(&mut given);
         publication.add_to(&mut given);

@@ -14,6 +14,7 @@ fn given(arguments: &[&str]) -> Given {
         Command::Stream(options) => options.given(),
         Command::Slot(command) => command.given(),
         Command::Check(options) => options.given(),
+        Command::Verify(options) => options.given(),
         Command::Decode(options) => options.given(),
     }
 }

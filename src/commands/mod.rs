@@ -5,3 +5,4 @@ pub mod decode;
 mod kafka;
 pub mod slot;
 pub mod stream;
+pub mod verify;

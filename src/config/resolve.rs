@@ -118,6 +118,20 @@ impl Config {
         Ok(settings)
     }
 
+    /// The settings of `verify`, complete, with the secrets read. The slot may be missing.
+    pub fn verify(&self, environment: &Environment<'_>) -> Result<StreamSettings, ConfigError> {
+        let mut settings = self.draft.clone();
+        let required = [(PUBLICATION, settings.publications.is_empty()), (BROKERS, settings.brokers.is_none())];
+        let missing: Vec<Required> =
+            required.iter().filter(|(_, is_missing)| *is_missing).map(|(what, _)| *what).collect();
+        if !missing.is_empty() {
+            return Err(ConfigError::Missing { missing });
+        }
+        settings.dsn = self.dsn(environment)?;
+        settings.kafka = self.kafka(environment)?;
+        Ok(settings)
+    }
+
     /// The settings of `slot create`, `slot drop` and `slot status`.
     pub fn slot(&self, environment: &Environment<'_>) -> Result<SlotSettings, ConfigError> {
         if self.draft.slot.is_empty() {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::conn::{Connection, Wait};
 use super::connecting::Kind;
 use super::error::{Error, TERMINATE};
+use super::ffi::QueryResult;
 use super::server::json_row;
 use crate::lsn::Lsn;
 use crate::wire::replication::command::{self, SlotOptions, quote_literal};
@@ -189,6 +190,64 @@ pub fn create(
         .value(0, 1)
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| Error::Answer { command: NAME, reason: "no consistent_point".to_owned() })
+}
+
+/// Creates a temporary slot on a replication connection and returns its consistent point and the name of its snapshot: the
+/// transactions whose commit is before that point. Another session can import the snapshot until the next command on this
+/// connection.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn create_exporting(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Result<(Lsn, String), Error> {
+    const NAME: &str = "CREATE_REPLICATION_SLOT";
+    let text = command::create_exporting_slot(name, connection.server_version());
+    let result = connection.command_without_limit(NAME, &text, wait)?;
+    let missing = |what: &str| Error::Answer { command: NAME, reason: format!("no {what}") };
+    let lsn = result.value(0, 1).and_then(|text| text.parse().ok()).ok_or_else(|| missing("consistent_point"))?;
+    let snapshot = result.value(0, 2).ok_or_else(|| missing("snapshot_name"))?;
+    Ok((lsn, snapshot.to_owned()))
+}
+
+/// Whether a slot still has to send changes of its publications from before an LSN; none if that cannot be found out in
+/// reasonable time. Decodes on a temporary copy of the slot.
+///
+/// # Errors
+/// Those of [`Connection::command`].
+pub fn has_changes_before(
+    connection: &mut Connection,
+    slot: &str,
+    publications: &[String],
+    before: Lsn,
+    wait: &mut Wait<'_>,
+) -> Result<Option<bool>, Error> {
+    /// The server decodes at most this many changes, and empty transactions before PostgreSQL 15 count too.
+    const CHANGES_MAX: i64 = 10_000;
+    let copy_name = format!("walcat_verify_{}", std::process::id());
+    copy(connection, slot, &copy_name, wait)?;
+    let list = publications.iter().map(|name| command::quote_identifier(name)).collect::<Vec<_>>().join(",");
+    // Begin and Commit, which an empty transaction has too, are not changes.
+    let peek = format!(
+        "BEGIN; SET LOCAL statement_timeout = '10s'; \
+         SELECT count(*) FILTER (WHERE chr(get_byte(data, 0)) NOT IN ('B', 'C')), count(*) \
+         FROM pg_catalog.pg_logical_slot_peek_binary_changes({}, '{before}', {CHANGES_MAX}, \
+         'proto_version', '1', 'publication_names', {})",
+        quote_literal(&copy_name),
+        quote_literal(&list)
+    );
+    let peeked = connection.command("pg_logical_slot_peek_binary_changes", &peek, wait);
+    connection.command("ROLLBACK", "ROLLBACK", wait)?;
+    drop(connection, &copy_name, wait)?;
+    let number = |result: &QueryResult, column| result.value(0, column).and_then(|text| text.parse::<i64>().ok());
+    match peeked {
+        Ok(result) => Ok(match (number(&result, 0), number(&result, 1)) {
+            (Some(0), Some(all)) if all < CHANGES_MAX => Some(false),
+            (Some(0), _) | (None, _) => None,
+            (Some(_), _) => Some(true),
+        }),
+        // It takes too long, or the server cannot decode: the stream reports that.
+        Err(Error::Command { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn create_by_sql(

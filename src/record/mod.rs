@@ -125,6 +125,12 @@ impl Encoder {
         self.route.message_topic()
     }
 
+    /// The placeholders for a TOASTed value that the server did not send, as JSON.
+    #[must_use]
+    pub fn placeholders(&self) -> Vec<String> {
+        self.placeholder.forms().iter().map(|form| String::from_utf8_lossy(form).into_owned()).collect()
+    }
+
     /// Makes the plan of a relation, again if the relation was announced again.
     ///
     /// # Errors

@@ -65,6 +65,11 @@ impl Placeholder {
         }
     }
 
+    /// The placeholder in every form.
+    pub(in crate::record) fn forms(&self) -> [&[u8]; 5] {
+        [&self.text, &self.base64, &self.texts, &self.base64s, &self.numbers]
+    }
+
     fn for_form(&self, form: &Form) -> &[u8] {
         match form {
             Form::Bytea => &self.base64,

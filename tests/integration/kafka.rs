@@ -134,3 +134,24 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
     }
     records
 }
+
+/// Deletes the records before an offset of partition 0, as retention does.
+pub fn delete_records(brokers: &str, topic: &str, before: i64) {
+    use rdkafka::admin::{AdminClient, AdminOptions};
+    use rdkafka::client::DefaultClientContext;
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("admin");
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(topic, 0, Offset::Offset(before)).expect("offset");
+    let mut future = std::pin::pin!(admin.delete_records(&offsets, &AdminOptions::new()));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        if let std::task::Poll::Ready(result) = future.as_mut().poll(&mut context) {
+            result.expect("delete_records");
+            return;
+        }
+        assert!(Instant::now() < deadline, "no answer");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

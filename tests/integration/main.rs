@@ -40,4 +40,5 @@ mod slots;
 mod starvation;
 mod stdout_and_dump;
 mod topics;
+mod verify;
 mod versions;

@@ -70,6 +70,9 @@ pub enum Error {
     /// A topic could not be created.
     #[error("cannot create the topic {topic}: {reason} ({code})")]
     CreateTopic { topic: String, code: Code, reason: String },
+    /// A topic cannot be read.
+    #[error("cannot read the topic {topic}: {reason}")]
+    Read { topic: String, code: Code, reason: String },
     /// librdkafka rejects a topic name.
     #[error("cannot open the topic {topic}: {code}")]
     Topic { topic: String, code: Code },
@@ -98,6 +101,8 @@ impl Error {
             | Error::Unreached { .. }
             | Error::Aborted { .. }
             | Error::Fenced { .. } => ExitCode::Unavailable,
+            Error::Read { code: Code::TopicAuthorizationFailed, .. } => ExitCode::Permission,
+            Error::Read { .. } => ExitCode::Unavailable,
             Error::CreateTopic { code, .. }
             | Error::Refused { code, .. }
             | Error::TopicGone { code, .. }
@@ -165,6 +170,8 @@ impl Error {
             Error::CreateTopic { .. } => {
                 "create the topic yourself, or correct partitions, replication_factor or properties in [topics]"
             }
+            Error::Read { code: Code::TopicAuthorizationFailed, .. } => "grant the ACL Read on the topic",
+            Error::Read { .. } => "check the brokers and the topic, then run walcat verify again",
             Error::Passed { .. } => "raise max.message.bytes of the topic: the slot still holds the changes",
             Error::Interrupted => "start walcat again: nothing is lost",
             Error::Os(_) | Error::Topic { .. } => return None,

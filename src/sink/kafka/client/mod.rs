@@ -8,5 +8,6 @@ pub mod link;
 pub mod producer;
 pub(in crate::sink::kafka) mod request_size;
 mod topic_ends;
+pub mod topic_reader;
 pub mod transaction_calls;
 pub mod transaction_thread;
