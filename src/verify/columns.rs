@@ -86,7 +86,7 @@ impl Layouts {
 
     fn number_of(&mut self, layout: Layout) -> u16 {
         /// More combinations of columns than any table should have.
-        const LAYOUTS_MAX: usize = 10_000;
+        const LAYOUTS_MAX: usize = 1_000;
         if let Some(number) = self.numbers.get(&layout) {
             return *number;
         }

@@ -109,9 +109,16 @@ pub struct TopicReader {
     consumer: BaseConsumer<ReaderContext>,
     topic: String,
     /// The partitions that are not read to their end yet.
-    left: Vec<Partition>,
-    /// Whether a partition is read beyond its end, to what is there when the reader arrives.
-    to_the_present: bool,
+    left: Vec<Left>,
+}
+
+/// A partition that is being read.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    id: i32,
+    end: i64,
+    /// Whether the end moves once: to the one that the partition has when the reader arrives.
+    moves: bool,
 }
 
 /// What [`TopicReader::poll`] found.
@@ -126,7 +133,8 @@ pub enum Progress {
 }
 
 impl TopicReader {
-    /// Starts to read. With `to_the_present`, it reads what was appended meanwhile too.
+    /// Starts to read. With `to_the_present`, a partition is read to the end that it has when the reader arrives at the
+    /// given one.
     ///
     /// # Errors
     /// [`Error::Producer`] if librdkafka rejects a property, and [`Error::Read`].
@@ -137,15 +145,16 @@ impl TopicReader {
         to_the_present: bool,
     ) -> Result<Self, Error> {
         let consumer = consumer(settings)?;
-        let left: Vec<Partition> =
-            partitions.iter().filter(|partition| partition.end > partition.low).copied().collect();
+        let read = partitions.iter().filter(|partition| partition.end > partition.low);
+        let left: Vec<Left> =
+            read.map(|partition| Left { id: partition.id, end: partition.end, moves: to_the_present }).collect();
         let mut assignment = TopicPartitionList::new();
         for partition in &left {
             let added = assignment.add_partition_offset(topic, partition.id, Offset::Beginning);
             added.map_err(|error| failed(topic, &error))?;
         }
         consumer.assign(&assignment).map_err(|error| failed(topic, &error))?;
-        Ok(TopicReader { consumer, topic: topic.to_owned(), left, to_the_present })
+        Ok(TopicReader { consumer, topic: topic.to_owned(), left })
     }
 
     /// Calls the function with the next record; waits for it up to this time.
@@ -160,14 +169,20 @@ impl TopicReader {
             None => Ok(Progress::Nothing),
             Some(Ok(message)) => {
                 let (partition, offset) = (message.partition(), message.offset());
-                let is_last = |left: &Partition| left.id == partition && offset + 1 >= left.end;
-                let is_wanted =
-                    self.left.iter().any(|left| left.id == partition && (offset < left.end || self.to_the_present));
-                if !self.to_the_present {
-                    self.left.retain(|left| !is_last(left));
+                let Some(place) = self.left.iter().position(|left| left.id == partition) else {
+                    return Ok(Progress::Record);
+                };
+                let left = &mut self.left[place];
+                if left.moves && offset + 1 >= left.end {
+                    let ends = self.consumer.fetch_watermarks(&self.topic, partition, PATIENCE);
+                    let (_, end) = ends.map_err(|error| failed(&self.topic, &error))?;
+                    *left = Left { end: end.max(left.end), moves: false, ..*left };
                 }
-                if is_wanted {
+                if offset < left.end {
                     take(Record { partition, offset, key: message.key(), value: message.payload() });
+                }
+                if offset + 1 >= left.end {
+                    self.left.swap_remove(place);
                 }
                 Ok(Progress::Record)
             }
