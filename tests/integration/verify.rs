@@ -13,7 +13,8 @@ use crate::walcat::{Finished, Walcat};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
-fn verify(world: &World) -> Walcat {
+/// `walcat verify` of this world's topics.
+pub fn verify(world: &World) -> Walcat {
     Walcat::new(&["verify", "--dsn", &world.dsn(), "--slot", &world.slot, "--publication", &world.publication]).with(&[
         "--topic-prefix",
         &world.prefix,
@@ -344,6 +345,63 @@ fn every_type_and_every_identity_is_equal() {
     let run = verify(&world).with(&["public.parted"]).run();
     assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.log);
     assert!(run.stdout.contains("1 equal, 0 different; 150 rows"), "{}", run.stdout);
+}
+
+#[test]
+fn row_filters_and_column_lists_hold_here_too() {
+    let world = World::without_slot(
+        Postgres::shared(),
+        Kafka::shared(),
+        "CREATE TABLE t (id int PRIMARY KEY, v int, secret text); CREATE TABLE u (a int, b int, c text, PRIMARY KEY (a, b)); \
+         CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent)",
+    );
+    world.sql(&format!(
+        "DROP PUBLICATION {0}; \
+         CREATE PUBLICATION {0} FOR TABLE t (id, v) WHERE (id > 10), u (b, a, c), ONLY parent, child",
+        world.publication
+    ));
+    world.create_slot();
+    world.sql(
+        "INSERT INTO t SELECT i, i, 'hidden' FROM generate_series(1, 30) i; UPDATE t SET v = 0 WHERE id % 2 = 0; \
+         DELETE FROM t WHERE id = 15; UPDATE t SET id = id + 100 WHERE id IN (5, 25); UPDATE t SET id = 3 + 200 WHERE id = 30; \
+         UPDATE t SET id = 5 WHERE id = 29; INSERT INTO u VALUES (1, 2, 'x'); INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1), (2)",
+    );
+    deliver(&world);
+    let run = verify(&world).run();
+    assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.log);
+    let t = world.sql("SELECT count(*) FROM t WHERE id > 10");
+    let [topic_t, topic_parent] = ["t", "parent"].map(|table| world.topic(table));
+    expect_lines(
+        &run,
+        &[
+            &format!("equal    public.t: {t} rows, topic {topic_t}"),
+            &format!("equal    public.parent: 1 rows, topic {topic_parent}"),
+        ],
+    );
+}
+
+/// With an older snapshot the table would look empty.
+#[test]
+fn a_table_that_is_truncated_while_the_snapshot_is_taken_is_compared_by_another_snapshot() {
+    let world = World::new(TABLE);
+    let mut running = world.stream_to_kafka().deadline(120).spawn();
+    running.wait_for_log("streaming started");
+    world.sql("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 500) i");
+    // A transaction with an xid holds the slot's creation up, and the truncation happens meanwhile.
+    let (pg, database) = (world.pg.clone(), world.database.clone());
+    let holder =
+        std::thread::spawn(move || pg.sql(&database, "BEGIN; SELECT pg_current_xact_id(); SELECT pg_sleep(8); COMMIT"));
+    crate::servers::eventually("the transaction is open", 10, || {
+        world.sql("SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND query LIKE '%pg_sleep(8)%' AND pid <> pg_backend_pid()") == "1"
+    });
+    let mut verifying = verify(&world).deadline(120).spawn();
+    verifying.wait_for_log("taking the snapshot waits for older transactions to end");
+    world.sql("TRUNCATE t; INSERT INTO t VALUES (7, 'y')");
+    holder.join().expect("holder");
+    let run = verifying.wait();
+    assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.log);
+    run.expect_log(&["truncated, rewritten or created while the snapshot was taken"]);
+    running.terminate().expect_code(0);
 }
 
 #[test]

@@ -75,6 +75,9 @@ fn smoke(version: u32) {
     world.stream_to_kafka().with(&["--once"]).run().expect_code(0);
     assert_eq!(contents(&world, "t"), expected);
 
+    let verified = crate::verify::verify(&world).run().expect_code(0);
+    assert!(verified.stdout.contains("1 equal, 0 different, 1 not compared"), "{}", verified.stdout);
+
     let status = slot(&world, &["status"]).run().expect_code(0);
     for text in [world.slot.as_str(), "pgoutput", &world.database, &world.confirmed()] {
         assert!(status.stdout.contains(text), "no {text} in:\n{}", status.stdout);
