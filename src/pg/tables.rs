@@ -132,8 +132,7 @@ struct FoundColumn {
 
 /// The query for the published tables, in the order of their names: one row each, a JSON object.
 ///
-/// An index with INCLUDE flags those columns too, as the server does in `RelationGetIdentityKeyBitmap`; a deferrable
-/// primary key is no replica identity.
+/// A deferrable primary key is no replica identity, and the columns of INCLUDE are no part of one.
 fn query(publications: &[String], server_version: i32) -> String {
     let names = publications.iter().map(|name| quote_literal(name)).collect::<Vec<_>>().join(", ");
     let lists = if server_version >= LISTS_SINCE {
@@ -166,7 +165,8 @@ SELECT pg_catalog.json_build_object(
       'name', a.attname, 'type_oid', a.atttypid::pg_catalog.int8, 'type_modifier', a.atttypmod,
       'part_of_key', c.relreplident = 'f' OR EXISTS (
         SELECT FROM pg_catalog.pg_index i
-        WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::pg_catalog.int2[])
+        CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k(number, place)
+        WHERE i.indrelid = c.oid AND k.number = a.attnum AND k.place <= i.indnkeyatts
           AND i.indimmediate AND (i.indisvalid OR c.relkind = 'p')
           AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END))
       ORDER BY a.attnum)
