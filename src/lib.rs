@@ -16,6 +16,7 @@ mod feedback;
 mod limits;
 mod logging;
 mod lsn;
+mod patterns;
 mod pg;
 mod poller;
 mod position;

@@ -79,6 +79,9 @@ pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// The maximum number of tables with REPLICA IDENTITY FULL whose keys are stored with each position.
 pub const FULL_KEYS_MAX: usize = 1_000;
 
+/// The maximum number of connections that read a snapshot.
+pub const SNAPSHOT_CONNECTIONS_MAX: i32 = 16;
+
 /// The maximum number of columns of a PostgreSQL table (`MaxHeapAttributeNumber`).
 pub const COLUMNS_MAX: usize = 1_600;
 

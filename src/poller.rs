@@ -7,12 +7,12 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
+use crate::limits::SNAPSHOT_CONNECTIONS_MAX;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 /// The sources that can wake the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
 pub enum Wakeup {
     /// The replication stream's socket, or the startup connection's.
     Postgres,
@@ -28,6 +28,25 @@ pub enum Wakeup {
     Stdout,
     /// A signal.
     Signal,
+    /// The socket of the connection with this number that reads a snapshot.
+    Reader(u8),
+}
+
+impl Wakeup {
+    const COUNT: usize = 7 + SNAPSHOT_CONNECTIONS_MAX as usize;
+
+    fn index(self) -> usize {
+        match self {
+            Wakeup::Postgres => 0,
+            Wakeup::Catalog => 1,
+            Wakeup::Outage => 2,
+            Wakeup::Timeline => 3,
+            Wakeup::Kafka => 4,
+            Wakeup::Stdout => 5,
+            Wakeup::Signal => 6,
+            Wakeup::Reader(number) => 7 + usize::from(number),
+        }
+    }
 }
 
 /// The poll, and the descriptor of each registered source.
@@ -35,7 +54,7 @@ pub enum Wakeup {
 pub struct Poller {
     poll: Poll,
     events: Events,
-    armed: [Option<RawFd>; 7],
+    armed: [Option<RawFd>; Wakeup::COUNT],
     turns: u64,
 }
 
@@ -45,7 +64,7 @@ impl Poller {
     /// # Errors
     /// If the operating system has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Poller { poll: Poll::new()?, events: Events::with_capacity(8), armed: [None; 7], turns: 0 })
+        Ok(Poller { poll: Poll::new()?, events: Events::with_capacity(8), armed: [None; Wakeup::COUNT], turns: 0 })
     }
 
     /// Registers a descriptor again for the next sleep; a changed descriptor replaces the earlier one.
@@ -53,8 +72,8 @@ impl Poller {
     /// # Errors
     /// The error of epoll_ctl: EPERM for a descriptor that is always ready, such as a regular file.
     pub fn arm(&mut self, wakeup: Wakeup, descriptor: RawFd, interest: Interest) -> io::Result<()> {
-        let (registry, token) = (self.poll.registry(), Token(wakeup as usize));
-        let armed = &mut self.armed[wakeup as usize];
+        let (registry, token) = (self.poll.registry(), Token(wakeup.index()));
+        let armed = &mut self.armed[wakeup.index()];
         if *armed == Some(descriptor) {
             match registry.reregister(&mut SourceFd(&descriptor), token, interest) {
                 // The descriptor was closed and opened again under the same number: the kernel has removed it from the set.
@@ -72,7 +91,7 @@ impl Poller {
 
     /// Removes a source from the set.
     pub fn disarm(&mut self, wakeup: Wakeup) {
-        if let Some(descriptor) = self.armed[wakeup as usize].take() {
+        if let Some(descriptor) = self.armed[wakeup.index()].take() {
             // The descriptor may be closed already, which has removed it from the set.
             let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
         }
@@ -83,7 +102,7 @@ impl Poller {
     /// # Errors
     /// The error of epoll_ctl.
     pub fn register_signals(&mut self, signals: &mut impl mio::event::Source) -> io::Result<()> {
-        self.poll.registry().register(signals, Token(Wakeup::Signal as usize), Interest::READABLE)
+        self.poll.registry().register(signals, Token(Wakeup::Signal.index()), Interest::READABLE)
     }
 
     /// Sleeps until something is ready or the deadline has passed.

@@ -44,7 +44,11 @@ fn run(cli: &Cli) -> Result<(), Failed> {
             }
             start_log(&config);
             let settings = config.stream(environment)?;
-            stream::run(&settings).map_err(|error| Failed { error, slot: Some(settings.slot.clone()) })
+            stream::run(&settings).map_err(|error| Failed {
+                error,
+                // A snapshot alone needs no slot.
+                slot: Some(settings.slot.clone()).filter(|slot| !slot.is_empty()),
+            })
         }
         Command::Check(options) => {
             let config = Config::load(&options.given(), environment)?;

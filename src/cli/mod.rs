@@ -285,7 +285,7 @@ fn described(command: clap::Command) -> clap::Command {
 
 /// An option with its short text from the table of keys; the long help adds the comment on its field.
 fn described_option(option: clap::Arg) -> clap::Arg {
-    let row = option.get_long().and_then(|flag| Key::find(&flag.replace('-', "_")));
+    let row = option.get_long().and_then(Key::with_flag);
     let Some(row) = row else { return option };
     let short = row.help();
     let rest = match (option.get_long_help(), option.get_help()) {

@@ -125,6 +125,10 @@ pub struct OutputOptions {
     on_error: Option<String>,
     #[arg(long, value_name = "TOPIC")]
     dead_letter_topic: Option<String>,
+    /// A row is a record with op r, like that of an insert. only reads all rows as of one point in time and needs no slot; it
+    /// leaves none behind. The server cannot remove dead rows while walcat reads.
+    #[arg(long, value_name = "MODE")]
+    snapshot: Option<String>,
 }
 
 impl OutputOptions {
@@ -139,7 +143,9 @@ impl OutputOptions {
             truncate,
             on_error,
             dead_letter_topic,
+            snapshot,
         } = self;
+        add(given, Key::SnapshotMode, snapshot);
         add(given, Key::OnError, on_error);
         add(given, Key::DeadLetterTopic, dead_letter_topic);
         add(given, Key::CreateSlot, create_slot);

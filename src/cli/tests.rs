@@ -38,17 +38,17 @@ fn every_long_flag_of_stream_is_a_key_and_every_key_at_the_top_level_a_long_flag
     let command = stream_command();
     let flags: Vec<String> = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned).collect();
     for flag in flags.iter().filter(|flag| !FLAG_ONLY.contains(&flag.as_str())) {
-        assert!(Key::find(&flag.replace('-', "_")).is_some(), "--{flag} is not a key");
+        assert!(Key::with_flag(flag).is_some(), "--{flag} is not a key");
     }
-    for row in Key::ALL.iter().filter(|row| !row.name.contains('.')) {
-        assert!(flags.contains(&row.name.replace('_', "-")), "{} has no flag", row.name);
+    for row in Key::ALL.iter().filter(|row| !row.key.flag().contains('.')) {
+        assert!(flags.contains(&row.key.flag().replace('_', "-")), "{} has no flag", row.name);
     }
 }
 
 #[test]
 fn every_flag_of_stream_reaches_the_settings() {
-    for row in Key::ALL.iter().filter(|row| !row.name.contains('.')) {
-        let flag = format!("--{}", row.name.replace('_', "-"));
+    for row in Key::ALL.iter().filter(|row| !row.key.flag().contains('.')) {
+        let flag = format!("--{}", row.key.flag().replace('_', "-"));
         let value = match row.kind {
             Kind::Bool | Kind::Integer => None,
             _ => Some("5"),
@@ -66,9 +66,9 @@ fn every_flag_of_stream_reaches_the_settings() {
 
 #[test]
 fn the_help_says_the_short_text_and_the_default_of_the_table_and_then_the_rest() {
-    for row in Key::ALL.iter().filter(|row| !row.name.contains('.')) {
+    for row in Key::ALL.iter().filter(|row| !row.key.flag().contains('.')) {
         let command = stream_command();
-        let flag = row.name.replace('_', "-");
+        let flag = row.key.flag().replace('_', "-");
         let arg = command.get_arguments().find(|arg| arg.get_long() == Some(&flag)).unwrap_or_else(|| panic!("{flag}"));
         let text = |help: Option<&clap::builder::StyledStr>| help.map(ToString::to_string).unwrap_or_default();
         let (short, long) = (text(arg.get_help()), text(arg.get_long_help()));

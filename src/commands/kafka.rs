@@ -38,9 +38,12 @@ const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
 /// librdkafka's own bound.
 const SOCKET_TIMEOUT_MS_MAX: u128 = 300_000;
 
-pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Result<kafka::Settings, Error> {
+pub(super) fn sink_settings(
+    settings: &StreamSettings,
+    transactions: Option<kafka::exactly_once::Settings>,
+) -> kafka::Settings {
     let topics = &settings.topics;
-    Ok(kafka::Settings {
+    kafka::Settings {
         memory_bytes_max: usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX),
         create_topics: topics.create.then(|| topic_template(topics)),
         stall_timeout: settings.stall_timeout,
@@ -53,11 +56,8 @@ pub(super) fn sink_settings(settings: &StreamSettings, started: &Started) -> Res
                 OnError::DeadLetter { topic: settings.dead_letter_topic.clone().unwrap_or_default() }
             }
         },
-        transactions: match settings.delivery {
-            config::Delivery::AtLeastOnce => None,
-            config::Delivery::ExactlyOnce => Some(transactions(settings, started)?),
-        },
-    })
+        transactions,
+    }
 }
 
 /// The first contact: waits for a broker's answer as long as `--wait` allows; without it the first failure is final. For later
@@ -167,8 +167,15 @@ fn transaction_timeout(settings: &StreamSettings) -> Result<Duration, Error> {
     Ok(Duration::from_millis(timeout_ms))
 }
 
-fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::exactly_once::Settings, Error> {
-    Ok(kafka::exactly_once::Settings {
+/// The settings of Kafka transactions for a stream; none with at-least-once delivery.
+pub(super) fn transactions(
+    settings: &StreamSettings,
+    started: &Started,
+) -> Result<Option<kafka::exactly_once::Settings>, Error> {
+    if settings.delivery == config::Delivery::AtLeastOnce {
+        return Ok(None);
+    }
+    Ok(Some(kafka::exactly_once::Settings {
         interval: settings.transaction.interval,
         records_max: u64::from(settings.transaction.records_max),
         timeout: transaction_timeout(settings)?,
@@ -183,7 +190,7 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::e
         database: started.system.database.clone(),
         slot_at: started.facts.confirmed,
         read_topics: started.read_tables.iter().map(|table| topic_of(settings, table)).collect(),
-    })
+    }))
 }
 
 fn topic_of(settings: &StreamSettings, table: &PublishedTable) -> String {

@@ -4,5 +4,6 @@ pub mod check;
 pub mod decode;
 mod kafka;
 pub mod slot;
+mod snapshot;
 pub mod stream;
 pub mod verify;

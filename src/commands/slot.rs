@@ -68,8 +68,8 @@ pub fn create(settings: &SlotSettings) -> Result<(), Error> {
     open::check_version(connection.server_version())?;
     let mut waiter = commands.waiter();
     open::check_publications(&settings.publications, &settings.slot, &mut connection, &mut waiter)?;
-    let options = SlotOptions { temporary: false, failover: settings.failover };
-    let lsn = slot::create_slot(dsn, &settings.slot, options, &mut connection, &mut waiter)?;
+    let options = SlotOptions { temporary: false, failover: settings.failover, exports_snapshot: false };
+    let lsn = slot::create_slot(dsn, &settings.slot, options, &mut connection, &mut waiter)?.lsn;
     print(&format!("slot {} created, starting at {lsn}\n", settings.slot))
 }
 

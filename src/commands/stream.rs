@@ -21,6 +21,7 @@ use crate::recording::Header;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 use crate::signal::StopSignals;
 use crate::sink::kafka::client::link::Addresses;
+use crate::sink::kafka::exactly_once;
 use crate::sink::stdout::{self, LineForm, LineWriter, StdoutSink};
 use crate::sink::{self, KafkaSink, Sink};
 use crate::source::open::{self, Started};
@@ -46,6 +47,9 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     let mut signals = StopSignals::install().map_err(pump::Error::from)?;
     poller.register_signals(signals.source()).map_err(pump::Error::from)?;
 
+    if settings.snapshot.mode == config::SnapshotMode::Only {
+        return super::snapshot::only(settings, poller, signals);
+    }
     let source = source(settings);
     let mut state_file = state_file(settings)?;
     // Check the output before creating or acquiring a slot.
@@ -170,7 +174,7 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
     Session::new(options, Instant::now())
 }
 
-fn encoding(settings: &StreamSettings, database: &str) -> record::Settings {
+pub(super) fn encoding(settings: &StreamSettings, database: &str) -> record::Settings {
     record::Settings {
         database: database.to_owned(),
         source_name: settings.topic_prefix.clone().unwrap_or_else(|| settings.slot.clone()),
@@ -206,7 +210,7 @@ fn recorded_settings(settings: &StreamSettings) -> BTreeMap<String, String> {
 }
 
 /// Checks the output as far as possible without connecting to anything.
-fn check_output(settings: &StreamSettings) -> Result<(), Error> {
+pub(super) fn check_output(settings: &StreamSettings) -> Result<(), Error> {
     match settings.sink {
         _ if settings.dump.is_some() => Ok(()),
         config::Sink::Stdout => Ok(stdout::check_open().map_err(sink::Error::from)?),
@@ -221,7 +225,17 @@ fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Res
             lines: LineWriter::new(),
         })));
     }
-    let sink = match settings.sink {
+    let transactions = kafka::transactions(settings, started)?;
+    Ok(Output::Records(sink(settings, transactions, encoder)?))
+}
+
+/// The sink for records.
+pub(super) fn sink(
+    settings: &StreamSettings,
+    transactions: Option<exactly_once::Settings>,
+    encoder: Encoder,
+) -> Result<Sink, Error> {
+    Ok(match settings.sink {
         config::Sink::Stdout => {
             let lines = match settings.stdout {
                 config::StdoutForm::Value => LineForm::Value,
@@ -234,9 +248,8 @@ fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Res
                 brokers: settings.brokers.clone().unwrap_or_default(),
                 properties: kafka::producer_properties(settings),
             };
-            let sink = KafkaSink::new(addresses, kafka::sink_settings(settings, started)?, encoder, Instant::now());
+            let sink = KafkaSink::new(addresses, kafka::sink_settings(settings, transactions), encoder, Instant::now());
             Sink::Kafka(Box::new(sink.map_err(sink::Error::from)?))
         }
-    };
-    Ok(Output::Records(sink))
+    })
 }

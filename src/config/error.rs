@@ -8,7 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::key::Key;
 use crate::exit_code::ExitCode;
+use crate::patterns::Mistake;
 
 /// Where the value of a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +67,10 @@ impl fmt::Display for Place {
         match (&self.origin, self.key.strip_prefix("kafka.")) {
             (Origin::Flag, Some(property)) => write!(f, "-X {property}"),
             (Origin::Flag, None) if self.key == "kafka" => f.write_str("-X"),
-            (Origin::Flag, None) => write!(f, "--{}", self.key.replace('_', "-")),
+            (Origin::Flag, None) => {
+                let flag = Key::find(&self.key).map_or(self.key.as_str(), |row| row.key.flag());
+                write!(f, "--{}", flag.replace('_', "-"))
+            }
             (Origin::Environment(name), _) => f.write_str(name),
             (Origin::File { .. }, _) => write!(f, "{}: {}", self.origin, self.key),
             (Origin::Default, _) => f.write_str(&self.key),
@@ -117,6 +122,8 @@ pub enum ValueError {
     ForeverNotAllowed { high: String },
     #[error("invalid value{given}: use {choices}")]
     NotAChoice { given: Echo, choices: String },
+    #[error("invalid pattern{given}: {why}")]
+    NotAPattern { given: Echo, why: Mistake },
     #[error("invalid slot name{given}: use 1 to 63 of a-z, 0-9 and _")]
     NotASlotName { given: Echo },
     #[error("invalid publication name: use 1 to 63 bytes")]

@@ -55,6 +55,9 @@ pub enum Key {
     TopicsCreate,
     TopicsPartitions,
     TopicsReplicationFactor,
+    SnapshotMode,
+    SnapshotConnections,
+    SnapshotTables,
 }
 
 /// What a value looks like in the file.
@@ -102,7 +105,7 @@ impl Row {
 pub const OPEN_TABLES: [&str; 2] = ["kafka", "topics.properties"];
 
 /// Tables whose keys are in [`Key::ALL`].
-pub const TABLES: [&str; 6] = ["retry", "state", "transaction", "poll", "memory", "topics"];
+pub const TABLES: [&str; 7] = ["retry", "state", "transaction", "poll", "memory", "topics", "snapshot"];
 
 const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static str>, summary: &'static str) -> Row {
     Row { key, name, kind, default, summary }
@@ -111,7 +114,7 @@ const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static 
 impl Key {
     /// Every setting, in the order of the enum and of the manual.
     #[rustfmt::skip]
-    pub const ALL: [Row; 47] = [
+    pub const ALL: [Row; 50] = [
         row(Key::Dsn, "dsn", Kind::Text, None,
             "Connect to this database: a conninfo string or a URI, as psql accepts"),
         row(Key::Slot, "slot", Kind::Text, None,
@@ -206,6 +209,12 @@ impl Key {
             "Create topics with this many partitions"),
         row(Key::TopicsReplicationFactor, "topics.replication_factor", Kind::Integer, Some("-1"),
             "Create topics with this many replicas; -1 is the broker's default"),
+        row(Key::SnapshotMode, "snapshot.mode", Kind::Text, Some("never"),
+            "Send the rows that are already there: never, or only them and then exit (only)"),
+        row(Key::SnapshotConnections, "snapshot.connections", Kind::Integer, Some("2"),
+            "Read the rows through this many connections"),
+        row(Key::SnapshotTables, "snapshot.tables", Kind::List, None,
+            "Send the rows of these tables only, a list of patterns"),
     ];
 
     /// The key's row in the table.
@@ -220,11 +229,28 @@ impl Key {
         self.row().name
     }
 
-    /// The environment variable of a top-level key; a key in a table has none.
+    /// The environment variable of a top-level key, and of the mode of snapshots, whose flag is `--snapshot`; other keys in
+    /// tables have none.
     #[must_use]
     pub fn variable(self) -> Option<String> {
-        let name = self.name();
+        let name = self.flag();
         (!name.contains('.')).then(|| format!("WALCAT_{}", name.to_ascii_uppercase()))
+    }
+
+    /// The name of the flag, with `_` for `-`: the mode of snapshots has its table's name.
+    #[must_use]
+    pub fn flag(self) -> &'static str {
+        match self {
+            Key::SnapshotMode => "snapshot",
+            key => key.name(),
+        }
+    }
+
+    /// The row of this flag.
+    #[must_use]
+    pub fn with_flag(flag: &str) -> Option<&'static Row> {
+        let name = flag.replace('-', "_");
+        Key::ALL.iter().find(|row| row.key.flag() == name)
     }
 
     /// The row with this name.
@@ -297,6 +323,8 @@ mod tests {
     fn only_keys_at_the_top_level_have_a_variable() {
         assert_eq!(Key::TopicPrefix.variable().as_deref(), Some("WALCAT_TOPIC_PREFIX"));
         assert_eq!(Key::RetryFor.variable(), None);
+        assert_eq!(Key::SnapshotMode.variable().as_deref(), Some("WALCAT_SNAPSHOT"));
+        assert_eq!(Key::SnapshotTables.variable(), None);
     }
 
     #[test]

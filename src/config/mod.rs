@@ -25,7 +25,8 @@ pub use layers::Given;
 pub use resolve::Config;
 pub use secret::Secret;
 pub use settings::{
-    Delivery, Engine, LogFormat, LogSettings, OnError, Sink, SlotSettings, StdoutForm, StreamSettings, Topics, Truncate,
+    Delivery, Engine, LogFormat, LogSettings, OnError, Sink, SlotSettings, SnapshotMode, StdoutForm, StreamSettings,
+    Topics, Truncate,
 };
 pub use units::Budget;
 

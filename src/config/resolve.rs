@@ -14,11 +14,12 @@ use super::layers::{Given, Layers};
 use super::mask::is_secret_property;
 use super::secret::{self, Environment, Secret};
 use super::settings::{
-    Delivery, DumpFormat, Engine, LogFormat, LogSettings, OnError, Poll, Retry, Sink, SlotSettings, State, StdoutForm,
-    StreamSettings, Topics, Transaction, Truncate,
+    Delivery, DumpFormat, Engine, LogFormat, LogSettings, OnError, Poll, Retry, Sink, SlotSettings, Snapshot,
+    SnapshotMode, State, StdoutForm, StreamSettings, Topics, Transaction, Truncate,
 };
 use super::units::{parse_budget, parse_duration, parse_interval, parse_size};
 use super::value;
+use crate::limits::SNAPSHOT_CONNECTIONS_MAX;
 
 const STATUS_INTERVAL_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(3_600);
 const RETRY_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3_600);
@@ -32,6 +33,9 @@ const MEMORY_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=64 << 30;
 /// librdkafka's own upper bounds.
 const PARTITIONS_BOUNDS: RangeInclusive<i32> = 1..=100_000;
 const REPLICATION_FACTOR_BOUNDS: RangeInclusive<i32> = 1..=10_000;
+
+/// Each connection is a backend of the server.
+const SNAPSHOT_CONNECTIONS_BOUNDS: RangeInclusive<i32> = 1..=SNAPSHOT_CONNECTIONS_MAX;
 
 /// With `--once`, an unreachable broker ends the run, so that cron reports it.
 const BROKER_FOR_ONCE: &str = "1m";
@@ -99,7 +103,10 @@ impl Config {
         let mut settings = self.draft.clone();
         let needs_brokers = settings.sink == Sink::Kafka && settings.dump.is_none();
         let required = [
-            (SLOT, settings.slot.is_empty() && !settings.temporary_slot),
+            (
+                SLOT,
+                settings.slot.is_empty() && !settings.temporary_slot && settings.snapshot.mode != SnapshotMode::Only,
+            ),
             (PUBLICATION, settings.publications.is_empty()),
             (BROKERS, needs_brokers && settings.brokers.is_none()),
             (DEAD_LETTER_TOPIC, settings.on_error == OnError::DeadLetter && settings.dead_letter_topic.is_none()),
@@ -110,7 +117,7 @@ impl Config {
         if !missing.is_empty() {
             return Err(ConfigError::Missing { missing });
         }
-        if settings.slot.is_empty() {
+        if settings.slot.is_empty() && settings.snapshot.mode != SnapshotMode::Only {
             settings.slot = format!("walcat_tmp_{}", std::process::id());
         }
         settings.dsn = self.dsn(environment)?;
@@ -191,7 +198,8 @@ fn settle(layers: &mut Layers) -> Result<(), ConfigError> {
     layers.settle(Key::Once, Key::Endpos, "each sets the end")?;
     layers.settle(Key::Dump, Key::Sink, "a dump replaces the records")?;
     layers.settle(Key::Dump, Key::Stdout, "a dump replaces the records")?;
-    if layers.is_on(Key::Once)? {
+    let is_only = layers.required(Key::SnapshotMode, value::choice(&SnapshotMode::CHOICES))? == SnapshotMode::Only;
+    if layers.is_on(Key::Once)? || is_only {
         layers.change_default(Key::RetryBrokerFor, BROKER_FOR_ONCE);
     }
     Ok(())
@@ -258,6 +266,13 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         },
         memory_bytes_max: layers.required(Key::MemoryMax, |text| parse_size(text, MEMORY_BYTES_BOUNDS))?,
         topics: parse_topics(layers)?,
+        snapshot: Snapshot {
+            mode: layers.required(Key::SnapshotMode, value::choice(&SnapshotMode::CHOICES))?,
+            connections: layers.required(Key::SnapshotConnections, |text| {
+                value::integer_within(text, SNAPSHOT_CONNECTIONS_BOUNDS).map(i32::cast_unsigned)
+            })?,
+            tables: layers.parse_list(Key::SnapshotTables, value::table_pattern)?.unwrap_or_default(),
+        },
         log: parse_log(layers)?,
     })
 }
@@ -308,6 +323,26 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
         let places = Box::new([layers.place(Key::TemporarySlot), layers.place(Key::StateFile)]);
         let why = "a temporary slot has no position to resume from";
         return Err(ConfigError::Contradiction { places, why });
+    }
+    if settings.snapshot.mode == SnapshotMode::Only {
+        for (other, is_set, why) in [
+            (Key::Dump, settings.dump.is_some(), "a dump prints the stream, which this mode does not read"),
+            (Key::Record, settings.record.is_some(), "a recording keeps the stream, which this mode does not read"),
+            (Key::Startpos, settings.startpos.is_some(), "this mode does not read the stream"),
+            (Key::Endpos, settings.endpos.is_some(), "this mode does not read the stream"),
+            (Key::CreateSlot, settings.create_slot, "this mode leaves no slot behind"),
+            (Key::Engine, settings.engine == Engine::Polling, "only a replication connection exports a snapshot"),
+            (
+                Key::Delivery,
+                settings.delivery == Delivery::ExactlyOnce && settings.sink == Sink::Kafka,
+                "this mode keeps no position, so a second run repeats the rows",
+            ),
+        ] {
+            if is_set {
+                let places = Box::new([layers.place(Key::SnapshotMode), layers.place(other)]);
+                return Err(ConfigError::Contradiction { places, why });
+            }
+        }
     }
     if settings.engine == Engine::Polling {
         for (other, is_set, why) in [

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::secret::Secret;
 use super::units::Budget;
 use crate::lsn::Lsn;
+use crate::patterns::Pattern;
 
 /// The settings of `stream`; `check` checks the same settings.
 #[derive(Clone, Debug)]
@@ -60,6 +61,7 @@ pub struct StreamSettings {
     pub poll: Poll,
     pub memory_bytes_max: u64,
     pub topics: Topics,
+    pub snapshot: Snapshot,
     pub log: LogSettings,
 }
 
@@ -202,6 +204,29 @@ pub struct Topics {
     pub replication_factor: i32,
     /// Kafka's topic configuration.
     pub properties: Vec<(String, String)>,
+}
+
+/// The table `[snapshot]`.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub mode: SnapshotMode,
+    /// How many connections read.
+    pub connections: u32,
+    /// Which tables; empty for all.
+    pub tables: Vec<Pattern>,
+}
+
+/// Which rows that are already there are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotMode {
+    /// None.
+    Never,
+    /// All, and nothing else.
+    Only,
+}
+
+impl SnapshotMode {
+    pub const CHOICES: [(&str, Self); 2] = [("never", Self::Never), ("only", Self::Only)];
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

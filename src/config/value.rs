@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::error::{Echo, ValueError};
 use crate::lsn::Lsn;
+use crate::patterns::Pattern;
 
 /// PostgreSQL's `NAMEDATALEN`, less the closing zero.
 const NAME_BYTES_MAX: usize = 63;
@@ -28,6 +29,11 @@ pub fn publication(text: &str) -> Result<String, ValueError> {
     } else {
         Err(ValueError::NotAPublicationName)
     }
+}
+
+/// A pattern of tables.
+pub fn table_pattern(text: &str) -> Result<Pattern, ValueError> {
+    Pattern::parse(text).map_err(|why| ValueError::NotAPattern { given: Echo::new(text), why })
 }
 
 pub fn topic_prefix(text: &str) -> Result<String, ValueError> {

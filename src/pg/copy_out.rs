@@ -92,31 +92,43 @@ impl CopyOut {
     /// # Errors
     /// [`Error::Connect`], [`Error::Command`], [`Error::Lost`].
     pub fn receive(&mut self) -> Result<Copied, Error> {
-        loop {
+        'rows: loop {
             // A row is the common case.
             if let State::Copying(handle) = &mut self.state {
                 match handle.copy_data() {
                     CopyPoll::Data(row) => return Ok(Copied::Row(row)),
                     CopyPoll::Pending => {}
                     CopyPoll::End | CopyPoll::Failed => {
-                        if let State::Copying(handle) = std::mem::replace(&mut self.state, State::Closed) {
-                            self.state = State::Running(handle);
-                        }
+                        self.end_of_rows();
                         continue;
                     }
                 }
-                if !handle.consume_input() {
-                    return Err(self.close());
+                // Bytes inside OpenSSL raise no readiness event: try again after the first empty round.
+                for _ in 0..3 {
+                    if !handle.consume_input() {
+                        return Err(self.close());
+                    }
+                    match handle.copy_data() {
+                        CopyPoll::Data(row) => return Ok(Copied::Row(row)),
+                        CopyPoll::Pending => {}
+                        CopyPoll::End | CopyPoll::Failed => {
+                            self.end_of_rows();
+                            continue 'rows;
+                        }
+                    }
                 }
-                match handle.copy_data() {
-                    CopyPoll::Data(row) => return Ok(Copied::Row(row)),
-                    CopyPoll::Pending => return Ok(Copied::Pending),
-                    CopyPoll::End | CopyPoll::Failed => continue,
-                }
+                return Ok(Copied::Pending);
             }
             if let Some(copied) = self.advance()? {
                 return Ok(copied);
             }
+        }
+    }
+
+    /// The result of the COPY follows.
+    fn end_of_rows(&mut self) {
+        if let State::Copying(handle) = std::mem::replace(&mut self.state, State::Closed) {
+            self.state = State::Running(handle);
         }
     }
 

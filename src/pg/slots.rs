@@ -178,18 +178,26 @@ pub fn create(
     name: &str,
     options: SlotOptions,
     wait: &mut Wait<'_>,
-) -> Result<Lsn, Error> {
+) -> Result<Created, Error> {
     const NAME: &str = "CREATE_REPLICATION_SLOT";
     if connection.kind() != Kind::Replication {
-        return create_by_sql(connection, name, options, wait);
+        return create_by_sql(connection, name, options, wait).map(|lsn| Created { lsn, snapshot: None });
     }
     let text = command::create_replication_slot(name, options, connection.server_version());
     // The command waits for the end of every older transaction.
     let result = connection.command_without_limit(NAME, &text, wait)?;
-    result
-        .value(0, 1)
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| Error::Answer { command: NAME, reason: "no consistent_point".to_owned() })
+    let lsn = result.value(0, 1).and_then(|text| text.parse().ok());
+    let lsn = lsn.ok_or_else(|| Error::Answer { command: NAME, reason: "no consistent_point".to_owned() })?;
+    Ok(Created { lsn, snapshot: result.value(0, 2).map(str::to_owned) })
+}
+
+/// A slot that was created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// Its consistent point: everything committed later is in its stream.
+    pub lsn: Lsn,
+    /// The exported snapshot of everything before it, which lasts until the connection's next command.
+    pub snapshot: Option<String>,
 }
 
 /// Creates a temporary slot on a replication connection and returns its consistent point and the name of its snapshot: the

@@ -51,6 +51,15 @@ pub enum Error {
     /// The operating system refused to wait or to catch signals.
     #[error("cannot set up the event loop: {0}")]
     Loop(#[from] io::Error),
+    /// A table was rewritten before its snapshot could be read.
+    #[error(
+        "the table {table} was rewritten while the snapshot began (ALTER TABLE, TRUNCATE, CLUSTER or VACUUM FULL), so the \
+         snapshot does not see its rows"
+    )]
+    Rewritten { table: String },
+    /// A signal ended a snapshot.
+    #[error("stopped by a signal before the snapshot was complete, after {rows} rows")]
+    Incomplete { rows: u64 },
     /// A signal ended the run before everything that was read was acknowledged.
     #[error("stopped by a signal before everything that was read was acknowledged (confirmed up to {confirmed})")]
     Unacknowledged { confirmed: Lsn },
@@ -87,11 +96,13 @@ impl Error {
             }
             Error::Sink(error) => error.exit_code(),
             Error::Session(error) => error.exit_code(),
-            Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => ExitCode::Unavailable,
+            Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } | Error::Rewritten { .. } => {
+                ExitCode::Unavailable
+            }
             Error::Setup { .. } | Error::Positions(_) => ExitCode::Setup,
             Error::State(error) => error.exit_code(),
             Error::Record { .. } | Error::Loop(_) => ExitCode::Os,
-            Error::Unacknowledged { .. } => ExitCode::TryAgain,
+            Error::Unacknowledged { .. } | Error::Incomplete { .. } => ExitCode::TryAgain,
         }
     }
 
@@ -154,6 +165,10 @@ impl Error {
             Error::Stalled(_) => Some("check the network and the server, then start walcat again".to_owned()),
             Error::Overtaken { .. } | Error::Unacknowledged { .. } => {
                 Some("start walcat again: nothing is lost".to_owned())
+            }
+            Error::Rewritten { .. } => Some("start walcat again: it reads another snapshot".to_owned()),
+            Error::Incomplete { .. } => {
+                Some("start walcat again: it reads all rows again, as of a new point in time".to_owned())
             }
             Error::Record { .. } | Error::Loop(_) => None,
         }

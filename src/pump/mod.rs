@@ -4,6 +4,7 @@
 //! update that is due; sleep until something is ready. Invariants 3, 4 and 6 of the crate's documentation live here.
 
 mod asking;
+pub mod copying;
 pub mod dumping;
 pub mod error;
 mod gone;

@@ -72,13 +72,7 @@ impl Report {
 
     /// Logs the destination of a relation's records, and warnings about it.
     pub(super) fn prepared(&self, relation: &Relation, prepared: &Prepared) {
-        let slot = self.slot.as_str();
-        let (schema, table) = (relation.namespace.as_str(), relation.name.as_str());
-        let topic = prepared.topic.as_str();
-        if let Some(warning) = &prepared.warning {
-            warn!(slot, schema, table, topic; "{warning}");
-        }
-        debug!(slot, schema, table, topic, has_key = prepared.has_key; "relation ready");
+        self::prepared(&self.slot, relation, prepared);
     }
 
     /// Logs the end of the stream.
@@ -91,4 +85,14 @@ impl Report {
             records = counters.records, records_per_s = rate, records_refused = refused, turns; "streaming ended"
         );
     }
+}
+
+/// Logs the destination of a relation's records, and warnings about it.
+pub(super) fn prepared(slot: &str, relation: &Relation, prepared: &Prepared) {
+    let (schema, table) = (relation.namespace.as_str(), relation.name.as_str());
+    let topic = prepared.topic.as_str();
+    if let Some(warning) = &prepared.warning {
+        warn!(slot, schema, table, topic; "{warning}");
+    }
+    debug!(slot, schema, table, topic, has_key = prepared.has_key; "relation ready");
 }

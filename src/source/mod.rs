@@ -3,6 +3,7 @@
 pub mod open;
 pub mod options;
 pub mod slot;
+pub mod snapshot;
 pub mod waiting;
 
 use std::os::fd::RawFd;

@@ -13,7 +13,7 @@ use crate::pg::publications::{self, PublishedTable};
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::slots;
 use crate::pg::stream::Stream;
-use crate::pg::{self, Connection, Server, sqlstate};
+use crate::pg::{self, Connection, Kind, Server, sqlstate};
 use crate::position::{self, Disagreement, Facts, Known, Reached, Start, Stored, Switch};
 use crate::pump::Error;
 use crate::source::Feed;
@@ -60,7 +60,7 @@ pub type ReadStore<'a> = dyn FnMut() -> Result<Option<Known>, Error> + 'a;
 /// # Errors
 /// [`Error::Postgres`], [`Error::Setup`], [`Error::Positions`], [`Error::SlotHeld`].
 pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>) -> Result<Started, Error> {
-    let mut connection = connect(source, waiter)?;
+    let mut connection = connect(source, source.engine.kind(), waiter)?;
     let (server, server_version) = (connection.server(), connection.server_version());
     check_version(server_version)?;
     let system = identify(&mut connection, waiter)?.0;
@@ -136,7 +136,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
 /// # Errors
 /// Those of [`start`].
 pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>) -> Result<(), Error> {
-    let mut connection = connect(source, waiter)?;
+    let mut connection = connect(source, source.engine.kind(), waiter)?;
     check_version(connection.server_version())?;
     let database = identify(&mut connection, waiter)?.0.database;
     slot::check_existing(source, &database, &mut connection, waiter)?;
@@ -159,7 +159,7 @@ pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<
 }
 
 /// Returns the cluster, its position, and the history of its timeline.
-fn identify(connection: &mut Connection, waiter: &mut Waiter<'_>) -> Result<(System, Vec<Switch>), Error> {
+pub(super) fn identify(connection: &mut Connection, waiter: &mut Waiter<'_>) -> Result<(System, Vec<Switch>), Error> {
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let system = server::identify_system(connection, wait)?;
     let switches = server::timeline_history(connection, system.timeline, wait)?;
@@ -265,12 +265,12 @@ pub fn check_version(server_version: i32) -> Result<(), Error> {
 }
 
 /// Connects. While the server does not answer, walcat tries again for up to `connect_for`.
-fn connect(source: &Source, waiter: &mut Waiter<'_>) -> Result<Connection, Error> {
+pub(super) fn connect(source: &Source, kind: Kind, waiter: &mut Waiter<'_>) -> Result<Connection, Error> {
     let started = Instant::now();
     let mut told = false;
     loop {
         let dsn = source.dsn.as_deref();
-        let error = match Connection::connect(dsn, source.engine.kind(), &mut |socket, way| waiter.wait(socket, way)) {
+        let error = match Connection::connect(dsn, kind, &mut |socket, way| waiter.wait(socket, way)) {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };

@@ -9,7 +9,7 @@ use log::{info, warn};
 use crate::checks::{TWO_PHASE, two_phase_cure};
 use crate::lsn::Lsn;
 use crate::pg::server;
-use crate::pg::slots::{self, Slot};
+use crate::pg::slots::{self, Created, Slot};
 use crate::pg::{self, Connection, Kind, Server, sqlstate};
 use crate::pump::Error;
 use crate::source::options::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
@@ -72,7 +72,10 @@ pub(crate) fn rehearse(
         (None, SlotMode::Existing | SlotMode::ExistingOrCopy) => Err(missing_slot(&source.slot)),
         (None, mode) => {
             let temporary = mode == SlotMode::Temporary;
-            check_failover(SlotOptions { temporary, failover: source.failover }, connection.server_version())?;
+            check_failover(
+                SlotOptions { temporary, failover: source.failover, exports_snapshot: false },
+                connection.server_version(),
+            )?;
             Ok(None)
         }
     }
@@ -204,8 +207,8 @@ fn create(
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
 ) -> Result<(String, Lsn), Error> {
-    let options = SlotOptions { temporary, failover: source.failover };
-    let lsn = create_slot(source.dsn.as_deref(), &source.slot, options, connection, waiter)?;
+    let options = SlotOptions { temporary, failover: source.failover, exports_snapshot: false };
+    let lsn = create_slot(source.dsn.as_deref(), &source.slot, options, connection, waiter)?.lsn;
     info!(slot = source.slot.as_str(), lsn:% = lsn, temporary, failover = options.failover; "slot created");
     Ok((source.slot.clone(), lsn))
 }
@@ -220,7 +223,7 @@ pub fn create_slot(
     options: SlotOptions,
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
-) -> Result<Lsn, Error> {
+) -> Result<Created, Error> {
     check_failover(options, connection.server_version())?;
     let facts = server::facts(connection, &mut |socket, way| waiter.wait(socket, way))?;
     if facts.wal_level != "logical" {

@@ -37,6 +37,7 @@ mod secrets;
 mod secure;
 mod set_up;
 mod slots;
+mod snapshots;
 mod starvation;
 mod stdout_and_dump;
 mod topics;

@@ -25,16 +25,25 @@ pub struct Ordinal {
 pub struct Numbering {
     unit: Option<Ticket>,
     next: u64,
+    reads: u64,
 }
 
 impl Numbering {
     /// The number of the next change of this unit.
     pub fn next(&mut self, unit: Ticket) -> u64 {
         if self.unit != Some(unit) {
-            *self = Numbering { unit: Some(unit), next: 0 };
+            (self.unit, self.next) = (Some(unit), 0);
         }
         let number = self.next;
         self.next += 1;
+        number
+    }
+
+    /// The number of the next row of a snapshot. All rows of a snapshot have the same LSN, so the numbers do not start again:
+    /// a row must not be taken for another one that was rejected.
+    pub fn next_read(&mut self) -> u64 {
+        let number = self.reads;
+        self.reads += 1;
         number
     }
 }
@@ -139,6 +148,14 @@ mod tests {
         assert_eq!(flight.remove(other, 100), Some((Ticket(8), ordinal(0))));
         assert!(flight.is_empty());
         assert_eq!(flight.bytes(), 0);
+    }
+
+    #[test]
+    fn rows_of_a_snapshot_are_told_apart_across_units() {
+        let mut numbering = Numbering::default();
+        let numbers =
+            [numbering.next_read(), numbering.next(Ticket(1)), numbering.next_read(), numbering.next(Ticket(2))];
+        assert_eq!((numbers, numbering.next_read()), ([0, 0, 1, 0], 2));
     }
 
     #[test]

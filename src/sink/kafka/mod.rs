@@ -269,7 +269,10 @@ impl KafkaSink {
         // Allocates nothing unless a record is rejected.
         let (mut known, mut refused) = (Vec::new(), Vec::new());
         let lsn = change.position.unit_lsn();
-        let number = self.numbering.next(ticket);
+        let number = match change.operation {
+            Operation::Read { .. } => self.numbering.next_read(),
+            _ => self.numbering.next(ticket),
+        };
         for record in records.iter() {
             let ordinal = Ordinal { change: number, record: taken.records };
             taken.records += 1;

@@ -19,6 +19,8 @@ pub struct SlotOptions {
     /// Standbys keep a copy of the slot. Omitted before version 17, which does not support it, and for a temporary
     /// slot, which cannot have one.
     pub failover: bool,
+    /// The snapshot of the slot's consistent point is exported; otherwise there is none.
+    pub exports_snapshot: bool,
 }
 
 /// The parameters of a stream.
@@ -38,16 +40,19 @@ pub fn identify_system() -> String {
     "IDENTIFY_SYSTEM".to_owned()
 }
 
-/// `CREATE_REPLICATION_SLOT` for pgoutput, without a snapshot, in the syntax of the server's version.
+/// `CREATE_REPLICATION_SLOT` for pgoutput, in the syntax of the server's version.
 #[must_use]
 pub fn create_replication_slot(name: &str, options: SlotOptions, server_version: i32) -> String {
     let name = quote_identifier(name);
     let temporary = if options.temporary { " TEMPORARY" } else { "" };
     let failover = options.failover && !options.temporary && server_version >= FAILOVER_SINCE;
-    let list = match (server_version >= OPTION_LIST_SINCE, failover) {
-        (false, _) => "NOEXPORT_SNAPSHOT",
-        (true, false) => "(SNAPSHOT 'nothing')",
-        (true, true) => "(SNAPSHOT 'nothing', FAILOVER 'true')",
+    let list = match (server_version >= OPTION_LIST_SINCE, options.exports_snapshot) {
+        (false, false) => "NOEXPORT_SNAPSHOT".to_owned(),
+        (false, true) => "EXPORT_SNAPSHOT".to_owned(),
+        (true, exports) => {
+            let snapshot = if exports { "export" } else { "nothing" };
+            format!("(SNAPSHOT '{snapshot}'{})", if failover { ", FAILOVER 'true'" } else { "" })
+        }
     };
     format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {list}")
 }
@@ -111,10 +116,13 @@ mod tests {
     #[test]
     fn a_slot_is_created_in_the_syntax_of_the_version() {
         let permanent = SlotOptions::default();
-        let temporary = SlotOptions { temporary: true, failover: false };
-        let failover = SlotOptions { temporary: false, failover: true };
-        let both = SlotOptions { temporary: true, failover: true };
+        let temporary = SlotOptions { temporary: true, failover: false, exports_snapshot: false };
+        let failover = SlotOptions { temporary: false, failover: true, exports_snapshot: false };
+        let both = SlotOptions { temporary: true, failover: true, exports_snapshot: false };
+        let export = SlotOptions { exports_snapshot: true, ..temporary };
         for (version, options, text) in [
+            (140_023, export, "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT"),
+            (150_018, export, "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')"),
             (140_023, permanent, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT"),
             (140_023, both, "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT"),
             (150_018, permanent, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'nothing')"),
