@@ -113,6 +113,8 @@ pub struct Session {
     delivered_before: Lsn,
     /// The transaction that was read in part when the session was closed; the server sends it first.
     again: Option<Open>,
+    /// The end of records that earlier connections passed to the sink, from transactions that are read again.
+    records_taken: Lsn,
     counters: Counters,
 }
 
@@ -134,6 +136,7 @@ impl Session {
             sequence: 0,
             delivered_before: Lsn::INVALID,
             again: None,
+            records_taken: Lsn::INVALID,
             counters: Counters::default(),
         };
         session.reach(options.start);
@@ -162,7 +165,7 @@ impl Session {
             Some(Open { ticket: Some(_), transaction, .. }) => Lsn(transaction.commit_lsn.0 + 1),
             _ => Lsn::INVALID,
         };
-        in_flight.max(open).max(self.feedback.records_end())
+        in_flight.max(open).max(self.feedback.records_end()).max(self.records_taken)
     }
 
     /// Gives up every position past `limit`, because the WAL of the new server differs after it. Records end before it; an
@@ -170,6 +173,7 @@ impl Session {
     pub fn cut(&mut self, limit: Lsn) {
         self.ring.cut(limit);
         self.feedback.cut(limit);
+        self.records_taken = self.records_taken.min(limit);
     }
 
     /// Moves a target that lies past `limit`, because the WAL of the new server differs after it.
@@ -192,6 +196,7 @@ impl Session {
     /// # Errors
     /// [`Error::Ticket`], which is a defect.
     pub fn reconnected(&mut self, now: Instant) -> Result<(), Error> {
+        self.records_taken = self.records_end();
         if let Some(Open { ticket: Some(ticket), .. }) = self.partly_read() {
             // Its records settle like any others, and confirm nothing.
             self.ring.seal(ticket, Lsn::INVALID)?;
@@ -204,6 +209,8 @@ impl Session {
 
     /// Prepares for a new connection that starts again at the stored position: nothing in flight will be delivered.
     pub fn restarted(&mut self, now: Instant) {
+        // Some of them may have been delivered.
+        self.records_taken = self.records_end();
         self.ring.clear();
         self.phase = Phase::Between;
         self.again = None;

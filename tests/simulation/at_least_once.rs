@@ -67,6 +67,7 @@ impl AtLeastOnce {
         let (start, identity) = (start.lsn, identity(&facts, start));
         store.begin(identity.at(start, Lsn::INVALID), world.now).expect("a state file");
         world.promise.store_accepted();
+        world.promise.forget_delivered();
         let confirming = if path.is_some() { Confirming::Stored } else { Confirming::Yes };
         let mut session = Session::new(options(start, confirming, &mut world.random), world.now);
         session.pass_before(start);

@@ -16,6 +16,8 @@ pub struct Promise {
     again_accepted: BTreeSet<u64>,
     /// What consumers have and no server has, as reported to the operator.
     ghosts_told: BTreeSet<u64>,
+    /// What earlier processes delivered. With at-least-once delivery a new process does not know all of it.
+    delivered_before: BTreeSet<u64>,
     /// The stored records that were reported: the store that has the record, and its position. If the acceptance was not
     /// stored, walcat may refuse the record again.
     refused: BTreeSet<(String, u64)>,
@@ -31,9 +33,15 @@ impl Promise {
             missing_accepted: BTreeSet::new(),
             again_accepted: BTreeSet::new(),
             ghosts_told: BTreeSet::new(),
+            delivered_before: BTreeSet::new(),
             refused: BTreeSet::new(),
             slot_moved_to: 0,
         }
+    }
+
+    /// A process starts that knows only what is stored.
+    pub fn forget_delivered(&mut self) {
+        self.delivered_before = self.delivered.clone();
     }
 
     /// A consumer receives a record.
@@ -81,6 +89,10 @@ impl Promise {
             let lost = unit.ids().into_iter().find(|id| !self.has(*id));
             assert_eq!(lost, None, "seed {}: missing at the end: {unit:?}", self.seed);
         }
+        let present: BTreeSet<u64> = postgres.units.iter().flat_map(Unit::ids).collect();
+        let is_known = |id: &u64| self.ghosts_told.contains(id) || self.delivered_before.contains(id);
+        let untold = self.delivered.iter().find(|id| !present.contains(id) && !is_known(id));
+        assert_eq!(untold, None, "seed {}: the server lost a delivered record, and nobody was told", self.seed);
     }
 
     /// Checks that the message of a walcat that stops is true.
