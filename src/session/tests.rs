@@ -205,7 +205,11 @@ fn records_of_a_transaction_that_was_read_in_part_are_records() {
     change(&mut session, &insert(30));
     assert_eq!((session.resume_lsn(), session.records_end()), (Lsn(40), Lsn(51)));
     session.reconnected(Instant::now()).unwrap();
-    assert_eq!(session.records_end(), Lsn(51), "some of them may have been delivered, and the transaction is read again");
+    assert_eq!(
+        session.records_end(),
+        Lsn(51),
+        "some of them may have been delivered, and the transaction is read again"
+    );
     session.restarted(Instant::now());
     assert_eq!(session.records_end(), Lsn(51));
     session.cut(Lsn(45));

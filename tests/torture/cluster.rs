@@ -27,6 +27,9 @@ const PASSWORD: &str = "torture";
 /// How long a standby may need to catch up.
 const STANDBY_DEADLINE: Duration = Duration::from_secs(120);
 
+/// How long the slot may take to pass the position at which the standby was made.
+const SLOT_COPY_DEADLINE: Duration = Duration::from_secs(900);
+
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -237,17 +240,30 @@ impl Cluster {
         self.sql_at(port, "postgres", sql)
     }
 
-    /// Whether the standby has a copy of the slot that survives a promotion. This requires writes on the primary.
+    /// Whether the standby has a copy of the slot that survives a promotion. This requires writes on the primary. The copy is
+    /// kept once the slot has passed the position at which the standby was made: a backlog may take its time, but the slot
+    /// must move.
     pub fn wait_for_slot_copy(&self) -> Result<bool> {
         let question = format!(
             "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{SLOT}' AND synced AND NOT temporary"
         );
-        self.wait(|| {
-            self.sql("SELECT pg_log_standby_snapshot()")?;
-            // The slot sync worker sleeps longer and longer while nothing changes; this wakes it.
-            self.standby_sql("SELECT pg_reload_conf()")?;
-            Ok(self.standby_sql(&question)? == "1")
-        })
+        let position = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{SLOT}'");
+        let deadline = Instant::now() + SLOT_COPY_DEADLINE;
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            let is_copied = self.wait(|| {
+                self.sql("SELECT pg_log_standby_snapshot()")?;
+                // The slot sync worker sleeps longer and longer while nothing changes; this wakes it.
+                self.standby_sql("SELECT pg_reload_conf()")?;
+                Ok(self.standby_sql(&question)? == "1")
+            })?;
+            let now = self.sql(&position)?;
+            if is_copied || now == last {
+                return Ok(is_copied);
+            }
+            last = now;
+        }
+        Ok(false)
     }
 
     /// Whether the standby has everything that was written. There must be no writes meanwhile.
