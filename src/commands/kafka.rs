@@ -16,6 +16,7 @@ use crate::sink;
 use crate::sink::kafka::client::admin::AdminError;
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::client::producer;
+use crate::sink::kafka::delivery::Settings as Delivery;
 use crate::sink::kafka::refusals::dead_letters::OnError;
 use crate::sink::kafka::{self, TopicTemplate};
 use crate::source::open::Started;
@@ -38,10 +39,7 @@ const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
 /// librdkafka's own bound.
 const SOCKET_TIMEOUT_MS_MAX: u128 = 300_000;
 
-pub(super) fn sink_settings(
-    settings: &StreamSettings,
-    transactions: Option<kafka::exactly_once::Settings>,
-) -> kafka::Settings {
+pub(super) fn sink_settings(settings: &StreamSettings, delivery: Delivery) -> kafka::Settings {
     let topics = &settings.topics;
     kafka::Settings {
         memory_bytes_max: usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX),
@@ -56,7 +54,7 @@ pub(super) fn sink_settings(
                 OnError::DeadLetter { topic: settings.dead_letter_topic.clone().unwrap_or_default() }
             }
         },
-        transactions,
+        delivery,
     }
 }
 
@@ -168,14 +166,16 @@ fn transaction_timeout(settings: &StreamSettings) -> Result<Duration, Error> {
 }
 
 /// The settings of Kafka transactions for a stream; none with at-least-once delivery.
-pub(super) fn transactions(
-    settings: &StreamSettings,
-    started: &Started,
-) -> Result<Option<kafka::exactly_once::Settings>, Error> {
-    if settings.delivery == config::Delivery::AtLeastOnce {
-        return Ok(None);
-    }
-    Ok(Some(kafka::exactly_once::Settings {
+/// At-least-once or exactly-once, for the stream that has started.
+pub(super) fn delivery(settings: &StreamSettings, started: &Started) -> Result<Delivery, Error> {
+    Ok(match settings.delivery {
+        config::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
+        config::Delivery::ExactlyOnce => Delivery::ExactlyOnce(Box::new(transactions(settings, started)?)),
+    })
+}
+
+fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::exactly_once::Settings, Error> {
+    Ok(kafka::exactly_once::Settings {
         interval: settings.transaction.interval,
         records_max: u64::from(settings.transaction.records_max),
         timeout: transaction_timeout(settings)?,
@@ -190,7 +190,7 @@ pub(super) fn transactions(
         database: started.system.database.clone(),
         slot_at: started.facts.confirmed,
         read_topics: started.read_tables.iter().map(|table| topic_of(settings, table)).collect(),
-    }))
+    })
 }
 
 fn topic_of(settings: &StreamSettings, table: &PublishedTable) -> String {

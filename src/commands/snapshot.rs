@@ -12,6 +12,7 @@ use crate::pump::copying::{Copying, Parts};
 use crate::record::Encoder;
 use crate::signal::StopSignals;
 use crate::sink;
+use crate::sink::kafka::delivery;
 use crate::source::snapshot::{self, Opened, Request};
 use crate::source::waiting::Waiter;
 use crate::wire::replication::command::SlotOptions;
@@ -47,7 +48,7 @@ pub(super) fn only(settings: &StreamSettings, mut poller: Poller, mut signals: S
         encoding.source_name = SOURCE_NAME.to_owned();
     }
     let encoder = Encoder::new(&encoding)?;
-    let sink = stream::sink(settings, None, encoder)?;
+    let sink = stream::sink(settings, delivery::Settings::AtLeastOnce, encoder)?;
     let copying = Copying::new(Parts {
         lsn,
         time,

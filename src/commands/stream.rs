@@ -21,7 +21,7 @@ use crate::recording::Header;
 use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 use crate::signal::StopSignals;
 use crate::sink::kafka::client::link::Addresses;
-use crate::sink::kafka::exactly_once;
+use crate::sink::kafka::delivery;
 use crate::sink::stdout::{self, LineForm, LineWriter, StdoutSink};
 use crate::sink::{self, KafkaSink, Sink};
 use crate::source::open::{self, Started};
@@ -225,16 +225,12 @@ fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Res
             lines: LineWriter::new(),
         })));
     }
-    let transactions = kafka::transactions(settings, started)?;
-    Ok(Output::Records(sink(settings, transactions, encoder)?))
+    let delivery = kafka::delivery(settings, started)?;
+    Ok(Output::Records(sink(settings, delivery, encoder)?))
 }
 
 /// The sink for records.
-pub(super) fn sink(
-    settings: &StreamSettings,
-    transactions: Option<exactly_once::Settings>,
-    encoder: Encoder,
-) -> Result<Sink, Error> {
+pub(super) fn sink(settings: &StreamSettings, delivery: delivery::Settings, encoder: Encoder) -> Result<Sink, Error> {
     Ok(match settings.sink {
         config::Sink::Stdout => {
             let lines = match settings.stdout {
@@ -248,7 +244,7 @@ pub(super) fn sink(
                 brokers: settings.brokers.clone().unwrap_or_default(),
                 properties: kafka::producer_properties(settings),
             };
-            let sink = KafkaSink::new(addresses, kafka::sink_settings(settings, transactions), encoder, Instant::now());
+            let sink = KafkaSink::new(addresses, kafka::sink_settings(settings, delivery), encoder, Instant::now());
             Sink::Kafka(Box::new(sink.map_err(sink::Error::from)?))
         }
     })

@@ -8,6 +8,7 @@
 
 pub mod availability;
 pub mod client;
+pub mod delivery;
 pub mod error;
 pub mod exactly_once;
 pub mod flight;
@@ -24,9 +25,9 @@ use self::availability::Availability;
 use self::client::context::Failure;
 use self::client::ffi::RecordHeader;
 use self::client::link::{Addresses, Link, record_size};
-use self::client::producer::Transactional;
 use self::client::request_size::Codec;
 use self::client::transaction_calls::{CallError, is_fenced};
+use self::delivery::Delivery;
 pub use self::error::Error;
 use self::exactly_once::Transactions;
 use self::exactly_once::fence::find_successor;
@@ -58,8 +59,8 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// What to do with a record that Kafka permanently rejects.
     pub on_error: OnError,
-    /// Settings for exactly-once delivery in Kafka transactions; `None` for at-least-once.
-    pub transactions: Option<exactly_once::Settings>,
+    /// At-least-once or exactly-once.
+    pub delivery: delivery::Settings,
 }
 
 /// How to create a missing topic.
@@ -78,7 +79,7 @@ pub struct KafkaSink {
     link: Link,
     encoder: Encoder,
     settings: Settings,
-    transactions: Option<Transactions>,
+    delivery: Delivery,
     availability: Availability,
     waiting: Waiting,
     /// Tickets that settle without a delivery: skipped truncations and rejected records.
@@ -96,14 +97,14 @@ impl KafkaSink {
     /// [`Error::Producer`] if librdkafka rejects a property; [`Error::Os`].
     pub fn new(addresses: Addresses, settings: Settings, encoder: Encoder, now: Instant) -> Result<Self, Error> {
         let availability = Availability::new(settings.stall_timeout, now);
-        let link = Link::new(addresses, transactional(&settings).as_ref())?;
+        let link = Link::new(addresses, settings.delivery.transactional().as_ref())?;
         let too_few_limit = settings.broker_for.map_or(BROKERS_START_LIMIT, |limit| limit.min(BROKERS_START_LIMIT));
         let mut waiting = Waiting::new(settings.create_topics.clone(), too_few_limit);
         waiting.probe(link.admin(), now);
         Ok(KafkaSink {
             link,
             encoder,
-            transactions: settings.transactions.clone().map(Transactions::new),
+            delivery: Delivery::new(&settings.delivery),
             waiting,
             settings,
             availability,
@@ -134,8 +135,8 @@ impl KafkaSink {
         self.dead_letters.begin();
         self.delivering = Delivering::Yes;
         self.numbering = Numbering::default();
-        if self.transactions.as_mut().is_none_or(Transactions::renew) {
-            self.link = Link::new(self.link.copy_addresses(), transactional(&self.settings).as_ref())?;
+        if self.delivery.transactions_mut().is_none_or(Transactions::renew) {
+            self.link = Link::new(self.link.copy_addresses(), self.settings.delivery.transactional().as_ref())?;
             self.waiting.renew();
             self.waiting.probe(self.link.admin(), now);
             self.flight = Flight::default();
@@ -166,7 +167,7 @@ impl KafkaSink {
     /// # Errors
     /// [`Error::FencedBy`]. If Kafka fenced the producer itself, after a timeout, there is nothing more to do.
     pub fn close(&mut self) -> Result<(), Error> {
-        let Some(transactions) = &mut self.transactions else { return Ok(()) };
+        let Some(transactions) = self.delivery.transactions_mut() else { return Ok(()) };
         match transactions.close(&mut self.link) {
             Err(Error::Fenced { .. }) => self.check_successor(),
             _ => Ok(()),
@@ -178,7 +179,7 @@ impl KafkaSink {
     /// # Errors
     /// [`Error::FencedBy`].
     pub fn check_successor(&self) -> Result<(), Error> {
-        let Some(transactions) = &self.transactions else { return Ok(()) };
+        let Some(transactions) = self.delivery.transactions() else { return Ok(()) };
         match find_successor(&self.link, transactions, String::new()) {
             fenced @ Error::FencedBy { .. } => Err(fenced),
             _ => Ok(()),
@@ -188,17 +189,17 @@ impl KafkaSink {
     /// Whether records are delivered in Kafka transactions.
     #[must_use]
     pub fn is_transactional(&self) -> bool {
-        self.transactions.is_some()
+        self.delivery.transactions().is_some()
     }
 
     /// The transactions of exactly-once delivery.
     pub fn transactions(&mut self) -> Option<&mut Transactions> {
-        self.transactions.as_mut()
+        self.delivery.transactions_mut()
     }
 
     /// A PostgreSQL transaction, or a message outside a transaction, is complete.
     pub fn seal(&mut self, sealed: Sealed) {
-        if let Some(transactions) = &mut self.transactions {
+        if let Some(transactions) = self.delivery.transactions_mut() {
             transactions.seal(sealed);
         }
     }
@@ -237,7 +238,7 @@ impl KafkaSink {
     /// Everything up to this position is delivered and is not read again.
     pub fn has_delivered(&mut self, lsn: Lsn) {
         // With transactions, the stored position takes this role.
-        if self.transactions.is_none() {
+        if !self.is_transactional() {
             self.dead_letters.forget_before(lsn);
         }
     }
@@ -249,7 +250,7 @@ impl KafkaSink {
             && matches!(self.delivering, Delivering::Yes)
             && self.flight.bytes() < self.settings.memory_bytes_max
             && self.flight.records() < RECORDS_IN_FLIGHT_MAX as usize
-            && self.transactions.as_ref().is_none_or(|transactions| transactions.has_room(now))
+            && self.delivery.transactions().is_none_or(|transactions| transactions.has_room(now))
     }
 
     /// Encodes a change and queues its records. Call it only while [`KafkaSink::has_room`].
@@ -261,7 +262,7 @@ impl KafkaSink {
         if change.relation.is_none() {
             self.link.open_messages(self.encoder.message_topic())?;
         }
-        if let Some(transactions) = &mut self.transactions {
+        if let Some(transactions) = self.delivery.transactions_mut() {
             transactions.open(now);
         }
         let records = self.encoder.encode(change)?;
@@ -316,7 +317,7 @@ impl KafkaSink {
         for new in refused {
             self.pass_new(ticket, new, now)?;
         }
-        if let Some(transactions) = &mut self.transactions {
+        if let Some(transactions) = self.delivery.transactions_mut() {
             transactions.take(ticket, taken.records, change.position.transaction.is_some());
         }
         Ok(taken)
@@ -342,7 +343,7 @@ impl KafkaSink {
         }
         self.waiting.tick(now);
         self.availability.tick(self.is_under_way(), now);
-        if self.transactions.as_ref().is_some_and(|transactions| transactions.rests()) {
+        if self.delivery.transactions().is_some_and(|transactions| transactions.rests()) {
             self.availability.rest(now);
         }
         if matches!(self.delivering, Delivering::Yes) {
@@ -373,7 +374,9 @@ impl KafkaSink {
         if let Some(ticket) = self.skipped.pop_front() {
             return Some(Settled::Delivered(ticket, 1));
         }
-        if let Some((ticket, records)) = self.transactions.as_mut().and_then(|transactions| transactions.settled()) {
+        if let Some((ticket, records)) =
+            self.delivery.transactions_mut().and_then(|transactions| transactions.settled())
+        {
             return Some(Settled::Delivered(ticket, records));
         }
         loop {
@@ -381,14 +384,14 @@ impl KafkaSink {
             let record = self.flight.remove(report.number, report.size + RECORD_OVERHEAD_BYTES);
             if let Some(failure) = report.failure {
                 // Records of an aborted transaction are purged and sent again.
-                if self.transactions.as_ref().is_some_and(|transactions| transactions.is_closed()) {
+                if self.delivery.transactions().is_some_and(|transactions| transactions.is_closed()) {
                     continue;
                 }
                 let (ticket, ordinal) = record.unwrap_or(OWN_RECORD);
                 return Some(Settled::Refused(ticket, ordinal, failure));
             }
             self.availability.delivered(now);
-            match (&mut self.transactions, record) {
+            match (self.delivery.transactions_mut(), record) {
                 (None, Some((ticket, _))) => {
                     self.availability.committed();
                     return Some(Settled::Delivered(ticket, 1));
@@ -400,7 +403,7 @@ impl KafkaSink {
     }
 
     fn advance_transactions(&mut self, now: Instant) -> Result<(), Error> {
-        let Some(transactions) = &mut self.transactions else { return Ok(()) };
+        let Some(transactions) = self.delivery.transactions_mut() else { return Ok(()) };
         let (is_outage, was_calling) = (self.availability.outage().is_some(), self.link.is_calling());
         let stored = transactions.stored();
         let result = transactions.advance(&mut self.link, &mut self.waiting, &mut self.flight, is_outage, now);
@@ -441,7 +444,7 @@ impl KafkaSink {
             && self.waiting.is_empty()
             && self.skipped.is_empty()
             && self.link.inbox().reports.is_empty()
-            && self.transactions.as_ref().is_none_or(|transactions| transactions.is_drained())
+            && self.delivery.transactions().is_none_or(|transactions| transactions.is_drained())
     }
 
     /// The time by which [`KafkaSink::serve`] must be called again.
@@ -449,7 +452,7 @@ impl KafkaSink {
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let is_outage = self.availability.outage().is_some();
         let transactions =
-            self.transactions.as_ref().and_then(|transactions| transactions.deadline(&self.flight, is_outage, now));
+            self.delivery.transactions().and_then(|transactions| transactions.deadline(&self.flight, is_outage, now));
         let broker_for = match (self.availability.outage(), self.settings.broker_for) {
             (Some((since, _)), Some(limit)) => Some(since + limit),
             _ => None,
@@ -465,7 +468,7 @@ impl KafkaSink {
             Code::Fatal => {
                 let (code, reason) =
                     client::ffi::fatal_error(self.link.client()).unwrap_or_else(|| (error.code, error.reason.clone()));
-                match &self.transactions {
+                match self.delivery.transactions() {
                     Some(transactions) if is_fenced(code) => Err(find_successor(&self.link, transactions, reason)),
                     Some(transactions) => Err(transactions.explain(CallError { code, reason })),
                     None => Err(Error::Fatal { code, reason }),
@@ -509,7 +512,7 @@ impl KafkaSink {
                 }
                 Release::Skip(ticket) => {
                     // In a transaction it settles together with the other records.
-                    if self.transactions.is_none() {
+                    if !self.is_transactional() {
                         self.skipped.push_back(ticket);
                     }
                     continue;
@@ -538,9 +541,3 @@ impl KafkaSink {
 
 /// A record of walcat itself, which belongs to no entry.
 const OWN_RECORD: (Ticket, Ordinal) = (Ticket(u64::MAX), Ordinal { change: 0, record: 0 });
-
-/// The producer's settings for transactions.
-fn transactional(settings: &Settings) -> Option<Transactional> {
-    let own = settings.transactions.as_ref()?;
-    Some(Transactional { id: own.transactional_id(), timeout: own.timeout })
-}

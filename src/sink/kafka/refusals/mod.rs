@@ -75,7 +75,7 @@ impl KafkaSink {
         now: Instant,
     ) -> Result<(), Error> {
         let refused = Refused { lsn, ordinal, failure };
-        if self.transactions.is_none() {
+        if !self.is_transactional() {
             return self.pass_new(ticket, refused, now);
         }
         self.collect(refused, now);
@@ -148,7 +148,7 @@ impl KafkaSink {
 
     /// The error if no record is at fault except possibly this one, which was reported first.
     fn explain(&mut self, first: Refused) -> Error {
-        match is_of_refused_batch(&first.failure) && self.transactions.is_none() && self.dead_letters.will_differ() {
+        match is_of_refused_batch(&first.failure) && !self.is_transactional() && self.dead_letters.will_differ() {
             true => Error::BatchRefused { topic: first.failure.topic, code: first.failure.code },
             false => self.refusal(first),
         }
@@ -163,7 +163,7 @@ impl KafkaSink {
     }
 
     fn is_checkpoint(&self, failure: &Failure) -> bool {
-        self.transactions.as_ref().is_some_and(|transactions| transactions.settings().topic() == failure.topic)
+        self.delivery.transactions().is_some_and(|transactions| transactions.settings().topic() == failure.topic)
     }
 
     /// How many rejected records were left out.
@@ -225,7 +225,7 @@ impl KafkaSink {
         let Refused { lsn, ordinal, failure } = refused;
         let OnError::DeadLetter { topic } = &self.settings.on_error else {
             // In a transaction it settles together with the other records.
-            if self.transactions.is_none() {
+            if !self.is_transactional() {
                 self.skipped.push_back(ticket);
             }
             return Ok(());
@@ -247,11 +247,11 @@ impl KafkaSink {
         let fatal = ffi::fatal_error(self.link.client());
         // The transaction failed earlier: report that failure.
         let is_consequence = matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight);
-        let cause = match (&self.transactions, &fatal) {
+        let cause = match (self.delivery.transactions(), &fatal) {
             (Some(_), None) if is_consequence => self.link.failure_reason(),
             _ => None,
         };
-        let (link, transactions) = (&self.link, self.transactions.as_ref());
+        let (link, transactions) = (&self.link, self.delivery.transactions());
         if let Some(transactions) = transactions
             && self.is_checkpoint(&failure)
         {
