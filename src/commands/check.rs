@@ -233,7 +233,8 @@ fn kafka(settings: &StreamSettings, found: &Found, commands: &mut Commands, repo
         Err(error) => return report.line(&checks::brokers(brokers, Some((error.to_string(), error.hint())))),
     };
     report.line(&checks::brokers(brokers, None))?;
-    if let (config::Delivery::ExactlyOnce, Some(system)) = (settings.delivery, &found.system) {
+    let keeps_topic = settings.state.topic && !stream::is_look(settings);
+    if let (true, Some(system)) = (keeps_topic || settings.delivery == config::Delivery::ExactlyOnce, &found.system) {
         let topic = checkpoint::topic(&system.identifier, &system.database, &settings.slot);
         let facts = topic_facts(inquiry.cleanup_policy(&topic), || creation(&inquiry, checkpoint_topic(&topic)));
         report.line(&checks::checkpoint_topic(&topic, &facts))?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
+use super::stream;
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
 use crate::lsn::Lsn;
@@ -18,7 +19,7 @@ use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::client::producer;
 use crate::sink::kafka::delivery::Settings as Delivery;
 use crate::sink::kafka::refusals::dead_letters::OnError;
-use crate::sink::kafka::{self, TopicTemplate};
+use crate::sink::kafka::{self, TopicTemplate, state_topic};
 use crate::source::open::Started;
 use crate::source::waiting::Waiter;
 
@@ -169,7 +170,10 @@ fn transaction_timeout(settings: &StreamSettings) -> Result<Duration, Error> {
 /// At-least-once or exactly-once, for the stream that has started.
 pub(super) fn delivery(settings: &StreamSettings, started: &Started) -> Result<Delivery, Error> {
     Ok(match settings.delivery {
-        config::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
+        config::Delivery::AtLeastOnce => {
+            let is_kept = settings.state.topic && !stream::is_look(settings);
+            Delivery::AtLeastOnce(is_kept.then(|| state_topic(settings, started)))
+        }
         config::Delivery::ExactlyOnce => Delivery::ExactlyOnce(Box::new(transactions(settings, started)?)),
     })
 }
@@ -191,6 +195,17 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::e
         slot_at: started.facts.confirmed,
         read_topics: started.read_tables.iter().map(|table| topic_of(settings, table)).collect(),
     })
+}
+
+fn state_topic(settings: &StreamSettings, started: &Started) -> state_topic::Settings {
+    state_topic::Settings {
+        interval: settings.state.interval,
+        system_identifier: started.system.identifier.clone(),
+        database: started.system.database.clone(),
+        slot: settings.slot.clone(),
+        slot_at: started.facts.confirmed,
+        read_topics: started.read_tables.iter().map(|table| topic_of(settings, table)).collect(),
+    }
 }
 
 fn topic_of(settings: &StreamSettings, table: &PublishedTable) -> String {

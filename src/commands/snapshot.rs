@@ -48,7 +48,7 @@ pub(super) fn only(settings: &StreamSettings, mut poller: Poller, mut signals: S
         encoding.source_name = SOURCE_NAME.to_owned();
     }
     let encoder = Encoder::new(&encoding)?;
-    let sink = stream::sink(settings, delivery::Settings::AtLeastOnce, encoder)?;
+    let sink = stream::sink(settings, delivery::Settings::AtLeastOnce(None), encoder)?;
     let copying = Copying::new(Parts {
         lsn,
         time,

@@ -158,10 +158,11 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
     let options = Options {
         start: started.start,
         goal,
-        confirming: match (is_look(settings), settings.delivery, &settings.state.file) {
+        confirming: match (is_look(settings), settings.delivery, settings.state.file.is_some() || settings.state.topic)
+        {
             (true, ..) => Confirming::Never,
-            (false, config::Delivery::ExactlyOnce, _) | (false, _, Some(_)) => Confirming::Stored,
-            (false, config::Delivery::AtLeastOnce, None) => Confirming::Yes,
+            (false, config::Delivery::ExactlyOnce, _) | (false, _, true) => Confirming::Stored,
+            (false, config::Delivery::AtLeastOnce, false) => Confirming::Yes,
         },
         clock: if settings.dump.is_some() { EnvelopeClock::Commit } else { EnvelopeClock::Processing },
         truncations: match settings.truncate {

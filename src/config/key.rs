@@ -45,6 +45,7 @@ pub enum Key {
     RetryFor,
     RetryBrokerFor,
     StateFile,
+    StateTopic,
     StateInterval,
     TransactionInterval,
     TransactionMaxRecords,
@@ -114,7 +115,7 @@ const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static 
 impl Key {
     /// Every setting, in the order of the enum and of the manual.
     #[rustfmt::skip]
-    pub const ALL: [Row; 50] = [
+    pub const ALL: [Row; 51] = [
         row(Key::Dsn, "dsn", Kind::Text, None,
             "Connect to this database: a conninfo string or a URI, as psql accepts"),
         row(Key::Slot, "slot", Kind::Text, None,
@@ -189,8 +190,10 @@ impl Key {
             "Wait this long for Kafka once a broker has answered"),
         row(Key::StateFile, "state.file", Kind::Text, None,
             "Store the last delivered position in this file"),
+        row(Key::StateTopic, "state.topic", Kind::Bool, Some("false"),
+            "Store the last delivered position in a compacted topic"),
         row(Key::StateInterval, "state.interval", Kind::Duration, Some("1s"),
-            "Write the state file at most this often"),
+            "Store the position at most this often"),
         row(Key::TransactionInterval, "transaction.interval", Kind::Duration, Some("100ms"),
             "Keep a Kafka transaction open this long for more PostgreSQL transactions"),
         row(Key::TransactionMaxRecords, "transaction.max_records", Kind::Integer, Some("50000"),

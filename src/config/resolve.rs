@@ -249,6 +249,7 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         },
         state: State {
             file: layers.optional(Key::StateFile, value::not_empty)?.map(PathBuf::from),
+            topic: layers.is_on(Key::StateTopic)?,
             interval: layers.required(Key::StateInterval, |text| parse_duration(text, STATE_INTERVAL_BOUNDS))?,
         },
         transaction: Transaction {
@@ -340,6 +341,21 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
         ] {
             if is_set {
                 let places = Box::new([layers.place(Key::SnapshotMode), layers.place(other)]);
+                return Err(ConfigError::Contradiction { places, why });
+            }
+        }
+    }
+    if settings.state.topic && settings.dump.is_none() && settings.snapshot.mode != SnapshotMode::Only {
+        let is_exactly_once = settings.delivery == Delivery::ExactlyOnce;
+        for (other, is_set, why) in [
+            (Key::StateFile, settings.state.file.is_some(), "the position is stored in one place"),
+            (Key::Delivery, is_exactly_once, "exactly-once delivery stores the position in Kafka"),
+            (Key::Sink, settings.sink == Sink::Stdout, "stdout has no topics"),
+            (Key::TemporarySlot, settings.temporary_slot, "a temporary slot has no position to resume from"),
+            (Key::Startpos, settings.startpos.is_some(), "the stream starts at the position in the topic"),
+        ] {
+            if is_set {
+                let places = Box::new([layers.place(Key::StateTopic), layers.place(other)]);
                 return Err(ConfigError::Contradiction { places, why });
             }
         }

@@ -171,6 +171,8 @@ pub struct Retry {
 pub struct State {
     /// The file with the delivered position.
     pub file: Option<PathBuf>,
+    /// Whether the position is kept in a topic.
+    pub topic: bool,
     /// The shortest time between two writes.
     pub interval: Duration,
 }

@@ -298,6 +298,26 @@ fn settings_that_contradict_each_other_in_one_layer_are_refused() {
 }
 
 #[test]
+fn a_state_topic_is_the_only_place_of_the_position_and_needs_kafka_and_a_permanent_slot() {
+    for (key, text) in [
+        (Key::StateFile, "/var/lib/walcat/s"),
+        (Key::Delivery, "exactly-once"),
+        (Key::Sink, "stdout"),
+        (Key::TemporarySlot, "true"),
+        (Key::Startpos, "0/10"),
+    ] {
+        let file = match key {
+            Key::StateFile => format!("{REQUIRED}[state]\ntopic = true\nfile = '{text}'\n"),
+            _ => format!("{REQUIRED}{}[state]\ntopic = true\n", in_file(key, text)),
+        };
+        let error = Case { file: &file, ..NOTHING }.error();
+        assert!(error.to_string().contains("state.topic"), "{key}: {error}");
+        assert!(matches!(error, ConfigError::Contradiction { .. }), "{error}");
+        assert_eq!(error.exit_code(), ExitCode::Setup, "{error}");
+    }
+}
+
+#[test]
 fn between_settings_that_contradict_each_other_the_higher_layer_wins() {
     let file = format!("{REQUIRED}once = true\ncreate_slot = true\nsink = 'stdout'\nstdout = 'record'\nquiet = true\n");
     let flags = [(Key::Endpos, "0/10"), (Key::TemporarySlot, "true"), (Key::Dump, "json"), (Key::Verbose, "1")];

@@ -116,7 +116,7 @@ pub enum Disagreement {
     /// A slot that was read has no checkpoint.
     #[error(
         "{store} does not exist, but the slot {slot} at {confirmed} has been read{}: the topic was deleted or emptied, \
-         or the slot was read without exactly-once delivery",
+         or the slot was read without it",
         if known.is_valid() { format!(" by this process up to {known}") } else { String::new() }
     )]
     NoCheckpoint { store: String, slot: String, confirmed: Lsn, known: Lsn },

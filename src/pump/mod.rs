@@ -309,6 +309,11 @@ impl Pump {
         self.new_slot = None;
         let full_keys = known.map(|known| known.stored.full_keys).unwrap_or_default();
         place.begin_at(start, self.facts.timeline, full_keys.clone());
+        if !place.is_read_at_each_start() {
+            self.identity.records = start.records;
+            self.identity.full_keys.clone_from(&full_keys);
+            place.begin(self.identity.at(start.lsn, Lsn::INVALID), Instant::now())?;
+        }
         self.output.encoder().restore_full_keys(&full_keys);
         self.session.begin_at(start.lsn);
         self.feed.pass_before(start.lsn);

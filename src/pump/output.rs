@@ -12,7 +12,7 @@ use crate::limits::STDOUT_BUFFER_BYTES;
 use crate::lsn::Lsn;
 use crate::record::Encoder;
 use crate::session::Session;
-use crate::sink::kafka::exactly_once::Transactions;
+use crate::sink::kafka::delivery::Delivery;
 use crate::sink::stdout::LineWriter;
 use crate::sink::{self, Settled, Sink};
 
@@ -33,10 +33,10 @@ pub struct Dump {
 }
 
 impl Output {
-    /// The Kafka transactions of exactly-once delivery.
-    pub(super) fn transactions(&mut self) -> Option<&mut Transactions> {
+    /// How Kafka's records are delivered, which says whether Kafka keeps the positions.
+    pub(super) fn kafka_delivery(&mut self) -> Option<&mut Delivery> {
         match self {
-            Output::Records(Sink::Kafka(kafka)) => kafka.transactions(),
+            Output::Records(Sink::Kafka(kafka)) => Some(kafka.delivery()),
             _ => None,
         }
     }

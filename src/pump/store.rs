@@ -1,4 +1,5 @@
-//! Where delivered positions are kept, as the loop sees it: in the slot alone, in a state file, or in Kafka transactions.
+//! Where delivered positions are kept, as the loop sees it: in the slot alone, in a state file, in a topic, or in Kafka
+//! transactions.
 //! The loop offers a position, confirms what is stored, and judges what was found; it does not ask where that is.
 //!
 //! Store first, confirm second: walcat confirms a delivered position to PostgreSQL only after the store has it.
@@ -10,7 +11,9 @@ use super::output::Output;
 use crate::feedback::Feedback;
 use crate::lsn::Lsn;
 use crate::position::{FullKeys, Identity, Known, Start, Stored, Vouched};
+use crate::sink::kafka::delivery::Delivery;
 use crate::sink::kafka::exactly_once::Transactions;
+use crate::sink::kafka::state_topic::StateTopic;
 use crate::state_file::StateFile;
 
 /// Where delivered positions are kept. Borrowed from its owner for one step of the loop.
@@ -19,6 +22,8 @@ pub enum Store<'a> {
     Slot,
     /// In the state file too.
     File(&'a mut StateFile),
+    /// In a topic, which the sink owns.
+    Topic(&'a mut StateTopic),
     /// In the Kafka transactions of exactly-once delivery, which the sink owns.
     Transactions(&'a mut Transactions),
 }
@@ -55,9 +60,10 @@ impl<'a> Store<'a> {
 
     /// The store of a run.
     pub(super) fn of(file: &'a mut Option<StateFile>, output: &'a mut Output) -> Self {
-        match output.transactions() {
-            Some(transactions) => Store::Transactions(transactions),
-            None => Store::on_disk(file),
+        match output.kafka_delivery() {
+            Some(Delivery::ExactlyOnce(transactions)) => Store::Transactions(transactions),
+            Some(Delivery::AtLeastOnce(Some(state))) => Store::Topic(state),
+            Some(Delivery::AtLeastOnce(None)) | None => Store::on_disk(file),
         }
     }
 
@@ -71,7 +77,7 @@ impl<'a> Store<'a> {
                 file.reload()?;
                 Ok(file.stored().map(|stored| Known { stored: stored.clone(), store: file.name() }))
             }
-            Store::Slot | Store::Transactions(_) => Ok(None),
+            Store::Slot | Store::Topic(_) | Store::Transactions(_) => Ok(None),
         }
     }
 
@@ -80,7 +86,7 @@ impl<'a> Store<'a> {
     pub fn full_keys(&self) -> FullKeys {
         match self {
             Store::File(file) => file.stored().map(|stored| stored.full_keys.clone()).unwrap_or_default(),
-            Store::Slot | Store::Transactions(_) => FullKeys::new(),
+            Store::Slot | Store::Topic(_) | Store::Transactions(_) => FullKeys::new(),
         }
     }
 
@@ -92,21 +98,31 @@ impl<'a> Store<'a> {
 
     /// What was read after the start of the stream, until [`Store::begin_at`] has taken the verdict on it.
     pub(super) fn found(&self) -> Option<Found> {
-        let Store::Transactions(transactions) = self else { return None };
-        let found = transactions.found()?;
+        let (found, topic, known) = match self {
+            Store::Slot | Store::File(_) => return None,
+            // It is read once in the life of the process.
+            Store::Topic(state) => (state.found()?.clone(), state.topic().to_owned(), Lsn::INVALID),
+            Store::Transactions(transactions) => {
+                (transactions.found()?, transactions.settings().topic(), transactions.known())
+            }
+        };
         Some(Found {
-            store: format!("the checkpoint in the topic {}", transactions.settings().topic()),
+            store: format!("the checkpoint in the topic {topic}"),
             stored: found.stored,
             unread_slot_at: found.unread_slot_at,
-            known: transactions.known(),
+            known,
         })
     }
 
     /// The stream continues at this position of this timeline, after what was found was judged.
     pub(super) fn begin_at(&mut self, start: Start, timeline: u32, full_keys: FullKeys) {
-        if let Store::Transactions(transactions) = self {
-            transactions.keep_full_keys(full_keys);
-            transactions.begin_at(start, timeline);
+        match self {
+            Store::Slot | Store::File(_) => {}
+            Store::Topic(state) => state.begin_at(),
+            Store::Transactions(transactions) => {
+                transactions.keep_full_keys(full_keys);
+                transactions.begin_at(start, timeline);
+            }
         }
     }
 
@@ -114,6 +130,7 @@ impl<'a> Store<'a> {
     pub(super) fn has_begun(&self) -> bool {
         match self {
             Store::Slot | Store::File(_) => true,
+            Store::Topic(state) => state.has_begun(),
             Store::Transactions(transactions) => transactions.has_begun(),
         }
     }
@@ -125,6 +142,10 @@ impl<'a> Store<'a> {
     pub fn begin(&mut self, position: Stored, now: Instant) -> Result<(), Error> {
         match self {
             Store::File(file) if file.stored() != Some(&position) => Ok(file.write(position, now)?),
+            Store::Topic(state) => {
+                state.begin(position);
+                Ok(())
+            }
             Store::File(_) | Store::Slot | Store::Transactions(_) => Ok(()),
         }
     }
@@ -167,6 +188,11 @@ impl<'a> Store<'a> {
                     file.write(identity.at(delivered, records_end), now)?;
                 }
             }
+            Store::Topic(state) => {
+                if state.due_at(delivered, now).is_some_and(|due_at| at_once || now >= due_at) {
+                    state.offer(identity.at(delivered, records_end));
+                }
+            }
             Store::Transactions(transactions) => {
                 if urgency == Urgency::Last {
                     transactions.hurry();
@@ -182,6 +208,7 @@ impl<'a> Store<'a> {
         match self {
             Store::Slot => Lsn::INVALID,
             Store::File(file) => file.end_lsn(),
+            Store::Topic(state) => state.stored(),
             Store::Transactions(transactions) => transactions.stored(),
         }
     }
@@ -191,6 +218,7 @@ impl<'a> Store<'a> {
     pub fn deadline(&self, delivered: Lsn, now: Instant) -> Option<Instant> {
         match self {
             Store::File(file) if delivered > file.end_lsn() => Some(file.due_at(now)),
+            Store::Topic(state) => state.due_at(delivered, now),
             Store::File(_) | Store::Slot | Store::Transactions(_) => None,
         }
     }

@@ -1,5 +1,5 @@
-//! Kafka's ACLs with its own authorizer: the ACLs that walcat(1) lists for exactly-once delivery are sufficient, and walcat
-//! names a missing one.
+//! Kafka's ACLs with its own authorizer: the ACLs that the manual lists for exactly-once delivery and for the state topic are
+//! sufficient, and walcat names a missing one.
 
 #![allow(
     unsafe_code,
@@ -17,7 +17,7 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::exactly_once::checkpoint_topic;
-use crate::servers::{Kafka, Postgres, World};
+use crate::servers::{Kafka, Postgres, World, file};
 use crate::walcat::{Finished, Walcat};
 
 use rd::rd_kafka_AclOperation_t as Operation;
@@ -108,9 +108,18 @@ fn listed(world: &World) -> Vec<Acl> {
     ]
 }
 
+/// The ACLs that walcat.toml(5) lists for the state topic.
+fn listed_for_state(world: &World) -> Vec<Acl> {
+    listed(world).split_off(1)
+}
+
 fn run(world: &World) -> Finished {
+    run_with(world, &["--delivery", "exactly-once"])
+}
+
+fn run_with(world: &World, arguments: &[&str]) -> Finished {
     let variable = |name: &str| world.kafka.variables[name].as_str();
-    let stream: Walcat = world.stream().with(&["--delivery", "exactly-once", "--once"]);
+    let stream: Walcat = world.stream().with(arguments).with(&["--once"]);
     stream
         .with(&["--brokers", variable("SASL_SSL_BROKERS"), "-X", "security.protocol=SASL_SSL"])
         .with(&["-X", "sasl.mechanism=SCRAM-SHA-256", "-X", "sasl.password=env:KAFKA_PASSWORD"])
@@ -121,7 +130,7 @@ fn run(world: &World) -> Finished {
 }
 
 #[test]
-fn exactly_once_works_with_the_acls_that_are_listed_and_names_each_that_is_missing() {
+fn kafkas_stores_work_with_the_acls_that_are_listed_and_name_each_that_is_missing() {
     let kafka = Kafka::start("acls", &["--sasl-ssl", "--acls"]);
     let changed = || {
         let world = World::on(Postgres::shared(), &kafka, TABLE);
@@ -136,9 +145,19 @@ fn exactly_once_works_with_the_acls_that_are_listed_and_names_each_that_is_missi
     world.sql("INSERT INTO t VALUES (2)");
     run(&world).expect_code(0);
 
-    for missing in 0..listed(&world).len() {
+    // Each of the state topic, which is the one of the checkpoints.
+    let state = file("acls.toml", "[state]\ntopic = true\n");
+    let state = ["--config", state.as_str()];
+    let world = changed();
+    allow(&kafka, &listed_for_state(&world));
+    run_with(&world, &state).expect_code(0);
+
+    let exactly_once = ["--delivery", "exactly-once"];
+    // The ACLs for the topic of the changes are the same for both.
+    let cases = (0..6).map(|missing| (missing, &exactly_once)).chain((0..3).map(|missing| (missing, &state)));
+    for (missing, arguments) in cases {
         let world = changed();
-        let mut acls = listed(&world);
+        let mut acls = if arguments == &state { listed_for_state(&world) } else { listed(&world) };
         let Acl { operation, name, .. } = acls.remove(missing);
         allow(&kafka, &acls);
         let before = world.confirmed();
@@ -147,7 +166,7 @@ fn exactly_once_works_with_the_acls_that_are_listed_and_names_each_that_is_missi
             Operation::RD_KAFKA_ACL_OPERATION_READ => "Read",
             _ => "Create",
         };
-        let ended = run(&world);
+        let ended = run_with(&world, arguments);
         println!("without {operation} on {name}:\n{}", ended.log);
         ended.expect_code(77).expect_log(&[&name, operation, "hint: "]);
         assert_eq!(world.confirmed(), before);

@@ -213,6 +213,8 @@ fn check_and_stream_agree_on_kafka() {
         Case::bad("an unknown property", "no such property of librdkafka").flag(&["-X", "lingr.ms=5"]),
         Case::bad("no mechanism", "needs sasl.mechanism").flag(&["-X", "security.protocol=SASL_SSL"]),
         Case { line: "walcat will create it".to_owned(), ..Case::good("topics to be made") }.config(topics),
+        Case { line: "checkpoint topic __walcat.".to_owned(), ..Case::good("a topic for the position") }
+            .config("[state]\ntopic = true\n"),
         Case::bad("topics that Kafka refuses", "Kafka rejects its creation")
             .config(&format!("{topics}properties = {{ \"cleanup.policy\" = \"nonsense\" }}\n")),
         Case::good("exactly once").flag(&["--delivery", "exactly-once"]),

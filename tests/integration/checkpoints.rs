@@ -188,7 +188,10 @@ fn a_slot_that_was_dropped_is_not_recreated_while_its_position_is_stored() {
     let path = file("state.json", "");
     std::fs::remove_file(&path).expect("file");
     let config = file("state.toml", &format!("[state]\nfile = \"{path}\"\n"));
-    for arguments in [vec!["--config", config.as_str()], vec!["--delivery", "exactly-once"]] {
+    let state_topic = file("topic.toml", "[state]\ntopic = true\n");
+    for arguments in
+        [vec!["--config", config.as_str()], vec!["--config", state_topic.as_str()], vec!["--delivery", "exactly-once"]]
+    {
         let world = World::new(TABLE);
         let run = |more: &[&str]| world.stream_to_kafka().with(&arguments).with(&["--once"]).with(more).run();
         world.sql("INSERT INTO t VALUES (1)");

@@ -273,6 +273,14 @@ fn an_idle_position_past_the_fork_loses_nothing_with_at_least_once_delivery() {
 }
 
 #[test]
+fn an_idle_position_past_the_fork_loses_nothing_with_a_state_topic() {
+    for (name, restart) in [("idle-topic", Restart::After), ("idle-topic2", Restart::WasAway)] {
+        let state = "[state]\ntopic = true\ninterval = \"100ms\"\n";
+        fail_over_with_an_idle_position_past_the_fork(name, &[], state, restart);
+    }
+}
+
+#[test]
 fn an_idle_position_past_the_fork_loses_nothing_with_a_state_file() {
     for (name, restart) in [("idle-file", Restart::After), ("idle-file2", Restart::WasAway)] {
         let path = file("state.json", "");

@@ -40,6 +40,15 @@ fn consumer(brokers: &str) -> BaseConsumer {
 
 /// What a `read_committed` consumer sees in a topic now, partition by partition in order.
 pub fn read_committed(brokers: &str, topic: &str) -> Vec<Record> {
+    read_each(brokers, topic, record)
+}
+
+/// The values in a checkpoint topic, as a `read_committed` consumer sees them.
+pub fn read_checkpoints(brokers: &str, topic: &str) -> Vec<serde_json::Value> {
+    read_each(brokers, topic, |message| serde_json::from_slice(message.payload().expect("a value")).expect("JSON"))
+}
+
+fn read_each<T>(brokers: &str, topic: &str, convert: impl Fn(&BorrowedMessage<'_>) -> T) -> Vec<T> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "walcat-tests")
@@ -65,7 +74,7 @@ pub fn read_committed(brokers: &str, topic: &str) -> Vec<Record> {
         match consumer.poll(Duration::from_millis(200)) {
             None => {}
             Some(Ok(message)) => {
-                records.push(record(&message));
+                records.push(convert(&message));
                 deadline = Instant::now() + TIMEOUT;
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),

@@ -39,6 +39,7 @@ mod set_up;
 mod slots;
 mod snapshots;
 mod starvation;
+mod state_topic;
 mod stdout_and_dump;
 mod topics;
 mod verify;

@@ -58,6 +58,15 @@ pub enum Error {
     /// The checkpoint topic was created with the wrong configuration.
     #[error("checkpoint topic {topic} has cleanup.policy={policy}: Kafka would eventually delete the stored position")]
     CheckpointPolicy { topic: String, policy: String },
+    /// A permission for the checkpoint topic is missing.
+    #[error("cannot use [state] topic: {reason} ({code})")]
+    CheckpointDenied { code: Code, reason: String },
+    /// Kafka rejected a record of the checkpoint topic.
+    #[error("cannot store the position in the checkpoint topic {topic}: {code}")]
+    CheckpointRefused { topic: String, code: Code },
+    /// The checkpoint topic is gone while the stream runs.
+    #[error("the checkpoint topic {topic} with the stored position no longer exists: {reason}")]
+    CheckpointGone { topic: String, reason: String },
     /// No broker has ever answered.
     #[error("cannot reach Kafka ({brokers}): {reason}")]
     Unreached { brokers: String, reason: String },
@@ -87,7 +96,9 @@ impl Error {
             | Error::Topic { .. }
             | Error::TransactionTooLong { .. }
             | Error::Checkpoint { .. }
+            | Error::CheckpointGone { .. }
             | Error::CheckpointPolicy { .. } => ExitCode::Setup,
+            Error::CheckpointDenied { .. } => ExitCode::Permission,
             Error::FencedBy { .. } => ExitCode::Fenced,
             Error::Passed { .. } => ExitCode::Data,
             Error::Transactional { code: Code::InvalidTransactionTimeout, .. } => ExitCode::Setup,
@@ -105,6 +116,7 @@ impl Error {
             Error::Read { .. } => ExitCode::Unavailable,
             Error::CreateTopic { code, .. }
             | Error::Refused { code, .. }
+            | Error::CheckpointRefused { code, .. }
             | Error::TopicGone { code, .. }
             | Error::BatchRefused { code, .. } => exit_code_of(*code),
         }
@@ -152,6 +164,17 @@ impl Error {
                 "grant the ACLs for exactly-once delivery: Write on the transactional id, Write and Read on the \
                  checkpoint topic (and Create, unless it exists), and Write on the topics of the changes (and \
                  Create, unless they exist); see walcat(1), exactly-once delivery"
+            }
+            Error::CheckpointDenied { .. } => {
+                "grant the ACLs Write and Read on the checkpoint topic (and Create, unless it exists); see [state] topic \
+                 in walcat.toml(5)"
+            }
+            Error::CheckpointRefused { .. } => {
+                "fix the cause, then start walcat again: the slot still holds the changes"
+            }
+            Error::CheckpointGone { .. } => {
+                "find out what happened to the topic; then start walcat with --accept-gap: it starts at the slot's \
+                 position and delivers everything after it, possibly a second time"
             }
             Error::TransactionTooLong { .. } => {
                 "raise transaction.timeout.ms in [kafka] (and transaction.max.timeout.ms of the brokers), then start \

@@ -13,6 +13,7 @@ pub mod error;
 pub mod exactly_once;
 pub mod flight;
 pub mod refusals;
+pub mod state_topic;
 pub mod topics;
 
 use std::collections::VecDeque;
@@ -29,11 +30,11 @@ use self::client::request_size::Codec;
 use self::client::transaction_calls::{CallError, is_fenced};
 use self::delivery::Delivery;
 pub use self::error::Error;
-use self::exactly_once::Transactions;
 use self::exactly_once::fence::find_successor;
 use self::flight::{Flight, Numbering, Ordinal};
 use self::refusals::Delivering;
 use self::refusals::dead_letters::{DeadLetters, OnError, Refused};
+use self::state_topic::StateTopic;
 use self::topics::{BROKERS_START_LIMIT, HeldRecord, Release, Waiting};
 use super::{Settled, Taken};
 use crate::catalog_facts::CatalogAnswer;
@@ -135,7 +136,7 @@ impl KafkaSink {
         self.dead_letters.begin();
         self.delivering = Delivering::Yes;
         self.numbering = Numbering::default();
-        if self.delivery.transactions_mut().is_none_or(Transactions::renew) {
+        if self.delivery.renew() {
             self.link = Link::new(self.link.copy_addresses(), self.settings.delivery.transactional().as_ref())?;
             self.waiting.renew();
             self.waiting.probe(self.link.admin(), now);
@@ -192,9 +193,9 @@ impl KafkaSink {
         self.delivery.transactions().is_some()
     }
 
-    /// The transactions of exactly-once delivery.
-    pub fn transactions(&mut self) -> Option<&mut Transactions> {
-        self.delivery.transactions_mut()
+    /// What keeps the positions, if Kafka does.
+    pub fn delivery(&mut self) -> &mut Delivery {
+        &mut self.delivery
     }
 
     /// A PostgreSQL transaction, or a message outside a transaction, is complete.
@@ -250,7 +251,7 @@ impl KafkaSink {
             && matches!(self.delivering, Delivering::Yes)
             && self.flight.bytes() < self.settings.memory_bytes_max
             && self.flight.records() < RECORDS_IN_FLIGHT_MAX as usize
-            && self.delivery.transactions().is_none_or(|transactions| transactions.has_room(now))
+            && self.delivery.has_room(now)
     }
 
     /// Encodes a change and queues its records. Call it only while [`KafkaSink::has_room`].
@@ -357,7 +358,7 @@ impl KafkaSink {
         if self.link.inbox().reports.is_empty() {
             self.conclude_failing(now)?;
             if matches!(self.delivering, Delivering::Yes) {
-                self.advance_transactions(now)?;
+                self.advance_delivery(now)?;
             }
         }
         if self.availability.wants_probe() {
@@ -387,23 +388,36 @@ impl KafkaSink {
                 if self.delivery.transactions().is_some_and(|transactions| transactions.is_closed()) {
                     continue;
                 }
+                if let (Some(state), None) = (self.delivery.state_mut(), record)
+                    && StateTopic::is_discarded(&failure)
+                {
+                    state.lose();
+                    continue;
+                }
                 let (ticket, ordinal) = record.unwrap_or(OWN_RECORD);
                 return Some(Settled::Refused(ticket, ordinal, failure));
             }
             self.availability.delivered(now);
-            match (self.delivery.transactions_mut(), record) {
-                (None, Some((ticket, _))) => {
+            match (&mut self.delivery, record) {
+                (Delivery::AtLeastOnce(_), Some((ticket, _))) => {
                     self.availability.committed();
                     return Some(Settled::Delivered(ticket, 1));
                 }
-                (Some(transactions), None) => transactions.delivered_own(report.offset),
-                (None, None) | (Some(_), Some(_)) => {}
+                (Delivery::AtLeastOnce(Some(state)), None) => state.delivered_own(report.offset),
+                (Delivery::ExactlyOnce(transactions), None) => transactions.delivered_own(report.offset),
+                (Delivery::AtLeastOnce(None), None) | (Delivery::ExactlyOnce(_), Some(_)) => {}
             }
         }
     }
 
-    fn advance_transactions(&mut self, now: Instant) -> Result<(), Error> {
-        let Some(transactions) = self.delivery.transactions_mut() else { return Ok(()) };
+    fn advance_delivery(&mut self, now: Instant) -> Result<(), Error> {
+        let transactions = match &mut self.delivery {
+            Delivery::AtLeastOnce(None) => return Ok(()),
+            Delivery::AtLeastOnce(Some(state)) => {
+                return state.advance(&mut self.link, &mut self.waiting, &mut self.flight, now);
+            }
+            Delivery::ExactlyOnce(transactions) => transactions,
+        };
         let (is_outage, was_calling) = (self.availability.outage().is_some(), self.link.is_calling());
         let stored = transactions.stored();
         let result = transactions.advance(&mut self.link, &mut self.waiting, &mut self.flight, is_outage, now);
@@ -444,7 +458,7 @@ impl KafkaSink {
             && self.waiting.is_empty()
             && self.skipped.is_empty()
             && self.link.inbox().reports.is_empty()
-            && self.delivery.transactions().is_none_or(|transactions| transactions.is_drained())
+            && self.delivery.is_drained()
     }
 
     /// The time by which [`KafkaSink::serve`] must be called again.
@@ -453,6 +467,10 @@ impl KafkaSink {
         let is_outage = self.availability.outage().is_some();
         let transactions =
             self.delivery.transactions().and_then(|transactions| transactions.deadline(&self.flight, is_outage, now));
+        let state = match self.delivering {
+            Delivering::Yes => self.delivery.state().and_then(|state| state.deadline(is_outage, now)),
+            Delivering::Failing(_) | Delivering::GivenUp => None,
+        };
         let broker_for = match (self.availability.outage(), self.settings.broker_for) {
             (Some((since, _)), Some(limit)) => Some(since + limit),
             _ => None,
@@ -460,7 +478,7 @@ impl KafkaSink {
         let probe = self.waiting.deadline(self.availability.wants_probe());
         let patience = self.availability.deadline(self.is_under_way());
         let failing = self.delivering.deadline();
-        [broker_for, probe, patience, failing, transactions].into_iter().flatten().min()
+        [broker_for, probe, patience, failing, transactions, state].into_iter().flatten().min()
     }
 
     fn handle(&mut self, error: &client::context::ClientError, now: Instant) -> Result<(), Error> {

@@ -130,6 +130,28 @@ impl Link {
         self.wait_for_call(Instant::now() + REASON_LIMIT)?.err()
     }
 
+    /// Asks whether any of these topics ever contained a record. The answer wakes the loop. A producer without
+    /// transactions has the thread only for this question.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the thread cannot be created.
+    pub(in crate::sink::kafka) fn look(&mut self, topics: Vec<String>) -> Result<(), Error> {
+        if self.transactions.is_none() {
+            self.transactions = Some(TransactionThread::start(Arc::clone(&self.producer), self.wake.try_clone()?)?);
+        }
+        self.call(Call::Look { topics });
+        Ok(())
+    }
+
+    /// Takes the answer to [`Link::look`], if it has arrived.
+    pub(in crate::sink::kafka) fn looked(&mut self) -> Option<Result<Done, CallError>> {
+        let answer = self.call_result();
+        if answer.is_some() {
+            self.transactions = None;
+        }
+        answer
+    }
+
     fn thread(&mut self) -> &mut TransactionThread {
         self.transactions.as_mut().expect("transactional calls need a transactional producer")
     }

@@ -43,6 +43,11 @@ pub enum Call {
         /// The names of the topics.
         topics: Vec<String>,
     },
+    /// Check whether any of these topics ever contained a record. The only call for a producer without transactions.
+    Look {
+        /// The names of the topics.
+        topics: Vec<String>,
+    },
     /// Commit the transaction within this time and begin the next one, which costs nothing until it has a record.
     Commit(Duration),
     /// Abort the transaction within this time.
@@ -54,7 +59,7 @@ pub enum Call {
 /// The result of a successful call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// This process has the transactional id.
+    /// This process has the transactional id, if it asked for it.
     Begun {
         /// Whether any of the topics ever contained a record.
         is_any_written: bool,
@@ -136,6 +141,9 @@ fn work(
                 .and_then(|()| transaction_calls::begin(client))
                 .and_then(|()| is_any_written(producer.client(), &topics))
                 .map(|is_any_written| Done::Begun { is_any_written }),
+            Call::Look { topics } => {
+                is_any_written(producer.client(), &topics).map(|is_any_written| Done::Begun { is_any_written })
+            }
             Call::Commit(limit) => {
                 let committed = transaction_calls::commit(client, limit);
                 committed.and_then(|()| transaction_calls::begin(client)).map(|()| Done::Ended)

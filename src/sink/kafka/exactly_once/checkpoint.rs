@@ -127,6 +127,23 @@ pub fn transactional_id(system_identifier: &str, database: &str, slot: &str) -> 
     format!("walcat.{system_identifier}.{database}.{slot}")
 }
 
+/// Why the topic cannot be written, if a permission is missing; `is_denied` means that the topic may not be created.
+#[must_use]
+pub fn denied(topic: &str, code: Code, is_denied: bool) -> Option<String> {
+    match code {
+        Code::TopicAuthorizationFailed | Code::UnknownTopic | Code::UnknownTopicOrPartition if is_denied => {
+            Some(format!(
+                "no permission to create the checkpoint topic {topic}: grant the ACL Create, or create the topic \
+                 yourself (one partition, cleanup.policy=compact) and grant the ACL Write"
+            ))
+        }
+        Code::TopicAuthorizationFailed => {
+            Some(format!("no permission to write to the checkpoint topic {topic}: grant the ACL Write"))
+        }
+        _ => None,
+    }
+}
+
 /// Reads the topic from its beginning with `read_committed` and keeps the newest records.
 pub struct Reader {
     consumer: BaseConsumer<ReaderContext>,

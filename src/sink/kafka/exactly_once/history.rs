@@ -55,9 +55,19 @@ impl History {
                 self.first_start.get_or_insert_with(|| start.clone());
                 self.newest_start = Some(start.instance);
             }
+            Record::Checkpoint(checkpoint) if self.is_late(&checkpoint) => {}
             Record::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint),
         }
         Ok(())
+    }
+
+    /// Whether an instance that was replaced wrote this position late, behind what its successor had stored. Kafka
+    /// transactions prevent this; without them, a record in flight cannot be called back.
+    fn is_late(&self, checkpoint: &Checkpoint) -> bool {
+        let reached = |checkpoint: &Checkpoint| (checkpoint.stored.timeline, checkpoint.stored.end_lsn);
+        let is_replaced =
+            self.newest_start.as_ref().is_some_and(|newest| !newest.is_same_process(&checkpoint.instance));
+        is_replaced && self.checkpoint.as_ref().is_some_and(|kept| reached(checkpoint) < reached(kept))
     }
 
     /// The process that started after ours, if any. Start records before ours are old. If ours `is_compacted` away, a
@@ -72,7 +82,9 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::kafka::exactly_once::checkpoint::{Start, render_start};
+    use crate::lsn::Lsn;
+    use crate::position::{FullKeys, Stored};
+    use crate::sink::kafka::exactly_once::checkpoint::{Start, render_checkpoint, render_start};
 
     fn instance(pid: u32, renewal: u32) -> Instance {
         Instance { host: "h".to_owned(), pid, started_unix_ms: 1, renewal }
@@ -106,5 +118,35 @@ mod tests {
         }
         history.take(&start(instance(8, 0))).unwrap();
         assert_eq!(history.successor(false), Some(&instance(8, 0)));
+    }
+
+    #[test]
+    fn a_late_position_of_a_replaced_instance_counts_only_if_it_is_ahead() {
+        let at = |pid, timeline, end_lsn| {
+            let stored = Stored {
+                system_identifier: "7".to_owned(),
+                timeline,
+                slot: "s".to_owned(),
+                end_lsn: Lsn(end_lsn),
+                records: None,
+                full_keys: FullKeys::new(),
+            };
+            render_checkpoint(Checkpoint { stored, commit_lsn: Lsn(end_lsn), xid: 0, instance: instance(pid, 0) })
+        };
+        let kept = |records: &[Vec<u8>]| {
+            let mut history = History::new(&instance(9, 0));
+            records.iter().for_each(|record| history.take(record).unwrap());
+            history.checkpoint.map(|checkpoint| checkpoint.stored.end_lsn.0)
+        };
+        let (one, two) = (start(instance(1, 0)), start(instance(2, 0)));
+        for (what, records, expected) in [
+            ("late and behind", vec![one.clone(), at(1, 1, 100), two.clone(), at(2, 1, 300), at(1, 1, 200)], 300),
+            ("late and ahead: it is delivered", vec![one.clone(), at(1, 1, 100), two.clone(), at(1, 1, 200)], 200),
+            ("late, of an old timeline", vec![one.clone(), two.clone(), at(2, 2, 300), at(1, 1, 400)], 300),
+            ("the operator has accepted a lower one", vec![one, at(1, 1, 400), two.clone(), at(2, 1, 300)], 300),
+            ("compaction has left only the late one", vec![two, at(1, 1, 200)], 200),
+        ] {
+            assert_eq!(kept(&records), Some(expected), "{what}");
+        }
     }
 }

@@ -93,6 +93,17 @@ pub struct Found {
     pub unread_slot_at: Option<Lsn>,
 }
 
+impl Found {
+    /// What was read, once it is complete: it is when the start record of the reading instance was read.
+    #[must_use]
+    pub fn of(history: &History) -> Option<Self> {
+        history.has_seen_start.then(|| Found {
+            stored: history.checkpoint.as_ref().map(|checkpoint| checkpoint.stored.clone()),
+            unread_slot_at: history.first_start.as_ref().and_then(|start| start.unread_slot_at),
+        })
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Stage {
     /// The transactional id is being taken.
@@ -505,13 +516,8 @@ impl Ledger {
     /// Processes what was read of the checkpoint topic. Returns whether it is complete: it is once our own start record
     /// was read.
     pub fn handle_history(&mut self, history: &History) -> bool {
-        let is_whole = matches!(self.stage, Stage::Reading) && history.has_seen_start;
-        if is_whole {
-            let stored = history.checkpoint.as_ref().map(|checkpoint| checkpoint.stored.clone());
-            let unread_slot_at = history.first_start.as_ref().and_then(|start| start.unread_slot_at);
-            self.stage = Stage::Found(Found { stored, unread_slot_at });
-        }
-        is_whole
+        let found = Found::of(history).filter(|_| matches!(self.stage, Stage::Reading));
+        found.map(|found| self.stage = Stage::Found(found)).is_some()
     }
 
     /// The time by which [`Ledger::next`] must be called again. `look` is the time for what must be polled.

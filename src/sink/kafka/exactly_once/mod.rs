@@ -123,20 +123,9 @@ impl Transactions {
     /// The error for a rejected record of the checkpoint topic; `is_denied` means that the topic may not be created.
     #[must_use]
     pub fn explain_checkpoint(&self, code: Code, is_denied: bool) -> Error {
-        let topic = self.settings.topic();
-        match code {
-            Code::TopicAuthorizationFailed | Code::UnknownTopic | Code::UnknownTopicOrPartition if is_denied => {
-                let reason = format!(
-                    "no permission to create the checkpoint topic {topic}: grant the ACL Create, or create the topic \
-                     yourself (one partition, cleanup.policy=compact) and grant the ACL Write"
-                );
-                Error::Transactional { code: Code::TopicAuthorizationFailed, reason }
-            }
-            Code::TopicAuthorizationFailed => {
-                let reason = format!("no permission to write to the checkpoint topic {topic}: grant the ACL Write");
-                Error::Transactional { code, reason }
-            }
-            code => Error::Aborted { reason: format!("Kafka rejected the checkpoint: {code}") },
+        match checkpoint::denied(&self.settings.topic(), code, is_denied) {
+            Some(reason) => Error::Transactional { code: Code::TopicAuthorizationFailed, reason },
+            None => Error::Aborted { reason: format!("Kafka rejected the checkpoint: {code}") },
         }
     }
 

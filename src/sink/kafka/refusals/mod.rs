@@ -163,7 +163,7 @@ impl KafkaSink {
     }
 
     fn is_checkpoint(&self, failure: &Failure) -> bool {
-        self.delivery.transactions().is_some_and(|transactions| transactions.settings().topic() == failure.topic)
+        self.delivery.has_checkpoints_in(&failure.topic)
     }
 
     /// How many rejected records were left out.
@@ -244,6 +244,11 @@ impl KafkaSink {
 
     /// The error for a rejection. In a transaction, only an error of the record itself ends the run.
     fn refusal(&mut self, Refused { lsn, failure, .. }: Refused) -> Error {
+        if let Some(state) = self.delivery.state()
+            && state.topic() == failure.topic
+        {
+            return state.explain(failure.code, self.waiting.is_denied(&failure.topic));
+        }
         let fatal = ffi::fatal_error(self.link.client());
         // The transaction failed earlier: report that failure.
         let is_consequence = matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight);
