@@ -47,6 +47,9 @@ pub enum Error {
     /// `verify` has only tables that it cannot compare.
     #[error("none of the {count} tables can be compared: their records have no key")]
     Keyless { count: u64 },
+    /// A request for a snapshot cannot be met.
+    #[error("{reason}")]
+    Snapshot { reason: String, hint: Option<String> },
     /// `slot drop` would discard changes, and there is no terminal to ask on.
     #[error("cannot drop the slot {slot}: {bytes} bytes of unread WAL would be discarded")]
     Unasked { slot: String, bytes: u64 },
@@ -62,9 +65,11 @@ impl Error {
             Error::Input { .. } => ExitCode::NoInput,
             Error::Recording { source, .. } => source.exit_code(),
             Error::Output(_) => ExitCode::Os,
-            Error::Checks { .. } | Error::Slot { .. } | Error::NoTable { .. } | Error::Keyless { .. } => {
-                ExitCode::Setup
-            }
+            Error::Checks { .. }
+            | Error::Slot { .. }
+            | Error::NoTable { .. }
+            | Error::Keyless { .. }
+            | Error::Snapshot { .. } => ExitCode::Setup,
             Error::Differs { .. } => ExitCode::Data,
             Error::Behind { .. } => ExitCode::Unavailable,
             Error::Unasked { .. } => ExitCode::Usage,
@@ -80,7 +85,7 @@ impl Error {
             Error::Recording { source: recording::Error::Cut { .. }, .. } => Some(
                 "the run that wrote it ended early or is still writing; every complete frame was printed".to_owned(),
             ),
-            Error::Slot { hint, .. } => hint.clone(),
+            Error::Slot { hint, .. } | Error::Snapshot { hint, .. } => hint.clone(),
             Error::Unasked { .. } => {
                 Some("use --force to drop it without a question, or run walcat on a terminal to be asked".to_owned())
             }

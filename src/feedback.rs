@@ -70,6 +70,8 @@ pub struct Feedback {
     /// The server may be silent for this multiple of `stall_timeout`.
     patience_factor: u32,
     reply_owed: bool,
+    /// How often a reply is requested for another reason than the end of the job.
+    extra_interval: Option<Duration>,
 }
 
 impl Feedback {
@@ -89,6 +91,7 @@ impl Feedback {
             heard_at: now,
             patience_factor: 1,
             reply_owed: true,
+            extra_interval: None,
         }
     }
 
@@ -126,6 +129,11 @@ impl Feedback {
     /// walcat is not reading because of back pressure, so the silence is its own: restarts the stall timer.
     pub fn not_reading(&mut self, now: Instant) {
         self.heard_at = now;
+    }
+
+    /// Requests replies this often from now on, although the end of the job does not depend on them; `None` for no more.
+    pub fn ask_every(&mut self, interval: Option<Duration>) {
+        self.extra_interval = interval;
     }
 
     /// The server requested a reply.
@@ -270,7 +278,8 @@ impl Feedback {
         let far = self.asked_at.max(self.heard_at) + Duration::from_secs(86_400);
         let stall = self.stall_timeout().map(|timeout| self.asked_at.max(self.heard_at) + timeout / 2);
         let goal = self.timing.ask_interval.map(|interval| self.asked_at + interval);
-        [stall, goal].into_iter().flatten().min().unwrap_or(far)
+        let extra = self.extra_interval.map(|interval| self.asked_at + interval);
+        [stall, goal, extra].into_iter().flatten().min().unwrap_or(far)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::io::{ErrorKind, Write};
 
-use crate::cli::{self, Cli, Command, SlotCommand};
-use crate::commands::{check, decode, slot, stream, verify};
+use crate::cli::{self, Cli, Command, SlotCommand, SnapshotCommand};
+use crate::commands::{check, decode, incremental, slot, stream, verify};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::exit_code::ExitCode;
 use crate::logging::Failure;
+use crate::snapshot::request::Kind;
 use crate::{defect, logging, pg, process_end, sink};
 use log::warn;
 
@@ -68,6 +69,20 @@ fn run(cli: &Cli) -> Result<(), Failed> {
                 SlotCommand::Create(_) => slot::create(&settings)?,
                 SlotCommand::Drop(options) => slot::drop(&settings, options.force)?,
                 SlotCommand::Status(options) => slot::status(&settings, options.format)?,
+            }
+            Ok(())
+        }
+        Command::Snapshot(command) => {
+            let config = Config::load(&command.given(), environment)?;
+            start_log(&config);
+            let settings = config.stream(environment)?;
+            match command {
+                SnapshotCommand::Start(options) => incremental::request(&settings, Kind::Start, &options.tables)?,
+                SnapshotCommand::Pause(_) => incremental::request(&settings, Kind::Pause, &[])?,
+                SnapshotCommand::Resume(_) => incremental::request(&settings, Kind::Resume, &[])?,
+                SnapshotCommand::Stop(options) => incremental::request(&settings, Kind::Stop, &options.tables)?,
+                SnapshotCommand::Status(options) => incremental::status(&settings, options.format)?,
+                SnapshotCommand::Estimate(options) => incremental::estimate(&settings, &options.tables)?,
             }
             Ok(())
         }

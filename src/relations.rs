@@ -142,6 +142,26 @@ impl Relations {
         Some(&self.known.get(index.0 as usize)?.as_ref()?.relation)
     }
 
+    /// Adds a relation that the stream has not announced, such as a table as a snapshot reads it. The stream may announce
+    /// another one with the same OID.
+    pub fn add(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
+        let (count, connection) = (CollectionCount::default(), self.connection);
+        self.place(Some(Known { relation, answer, count, connection, is_unused: true }))
+    }
+
+    fn place(&mut self, new: Option<Known>) -> RelationIndex {
+        match self.free.pop() {
+            Some(index) => {
+                self.known[index.0 as usize] = new;
+                index
+            }
+            None => {
+                self.known.push(new);
+                RelationIndex(u32::try_from(self.known.len() - 1).expect("the number of relations fits into 32 bits"))
+            }
+        }
+    }
+
     fn insert(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
         let (oid, connection) = (relation.oid, self.connection);
         let known = |relation, answer, count| Some(Known { relation, answer, count, connection, is_unused: true });
@@ -151,16 +171,7 @@ impl Relations {
             return index;
         }
         let new = known(relation, answer, CollectionCount::default());
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.known[index.0 as usize] = new;
-                index
-            }
-            None => {
-                self.known.push(new);
-                RelationIndex(u32::try_from(self.known.len() - 1).expect("each relation has its own 32-bit OID"))
-            }
-        };
+        let index = self.place(new);
         self.by_oid.insert(oid, index);
         index
     }
@@ -332,6 +343,19 @@ mod tests {
         assert_eq!(relations.learn(relation(3, "c"), answer(3)), a);
         assert_eq!((relations.index_of(3), relations.next_order(a, 0)), (Some(a), 1), "the new relation starts empty");
         assert_eq!(relations.indexes().count(), 2);
+    }
+
+    #[test]
+    fn a_relation_that_a_snapshot_reads_leaves_that_of_the_stream_alone() {
+        let mut relations = Relations::default();
+        let a = relations.learn(relation(1, "a"), answer(1));
+        let read = relations.add(relation(1, "as it was read"), answer(1));
+        assert_ne!(read, a);
+        assert_eq!((relations.index_of(1), relations.relation(a).name.as_str()), (Some(a), "a"));
+        assert_eq!(relations.relation(read).name, "as it was read");
+        assert!(relations.begin_use(read));
+        relations.learn(relation(1, "renamed"), answer(1));
+        assert_eq!(relations.relation(read).name, "as it was read");
     }
 
     #[test]

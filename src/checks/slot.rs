@@ -61,7 +61,8 @@ pub fn slot(facts: &SlotFacts<'_>) -> Verdict {
         return Verdict::error(finding, "connect to the slot's database, or use another slot");
     }
     if let Some(why) = facts.lost {
-        let hint = "changes are missing: drop the slot, create a new one, and reload the tables";
+        let hint =
+            "changes are missing: drop the slot, create a new one, and reload the tables with walcat snapshot start";
         return Verdict::error(format!("slot {name}: permanently lost ({why})"), hint);
     }
     if facts.two_phase {

@@ -32,7 +32,9 @@ pub enum Age {
 /// A publication must be older than the changes that the slot holds: PostgreSQL decodes them with the catalog of their time.
 #[must_use]
 pub fn publication_age(name: &str, slot: &str, age: &Age) -> Verdict {
-    let cure = format!("drop the slot {slot}, create it after the publication, and reload the tables");
+    let cure = format!(
+        "drop the slot {slot}, create it after the publication, and reload the tables with walcat snapshot start"
+    );
     match age {
         Age::Older => Verdict::ok(format!("publication {name}: older than the changes that the slot holds")),
         Age::Younger => Verdict::error(

@@ -43,6 +43,12 @@ pub enum Command {
     /// Create, drop or show the replication slot
     #[command(subcommand)]
     Slot(SlotCommand),
+    /// Send the rows of whole tables beside the stream, in chunks
+    ///
+    /// The stream that runs on the slot reads the tables, or the next one that runs. A request is a message in the WAL, so
+    /// give these commands a connection to the primary and the settings of the stream.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Check whether stream would work with these settings
     ///
     /// This checks the server, the role, the publication and its tables, the slot, the broker and the topics. It prints
@@ -142,6 +148,56 @@ pub enum StatusFormat {
     Json,
 }
 
+#[derive(Subcommand)]
+pub enum SnapshotCommand {
+    /// Send the rows of these tables, or of all
+    ///
+    /// Each row is a record with the op r. At no time does an older state of a key follow a newer one. The progress is stored
+    /// with the position, so a restart goes on after the last chunk. Each table needs a key.
+    Start(SnapshotTablesOptions),
+    /// Read no more chunks until resume
+    Pause(SnapshotOptions),
+    /// Read on after a pause
+    Resume(SnapshotOptions),
+    /// Forget what is left of these tables, or of all
+    Stop(SnapshotTablesOptions),
+    /// Show the tables that are left
+    Status(SnapshotStatusOptions),
+    /// Show how many rows and bytes these tables have, or all
+    Estimate(SnapshotTablesOptions),
+}
+
+#[derive(clap::Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct SnapshotOptions {
+    #[command(flatten)]
+    connection: ConnectionOptions,
+    #[command(flatten)]
+    publication: PublicationOptions,
+    #[command(flatten)]
+    kafka: KafkaOptions,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+#[derive(clap::Args)]
+pub struct SnapshotTablesOptions {
+    /// The tables: SCHEMA.TABLE with the globs * and ?, or a regular expression between slashes
+    #[arg(value_name = "PATTERN")]
+    pub tables: Vec<String>,
+    #[command(flatten)]
+    options: SnapshotOptions,
+}
+
+#[derive(clap::Args)]
+pub struct SnapshotStatusOptions {
+    /// Print a table or one JSON object
+    #[arg(long, value_enum, default_value = "table", help_heading = "Output", value_name = "FORMAT")]
+    pub format: StatusFormat,
+    #[command(flatten)]
+    options: SnapshotOptions,
+}
+
 #[derive(clap::Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub struct CheckOptions {
@@ -218,6 +274,24 @@ impl SlotCommand {
             | SlotCommand::Status(SlotStatusOptions { connection, log, format: _ }) => (connection, log),
         };
         connection.add_to(&mut given);
+        log.add_to(&mut given);
+        given
+    }
+}
+
+impl SnapshotCommand {
+    /// The options for [`crate::config::Config::load`].
+    #[must_use]
+    pub fn given(&self) -> Given {
+        let SnapshotOptions { connection, publication, kafka, log } = match self {
+            SnapshotCommand::Start(one) | SnapshotCommand::Stop(one) | SnapshotCommand::Estimate(one) => &one.options,
+            SnapshotCommand::Pause(options) | SnapshotCommand::Resume(options) => options,
+            SnapshotCommand::Status(one) => &one.options,
+        };
+        let mut given = Given::default();
+        connection.add_to(&mut given);
+        publication.add_to(&mut given);
+        kafka.add_to(&mut given);
         log.add_to(&mut given);
         given
     }

@@ -13,6 +13,7 @@ fn given(arguments: &[&str]) -> Given {
     match run(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}")).command {
         Command::Stream(options) => options.given(),
         Command::Slot(command) => command.given(),
+        Command::Snapshot(command) => command.given(),
         Command::Check(options) => options.given(),
         Command::Verify(options) => options.given(),
         Command::Decode(options) => options.given(),

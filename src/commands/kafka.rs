@@ -190,6 +190,7 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::e
             end_lsn: Lsn::INVALID,
             records: None,
             full_keys: FullKeys::new(),
+            snapshot: None,
         },
         database: started.system.database.clone(),
         slot_at: started.facts.confirmed,

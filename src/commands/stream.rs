@@ -35,6 +35,9 @@ const SLOT_WAIT: Duration = Duration::from_secs(30);
 /// How long to keep trying to reconnect, unless configured.
 const RECONNECT_FOR: Duration = Duration::from_secs(300);
 
+/// How long the read of a chunk should take, unless configured.
+const CHUNK_TIME: Duration = Duration::from_millis(200);
+
 /// How often to request a keepalive if the server's position ends the job.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -80,6 +83,11 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
             max: settings.retry.max,
             budget: settings.retry.for_.map_or(Some(RECONNECT_FOR), config::Budget::limit),
         },
+        incremental: (!is_look(settings)).then(|| pump::IncrementalSettings {
+            dsn: settings.dsn.as_ref().map(|dsn| dsn.expose().to_owned()),
+            publications: settings.publications.clone(),
+            chunk_time: CHUNK_TIME,
+        }),
     })?;
     match pump.run() {
         // The end of a pipeline. What the reader did not take stays unconfirmed.

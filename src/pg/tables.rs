@@ -195,6 +195,60 @@ ORDER BY n.nspname, c.relname"
     )
 }
 
+/// The command that lists the published tables; [`listed`] reads each row.
+#[must_use]
+pub fn list_command(publications: &[String], server_version: i32) -> String {
+    format!("COPY ({}) TO STDOUT", query(publications, server_version))
+}
+
+/// A table of the list, without the catalog's answer.
+///
+/// # Errors
+/// [`Error::Answer`] for an unreadable row, and [`Error::Command`] for a table with different column lists, which the stream
+/// would not send either.
+pub fn listed(row: &CopyData) -> Result<Table, Error> {
+    let found: Found = json_cell(row)?;
+    if found.lists > 1 {
+        let message =
+            format!("the publications have different column lists for the table {}.{}", found.namespace, found.name);
+        return Err(Error::Command { command: NAME, sqlstate: "0A000".to_owned(), message });
+    }
+    let column = |column: FoundColumn| Column {
+        name: column.name,
+        type_oid: column.type_oid,
+        type_modifier: column.type_modifier,
+        part_of_key: column.part_of_key,
+    };
+    let letter = found.replica_identity;
+    let unknown = || Error::Answer { command: NAME, reason: format!("unknown replica identity {letter:?}") };
+    let relation = Relation {
+        oid: found.oid,
+        namespace: found.namespace,
+        name: found.name,
+        replica_identity: ReplicaIdentity::from_letter(letter).ok_or_else(unknown)?,
+        columns: found.columns.into_iter().map(column).collect(),
+    };
+    let answer = CatalogAnswer { relation: relation.oid, table: None, types: Vec::new() };
+    Ok(Table { relation, answer, filter: found.filter, is_root: found.is_root, size: found.size })
+}
+
+/// The command that asks the catalog about a table; [`answered`] reads its row.
+#[must_use]
+pub fn answer_command(relation: &Relation) -> String {
+    let types = relation.columns.iter().map(|column| column.type_oid).collect();
+    let question = Question { relation: relation.oid, types, ..Question::default() };
+    format!("COPY ({}) TO STDOUT", catalog::query(&question))
+}
+
+/// The catalog's answer about a table.
+///
+/// # Errors
+/// [`Error::Answer`] for an unreadable row.
+pub fn answered(row: &CopyData) -> Result<CatalogAnswer, Error> {
+    let reply: catalog::Reply = json_cell(row)?;
+    Ok(reply.answer)
+}
+
 /// The published tables, in the order of their names, as the transaction of the connection sees them.
 ///
 /// # Errors
@@ -206,39 +260,13 @@ pub fn published(
     server_version: i32,
     wait: &mut Wait<'_>,
 ) -> Result<Vec<Table>, Error> {
-    let copy = |select: &str| format!("COPY ({select}) TO STDOUT");
     let mut tables = Vec::new();
-    for row in connection.rows(&copy(&query(publications, server_version)), wait)? {
-        let found: Found = json_cell(&row)?;
-        if found.lists > 1 {
-            let message = format!(
-                "the publications have different column lists for the table {}.{}",
-                found.namespace, found.name
-            );
-            return Err(Error::Command { command: NAME, sqlstate: "0A000".to_owned(), message });
-        }
-        let column = |column: FoundColumn| Column {
-            name: column.name,
-            type_oid: column.type_oid,
-            type_modifier: column.type_modifier,
-            part_of_key: column.part_of_key,
-        };
-        let letter = found.replica_identity;
-        let unknown = || Error::Answer { command: NAME, reason: format!("unknown replica identity {letter:?}") };
-        let relation = Relation {
-            oid: found.oid,
-            namespace: found.namespace,
-            name: found.name,
-            replica_identity: ReplicaIdentity::from_letter(letter).ok_or_else(unknown)?,
-            columns: found.columns.into_iter().map(column).collect(),
-        };
-        let types = relation.columns.iter().map(|column| column.type_oid).collect();
-        let question = Question { relation: relation.oid, types, ..Question::default() };
-        let reply = connection.rows(&copy(&catalog::query(&question)), wait)?;
+    for row in connection.rows(&list_command(publications, server_version), wait)? {
+        let mut table = listed(&row)?;
+        let reply = connection.rows(&answer_command(&table.relation), wait)?;
         let missing = || Error::Answer { command: NAME, reason: "no row".to_owned() };
-        let reply: catalog::Reply = json_cell(reply.first().ok_or_else(missing)?)?;
-        let (filter, is_root, size) = (found.filter, found.is_root, found.size);
-        tables.push(Table { relation, answer: reply.answer, filter, is_root, size });
+        table.answer = answered(reply.first().ok_or_else(missing)?)?;
+        tables.push(table);
     }
     Ok(tables)
 }

@@ -163,10 +163,10 @@ impl Disagreement {
             }
             Disagreement::SlotMissing { .. } => {
                 "the changes since the slot was dropped are not in the stream: create a slot, use --accept-gap to start \
-                 at its position, and reload the tables: see RELOADING in walcat(1)"
+                 at its position, and reload the tables with walcat snapshot start: see RELOADING in walcat(1)"
             }
             Disagreement::SlotAhead { .. } => {
-                "drop the slot, create a new one and reload the tables (see RELOADING in walcat(1)); or use --accept-gap \
+                "drop the slot, create a new one and reload the tables with walcat snapshot start (see RELOADING in walcat(1)); or use --accept-gap \
                  to continue from the slot's position without the changes before it"
             }
         }
@@ -281,7 +281,15 @@ mod tests {
 
     fn stored(timeline: u32, end_lsn: u64) -> Stored {
         let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        Stored { system_identifier, timeline, slot, end_lsn: Lsn(end_lsn), records: None, full_keys: FullKeys::new() }
+        Stored {
+            system_identifier,
+            timeline,
+            slot,
+            end_lsn: Lsn(end_lsn),
+            records: None,
+            full_keys: FullKeys::new(),
+            snapshot: None,
+        }
     }
 
     /// With records that end at `lsn` on `timeline`.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
+use crate::snapshot::Progress;
 
 /// A position, and the timeline on which it was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct Stored {
     /// The key columns of tables with REPLICA IDENTITY FULL, by OID: once such a table is dropped, no other source has them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub full_keys: FullKeys,
+    /// What is left of the incremental snapshots, once there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Progress>,
 }
 
 /// The key columns, in the key's order, of tables with REPLICA IDENTITY FULL, by OID; empty for none. The OID is text
@@ -83,6 +87,8 @@ pub struct Identity {
     pub records: Reached,
     /// Kept with each position.
     pub full_keys: FullKeys,
+    /// Kept with each position: only what is delivered.
+    pub snapshot: Option<Progress>,
 }
 
 impl Identity {
@@ -96,6 +102,7 @@ impl Identity {
             end_lsn,
             records: Some(self.records_at(records_end)),
             full_keys: self.full_keys.clone(),
+            snapshot: self.snapshot.clone(),
         }
     }
 
@@ -121,8 +128,8 @@ mod tests {
     #[test]
     fn records_keep_the_timeline_on_which_they_were_delivered() {
         let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        let mut identity =
-            Identity { system_identifier, timeline: 1, slot, records: Reached::NOTHING, full_keys: FullKeys::new() };
+        let (records, full_keys) = (Reached::NOTHING, FullKeys::new());
+        let mut identity = Identity { system_identifier, timeline: 1, slot, records, full_keys, snapshot: None };
         let reached = |timeline, lsn| Some(Reached { timeline, lsn: Lsn(lsn) });
         assert_eq!(identity.at(Lsn(9), Lsn::INVALID).records, Some(Reached::NOTHING));
         assert_eq!(identity.at(Lsn(9), Lsn(8)).records, reached(1, 8));

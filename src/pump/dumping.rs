@@ -147,7 +147,7 @@ impl Dumping {
                 line.message(message, None);
                 dumped = Dumped::Relation(Relation::from(&relation));
             }
-            Step::Nothing | Step::Sealed(_) | Step::Beyond => line.message(message, None),
+            Step::Nothing | Step::Request { .. } | Step::Sealed(_) | Step::Beyond => line.message(message, None),
         }
         line.end();
         if matches!(message, Message::Commit(_)) {

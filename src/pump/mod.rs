@@ -9,6 +9,7 @@ pub mod dumping;
 pub mod error;
 mod gone;
 mod hold;
+mod incremental;
 mod outage;
 pub mod output;
 mod reading;
@@ -31,6 +32,8 @@ pub use self::dumping::{Dumped, Dumping};
 pub use self::error::Error;
 use self::gone::Gone;
 use self::hold::Hold;
+use self::incremental::Incremental;
+pub use self::incremental::Settings as IncrementalSettings;
 use self::outage::OutageReport;
 use self::output::serve_output;
 pub use self::output::{Dump, Output};
@@ -95,6 +98,8 @@ pub struct Pump {
     source: Source,
     state_file: Option<StateFile>,
     identity: Identity,
+    /// Snapshots beside the stream; none in a look.
+    incremental: Option<Incremental>,
     /// The facts against which a position that is found later is judged.
     facts: Facts,
     /// Watches whether the timeline changes during the stream.
@@ -143,6 +148,8 @@ pub struct Parts {
     pub state_file: Option<StateFile>,
     /// How to reconnect; a budget of zero for no reconnects.
     pub retry: Policy,
+    /// Snapshots beside the stream; none if this run makes none.
+    pub incremental: Option<IncrementalSettings>,
 }
 
 impl Pump {
@@ -158,6 +165,7 @@ impl Pump {
             slot: parts.source.slot.clone(),
             records: parts.started.records,
             full_keys: Store::on_disk(&mut parts.state_file).full_keys(),
+            snapshot: Store::on_disk(&mut parts.state_file).snapshot(),
         };
         parts.output.encoder().restore_full_keys(&identity.full_keys);
         let mut store = Store::of(&mut parts.state_file, &mut parts.output);
@@ -173,6 +181,10 @@ impl Pump {
             now,
         );
         Store::of(&mut parts.state_file, &mut parts.output).ask_timeline(watch.is_needed());
+        let incremental = parts.incremental.map(|settings| {
+            let (server, version) = (parts.started.server.clone(), parts.started.server_version);
+            Incremental::new(settings, identity.slot.clone(), server, version, identity.snapshot.clone())
+        });
         // A peek starts at the slot's position, which may be before the stored one.
         parts.session.pass_before(parts.started.start);
         Ok(Pump {
@@ -193,6 +205,7 @@ impl Pump {
             source: parts.source,
             state_file: parts.state_file,
             identity,
+            incremental,
             facts: parts.started.facts,
             watch,
             asked_for: Vouched::default(),
@@ -255,6 +268,7 @@ impl Pump {
             self.forget_gone();
             self.handle_found()?;
             let read = self.read(now)?;
+            let has_rows = self.serve_snapshot(read == Read::Drained, now)?;
             self.keep_full_keys();
             if self.stage == Stage::Reading && self.session.is_done() {
                 self.stage = Stage::Draining;
@@ -278,9 +292,9 @@ impl Pump {
             }
             // libpq may hold data that there is room for now, and no readiness event reports it.
             match read {
-                Read::Drained => self.sleep(now)?,
-                Read::Blocked if !self.may_read(now) => self.sleep(now)?,
-                Read::Blocked | Read::Unfinished => {}
+                Read::Drained if !has_rows => self.sleep(now)?,
+                Read::Blocked if !has_rows && !self.may_read(now) => self.sleep(now)?,
+                Read::Drained | Read::Blocked | Read::Unfinished => {}
             }
         }
     }
@@ -307,12 +321,18 @@ impl Pump {
         // The operator's consent covers one gap.
         self.source.accept_gap = false;
         self.new_slot = None;
-        let full_keys = known.map(|known| known.stored.full_keys).unwrap_or_default();
+        let (full_keys, snapshot) =
+            known.map(|known| (known.stored.full_keys, known.stored.snapshot)).unwrap_or_default();
         place.begin_at(start, self.facts.timeline, full_keys.clone());
+        place.keep_snapshot(snapshot.clone());
+        self.identity.snapshot.clone_from(&snapshot);
         if !place.is_read_at_each_start() {
             self.identity.records = start.records;
             self.identity.full_keys.clone_from(&full_keys);
             place.begin(self.identity.at(start.lsn, Lsn::INVALID), Instant::now())?;
+        }
+        if let Some(incremental) = &mut self.incremental {
+            incremental.restart(snapshot.unwrap_or_default());
         }
         self.output.encoder().restore_full_keys(&full_keys);
         self.session.begin_at(start.lsn);
@@ -376,11 +396,17 @@ impl Pump {
         let has_begun = Store::of(&mut self.state_file, &mut self.output).has_begun();
         match self.stage {
             Stage::Reading => false,
+            _ if self.incremental.as_ref().is_some_and(Incremental::is_emitting) && !self.has_expired(now) => false,
             Stage::Draining => drained && has_begun && self.session.is_settled() && self.session.feedback().is_stored(),
             Stage::Stopping { deadline } => {
                 drained && !self.waits_for_timeline() || deadline.is_some_and(|deadline| now >= deadline)
             }
         }
+    }
+
+    /// Whether the time for a stop is over.
+    fn has_expired(&self, now: Instant) -> bool {
+        matches!(self.stage, Stage::Stopping { deadline: Some(deadline) } if now >= deadline)
     }
 
     fn send_status_update(&mut self, now: Instant) -> Result<(), Error> {
@@ -415,6 +441,10 @@ impl Pump {
             Some((socket, direction)) => self.poller.arm(Wakeup::Outage, socket, direction.interest())?,
             None => self.poller.disarm(Wakeup::Outage),
         }
+        match self.incremental.as_ref().and_then(Incremental::socket) {
+            Some((socket, direction)) => self.poller.arm(Wakeup::Reader(0), socket, direction.interest())?,
+            None => self.poller.disarm(Wakeup::Reader(0)),
+        }
         if let Some(descriptor) = self.output.kafka_descriptor() {
             self.poller.arm(Wakeup::Kafka, descriptor, Interest::READABLE)?;
         }
@@ -441,7 +471,9 @@ impl Pump {
         let store = store.filter(|_| !self.watch.is_needed());
         let own = [self.report.deadline(), self.outage.deadline(), self.watch.deadline(), self.hold_deadline()];
         let huge = self.huge.deadline(now);
-        let others = [feed, self.output.deadline(now), stopping, catalog, store, huge].into_iter().chain(own);
+        let is_reading = self.stage == Stage::Reading;
+        let snapshot = self.incremental.as_ref().filter(|_| is_reading).and_then(|one| one.deadline(now));
+        let others = [feed, self.output.deadline(now), stopping, catalog, store, huge, snapshot].into_iter().chain(own);
         others.flatten().fold(self.session.feedback().deadline(), Instant::min)
     }
 

@@ -52,6 +52,7 @@ impl Pump {
     pub(super) fn may_read(&self, now: Instant) -> bool {
         self.stage == Stage::Reading
             && !self.session.is_done()
+            && !self.incremental.as_ref().is_some_and(super::Incremental::is_emitting)
             && !self.asking.is_open()
             && !self.hold.is_released()
             && self.session.has_room()
@@ -99,6 +100,9 @@ impl Pump {
 
     fn accept(&mut self, item: &Item<'_>, now: Instant) -> Result<bool, Error> {
         let step = self.session.accept(item, now, unix_now_ns())?;
+        if let Some(incremental) = &mut self.incremental {
+            incremental.stream_is_at(self.session.emitting(), self.session.passed());
+        }
         self.follow(step, now)
     }
 
@@ -111,6 +115,10 @@ impl Pump {
             Step::Change { change, ticket, sealed } => {
                 if let Some(index) = change.relation {
                     prepare(sink, self.session.relations(), index, &self.report)?;
+                    if let Some(incremental) = &mut self.incremental {
+                        let xid = self.session.emitting();
+                        incremental.touched(&change, xid, self.session.relations().relation(index));
+                    }
                 }
                 let taken = sink.take(&change, ticket, now)?;
                 self.session.emitted(&change, ticket, taken.records, taken.values)?;
@@ -128,11 +136,15 @@ impl Pump {
                     let (change, ticket) = self.session.truncation(lsn, relation, unix_now_ns())?;
                     if let Some(index) = change.relation {
                         prepare(sink, self.session.relations(), index, &self.report)?;
+                        if let Some(incremental) = &mut self.incremental {
+                            incremental.touched(&change, None, self.session.relations().relation(index));
+                        }
                     }
                     let taken = sink.take(&change, ticket, now)?;
                     self.session.emitted(&change, ticket, taken.records, taken.values)?;
                 }
             }
+            Step::Request { at, content } => self.handle_request(at, content),
             Step::Beyond => return Ok(false),
         }
         Ok(true)
@@ -171,7 +183,12 @@ impl Pump {
 
 /// Prepares the records of a relation before its first change. A relation without records, such as a leaf that is
 /// published through its root, gets no topic.
-fn prepare(sink: &mut Sink, relations: &mut Relations, index: RelationIndex, report: &Report) -> Result<(), Error> {
+pub(super) fn prepare(
+    sink: &mut Sink,
+    relations: &mut Relations,
+    index: RelationIndex,
+    report: &Report,
+) -> Result<(), Error> {
     if relations.begin_use(index) {
         let relation = relations.relation(index);
         report.prepared(relation, &sink.prepare(index, relation, relations.answer(index))?);

@@ -176,6 +176,9 @@ impl Pump {
         self.session_pid = self.feed.session_pid();
         self.asking.give_up(Some(started.server.clone()));
         self.outage.follow(started.server.clone());
+        if let Some(incremental) = &mut self.incremental {
+            incremental.follow(started.server.clone());
+        }
         self.identity.go_on(started.system.timeline, self.session.feedback().records_end());
         self.facts = started.facts;
         self.watch = Watch::new(
@@ -197,11 +200,19 @@ impl Pump {
         let (start, is_cut, now) = (started.start, started.is_cut, Instant::now());
         let last_timeline = self.identity.timeline;
         self.attach(started, now);
-        if self.output.renew(now)? {
+        let is_again = self.output.renew(now)?;
+        if is_again {
             self.session.restarted(now);
             self.stage = Stage::Reading;
         } else {
             self.session.reconnected(now)?;
+        }
+        if let Some(incremental) = &mut self.incremental {
+            match is_again {
+                // What Kafka transactions have stored is found later.
+                true => incremental.restart(incremental.delivered().clone()),
+                false => incremental.reconnected(),
+            }
         }
         let mut store = Store::of(&mut self.state_file, &mut self.output);
         if store.is_read_at_each_start() {

@@ -14,6 +14,7 @@ use crate::position::{FullKeys, Identity, Known, Start, Stored, Vouched};
 use crate::sink::kafka::delivery::Delivery;
 use crate::sink::kafka::exactly_once::Transactions;
 use crate::sink::kafka::state_topic::StateTopic;
+use crate::snapshot::Progress;
 use crate::state_file::StateFile;
 
 /// Where delivered positions are kept. Borrowed from its owner for one step of the loop.
@@ -87,6 +88,27 @@ impl<'a> Store<'a> {
         match self {
             Store::File(file) => file.stored().map(|stored| stored.full_keys.clone()).unwrap_or_default(),
             Store::Slot | Store::Topic(_) | Store::Transactions(_) => FullKeys::new(),
+        }
+    }
+
+    /// The progress of the snapshots, as it is in the store that was read.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Progress> {
+        match self {
+            Store::File(file) => file.stored()?.snapshot.clone(),
+            Store::Slot | Store::Topic(_) | Store::Transactions(_) => None,
+        }
+    }
+
+    /// Whether the progress of a snapshot has a place.
+    pub(super) fn keeps_progress(&self) -> bool {
+        !matches!(self, Store::Slot)
+    }
+
+    /// Stores this progress with each position from now on. [`Identity`] has it for a state file.
+    pub(super) fn keep_snapshot(&mut self, snapshot: Option<Progress>) {
+        if let Store::Transactions(transactions) = self {
+            transactions.keep_snapshot(snapshot);
         }
     }
 
@@ -184,8 +206,11 @@ impl<'a> Store<'a> {
         match self {
             Store::Slot => {}
             Store::File(file) => {
-                if delivered > file.end_lsn() && (at_once || now >= file.due_at(now)) {
-                    file.write(identity.at(delivered, records_end), now)?;
+                let is_due = delivered > file.end_lsn() && (at_once || now >= file.due_at(now));
+                // A chunk is stored at once: reading it again costs more than the write.
+                let has_moved = file.stored().is_some_and(|stored| stored.snapshot != identity.snapshot);
+                if is_due || has_moved {
+                    file.write(identity.at(delivered.max(file.end_lsn()), records_end), now)?;
                 }
             }
             Store::Topic(state) => {
@@ -276,6 +301,7 @@ mod tests {
             slot: "s".to_owned(),
             records: Reached::NOTHING,
             full_keys: FullKeys::new(),
+            snapshot: None,
         };
         let now = Instant::now();
         let timing = Timing { status_interval: second, stall_timeout: None, ask_interval: None };

@@ -158,6 +158,15 @@ impl Encoder {
         Ok(Prepared { topic, has_key, warning })
     }
 
+    /// The places of the key columns of a relation's records, in the key's order; empty without a key.
+    ///
+    /// # Errors
+    ///
+    /// If its key is no longer known.
+    pub fn key_columns(&mut self, relation: &Relation, answer: &CatalogAnswer) -> Result<Vec<usize>, PrepareError> {
+        Ok(self.key_of(relation, answer)?.columns)
+    }
+
     /// Relations of other tables that have the same topic as this one.
     pub fn rivals(&self, relation: &Relation) -> Vec<RelationIndex> {
         self.route.rivals(&relation.namespace, &relation.name).collect()

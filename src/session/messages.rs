@@ -1,12 +1,13 @@
 //! Handles each message of the output plugin.
 
 use super::resumption::Extent;
-use super::{EnvelopeClock, Error, IDLE_PREFIX, Open, Phase, Sealed, Session, Step, Truncations};
+use super::{EnvelopeClock, Error, IDLE_PREFIX, Open, Phase, REQUEST_PREFIX, Sealed, Session, Step, Truncations};
 use crate::change::{Change, OldRow, Operation, Position, RelationIndex, Row, Ticket, Transaction};
 use crate::clock::PgTimestamp;
 use crate::limits::COLUMNS_MAX;
 use crate::lsn::Lsn;
 use crate::relations::AnnouncedType;
+use crate::snapshot::progress::RequestAt;
 use crate::wire::pgoutput::{self, LogicalMessage, Message, OldTuple, TypeMessage};
 
 impl Session {
@@ -181,6 +182,17 @@ impl Session {
             self.confirm_after_all(lsn);
             self.reach(lsn);
             return Ok(Step::Nothing);
+        }
+        if message.prefix == REQUEST_PREFIX {
+            let unit = match message.transactional {
+                true => self.open(lsn, "a transactional message")?.transaction.commit_lsn,
+                false if self.goal.is_beyond(lsn) => {
+                    self.phase = Phase::Done;
+                    return Ok(Step::Beyond);
+                }
+                false => lsn,
+            };
+            return Ok(Step::Request { at: RequestAt { unit, message: message.lsn }, content: message.content });
         }
         self.counters.changes += 1;
         if message.transactional {

@@ -28,6 +28,9 @@ use crate::lsn::Lsn;
 use crate::relations::{AnnouncedType, Relations};
 use crate::ring::Ring;
 
+/// The prefix of messages that request a snapshot; they become no record.
+pub const REQUEST_PREFIX: &str = "walcat.snapshot";
+
 /// The prefix of non-transactional messages that only advance a slot and become no record.
 pub const IDLE_PREFIX: &str = "walcat.idle";
 
@@ -116,6 +119,8 @@ pub struct Session {
     /// The end of records that earlier connections passed to the sink, from transactions that are read again.
     records_taken: Lsn,
     counters: Counters,
+    /// Everything that was committed before this position has been read.
+    passed: Lsn,
 }
 
 impl Session {
@@ -138,6 +143,7 @@ impl Session {
             again: None,
             records_taken: Lsn::INVALID,
             counters: Counters::default(),
+            passed: Lsn::INVALID,
         };
         session.reach(options.start);
         session
@@ -217,7 +223,49 @@ impl Session {
         self.begin_connection(now);
     }
 
+    /// Opens an entry for the rows of a snapshot. Returns `None` if the ring is full.
+    pub fn open_chunk(&mut self) -> Option<Ticket> {
+        self.ring.open(self.resume_lsn())
+    }
+
+    /// Counts the records of a row of a snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Ticket`] if the ticket is not in flight.
+    pub fn emitted_row(&mut self, ticket: Ticket, records: u32) -> Result<(), Error> {
+        self.ring.add(ticket, records)?;
+        self.counters.changes += 1;
+        self.counters.records += u64::from(records);
+        Ok(())
+    }
+
+    /// All rows of a snapshot's entry were taken. It confirms nothing itself: its rows are not in the WAL.
+    ///
+    /// # Errors
+    /// [`Error::Ticket`] if the ticket is not in flight.
+    pub fn seal_chunk(&mut self, ticket: Ticket) -> Result<(), Error> {
+        self.ring.seal(ticket, Lsn::INVALID)?;
+        self.advance();
+        Ok(())
+    }
+
+    /// The transaction of which a part was emitted, on this connection or on the last one.
+    #[must_use]
+    pub fn emitting(&self) -> Option<u32> {
+        match self.phase {
+            Phase::Transaction(open) | Phase::Again { open, .. } => Some(open.transaction.xid),
+            Phase::Between | Phase::Passing { .. } | Phase::Done => self.again.map(|open| open.transaction.xid),
+        }
+    }
+
+    /// Everything that was committed before this position has been read.
+    #[must_use]
+    pub fn passed(&self) -> Lsn {
+        self.passed
+    }
+
     fn begin_connection(&mut self, now: Instant) {
+        self.passed = Lsn::INVALID;
         if !self.is_done() {
             self.phase = Phase::Between;
         }
@@ -344,6 +392,7 @@ impl Session {
 
     /// Ends the job if everything up to `lsn` was all of it.
     fn reach(&mut self, lsn: Lsn) {
+        self.passed = self.passed.max(lsn);
         if self.goal.is_reached(lsn) {
             self.phase = Phase::Done;
         }

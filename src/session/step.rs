@@ -2,6 +2,7 @@
 
 use crate::change::{Change, Ticket};
 use crate::lsn::Lsn;
+use crate::snapshot::progress::RequestAt;
 use crate::wire::pgoutput::{Oids, RelationMessage};
 
 /// The clock for the envelope's `ts_ms`, `ts_us` and `ts_ns`.
@@ -40,6 +41,13 @@ pub enum Step<'a> {
     },
     /// The same for each of the relations, by [`Session::truncation`](super::Session::truncation).
     Truncate(Lsn, Oids<'a>),
+    /// A request for a snapshot; it becomes no record.
+    Request {
+        /// Its position.
+        at: RequestAt,
+        /// What is requested.
+        content: &'a [u8],
+    },
     /// A transaction that has records ends here.
     Sealed(Sealed),
     /// The item lies past the end of the job: ignore it and everything after it.

@@ -330,3 +330,41 @@ fn a_transaction_that_is_sent_again_with_other_changes_is_read_again() {
         assert_eq!(session.feedback().confirmed(), Lsn(10), "the taken records confirm nothing");
     }
 }
+
+/// M, transactional, LSN, walcat's prefix for requests, content "x".
+fn request(lsn: u64) -> Vec<u8> {
+    let prefix = [REQUEST_PREFIX.as_bytes(), b"\0"].concat();
+    xlogdata(lsn, &[b"M\x01".as_slice(), &lsn.to_be_bytes(), &prefix, &[0, 0, 0, 1], b"x"].concat())
+}
+
+#[test]
+fn a_request_for_a_snapshot_becomes_no_record_and_has_the_position_of_its_commit() {
+    let mut session = session(Goal::Forever);
+    accept(&mut session, &begin(90)).unwrap();
+    let frame = request(50);
+    let step = accept(&mut session, &frame).unwrap();
+    let Step::Request { at, content } = step else { panic!("{step:?}") };
+    assert_eq!((at.unit, at.message, content), (Lsn(90), Lsn(50), &b"x"[..]));
+    assert!(matches!(accept(&mut session, &commit(90, 100)).unwrap(), Step::Nothing));
+    assert!(session.is_settled());
+    assert_eq!(session.feedback().delivered(), Lsn(100));
+}
+
+#[test]
+fn the_rows_of_a_chunk_are_an_entry_that_confirms_nothing_but_holds_what_follows() {
+    let mut session = session(Goal::Forever);
+    assert_eq!((session.emitting(), session.passed()), (None, Lsn(10)));
+    feed(&mut session, &begin(20)).unwrap();
+    assert_eq!(session.emitting(), Some(7));
+    accept(&mut session, &commit(20, 30)).unwrap();
+    assert_eq!((session.emitting(), session.passed()), (None, Lsn(30)));
+    let ticket = session.open_chunk().unwrap();
+    session.emitted_row(ticket, 1).unwrap();
+    session.seal_chunk(ticket).unwrap();
+    accept(&mut session, &keepalive(40, 0)).unwrap();
+    assert_eq!((session.passed(), session.feedback().delivered()), (Lsn(40), Lsn(30)));
+    session.settle(ticket, 1).unwrap();
+    session.advance();
+    assert_eq!(session.feedback().delivered(), Lsn(40));
+    assert_eq!(session.feedback().records_end(), Lsn::INVALID, "a snapshot's rows are not in the WAL");
+}

@@ -15,6 +15,7 @@ use crate::lsn::Lsn;
 use crate::record::{EncodeError, Encoder, PrepareError, Prepared};
 use crate::relations::Relation;
 use crate::session::Sealed;
+use crate::sink::kafka::exactly_once::Transactions;
 pub use kafka::KafkaSink;
 use kafka::client::context::Failure;
 use kafka::flight::Ordinal;
@@ -141,6 +142,14 @@ impl Sink {
         match self {
             Sink::Kafka(sink) => sink.take(change, ticket, now),
             Sink::Stdout(sink) => sink.take(change, ticket),
+        }
+    }
+
+    /// The Kafka transactions of exactly-once delivery.
+    pub fn transactions(&mut self) -> Option<&mut Transactions> {
+        match self {
+            Sink::Kafka(sink) => sink.delivery().transactions_mut(),
+            Sink::Stdout(_) => None,
         }
     }
 

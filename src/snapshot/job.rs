@@ -99,9 +99,21 @@ impl Job {
     }
 
     /// Changes what was requested. That is part of every progress stored from now on.
-    pub fn request(&mut self, change: impl Fn(&mut Progress)) {
+    pub fn request(&mut self, change: impl FnOnce(&mut Progress)) {
+        let before = self.progress.tables.clone();
         change(&mut self.progress);
-        change(&mut self.delivered);
+        let Progress { last_request, is_paused, ref patterns, ref tables } = self.progress;
+        (self.delivered.last_request, self.delivered.is_paused) = (last_request, is_paused);
+        self.delivered.patterns.clone_from(patterns);
+        // What is delivered may lag behind a table's last chunk: only what has changed is changed there.
+        for gone in before.iter().filter(|table| !tables.contains(table)) {
+            self.delivered.tables.retain(|table| (table.oid, table.request) != (gone.oid, gone.request));
+            self.in_flight.retain(|(_, advance)| (advance.oid, advance.request) != (gone.oid, gone.request));
+        }
+        for new in tables.iter().filter(|table| !before.contains(table)) {
+            self.delivered.end(new.oid);
+            self.delivered.tables.push(new.clone());
+        }
         let goes_on = |reading: &Reading| {
             let of = |table: &&TableProgress| table.oid == reading.table.oid && table.request == reading.table.request;
             !self.progress.is_paused
@@ -258,6 +270,12 @@ impl Job {
         reading
     }
 
+    /// Whether a chunk that was emitted is not known to be delivered.
+    #[must_use]
+    pub fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
     /// Moves what may be stored past the chunks that are delivered: their entries, and all before them, are not in flight.
     /// Returns whether it has moved.
     pub fn settle(&mut self, is_in_flight: impl Fn(Ticket) -> bool) -> bool {
@@ -381,6 +399,31 @@ mod tests {
         read(&mut job, &["1"], false);
         job.request(|progress| progress.patterns.push("x".to_owned()));
         assert!(job.is_ready());
+    }
+
+    #[test]
+    fn a_table_that_is_requested_again_while_its_last_chunk_is_in_flight_is_read_again() {
+        let mut job = job(&[1]);
+        read(&mut job, &["1"], true);
+        job.emitted(Ticket(1), &["id".to_owned()]);
+        job.request(|progress| progress.tables.push(table(1, 6)));
+        assert_eq!(job.delivered(), job.progress());
+        job.settle(|_| false);
+        assert_eq!(job.delivered(), job.progress(), "the last chunk of the first request ends the second one");
+        read(&mut job, &["1"], true);
+        job.emitted(Ticket(2), &["id".to_owned()]);
+        job.settle(|_| false);
+        assert!(job.delivered().is_idle());
+    }
+
+    #[test]
+    fn a_table_that_begins_again_forgets_its_chunks_in_flight() {
+        let mut job = job(&[1]);
+        read(&mut job, &["1"], false);
+        job.emitted(Ticket(1), &["id".to_owned()]);
+        job.request(|progress| progress.begin_again(1));
+        job.settle(|_| false);
+        assert_eq!(after(job.delivered()), [(1, String::new())]);
     }
 
     #[test]

@@ -21,9 +21,11 @@ pub mod chunk;
 pub mod job;
 pub mod key;
 pub mod progress;
+pub mod request;
 pub mod size;
 pub mod tracking;
 pub mod view;
 
 pub use chunk::Touched;
+pub use progress::Progress;
 pub use view::View;

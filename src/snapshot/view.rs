@@ -1,5 +1,25 @@
 //! What a read sees: PostgreSQL's snapshot as `pg_current_snapshot()` prints it.
 
+use crate::lsn::Lsn;
+
+/// The bytes of a page's header, and of the first page's of a segment.
+const SHORT_HEADER: u64 = 24;
+const LONG_HEADER: u64 = 40;
+
+/// The end of the records before an insert position. `pg_current_wal_insert_lsn()` on a new page is after the page's header,
+/// where no record ends: an idle server would never send that position.
+#[must_use]
+pub fn end_of_records(insert: Lsn, block: u64, segment: u64) -> Lsn {
+    let is_after = |page: u64, header: u64| page != 0 && insert.0 % page == header;
+    if is_after(segment, LONG_HEADER) {
+        Lsn(insert.0 - LONG_HEADER)
+    } else if is_after(block, SHORT_HEADER) {
+        Lsn(insert.0 - SHORT_HEADER)
+    } else {
+        insert
+    }
+}
+
 /// A snapshot, with 64-bit transaction ids.
 ///
 /// On a primary it lists the top-level transactions in progress between `xmin` and `xmax`. On a standby the list is empty
@@ -69,6 +89,20 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_position_after_the_header_of_a_page_is_the_end_of_the_page_before() {
+        for (insert, end) in [
+            (0x0100_0028, 0x0100_0000),
+            (0x0100_2018, 0x0100_2000),
+            (0x0100_2028, 0x0100_2028),
+            (0x0100_0018, 0x0100_0000),
+            (0x0100_2000, 0x0100_2000),
+            (0x0100_2058, 0x0100_2058),
+        ] {
+            assert_eq!(end_of_records(Lsn(insert), 8_192, 16 << 20), Lsn(end), "{insert:x}");
+        }
+    }
 
     #[test]
     fn a_snapshot_is_parsed_or_refused_whole() {

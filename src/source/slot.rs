@@ -150,7 +150,7 @@ fn check_slot(slot: &Slot, database: &str) -> Result<(), Error> {
         return setup(
             format!("the slot {name} is permanently lost: {why}"),
             "the server removed WAL that the slot needs: changes are missing. Drop the slot, create a new one and \
-             reload the tables (max_slot_wal_keep_size limits the WAL that a slot may retain)",
+             reload the tables with walcat snapshot start (max_slot_wal_keep_size limits the WAL that a slot may retain)",
         );
     }
     if slot.is_two_phase() {

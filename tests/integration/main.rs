@@ -25,6 +25,7 @@ mod failover;
 mod half_open;
 mod hold;
 mod idle;
+mod incremental;
 mod lost_topics;
 mod memory;
 mod once_and_endpos;

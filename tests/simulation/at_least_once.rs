@@ -198,5 +198,6 @@ fn identity(facts: &Facts, start: Start) -> Identity {
         slot: facts.slot.clone(),
         records: start.records,
         full_keys: std::collections::BTreeMap::new(),
+        snapshot: None,
     }
 }

@@ -137,6 +137,7 @@ impl ExactlyOnce {
             end_lsn: Lsn::INVALID,
             records: None,
             full_keys: std::collections::BTreeMap::new(),
+            snapshot: None,
         };
         let history = History::new(&instance);
         let sink = Sink { ledger: Ledger::new(bounds, identity, instance), producer: Producer::default() };

@@ -319,7 +319,10 @@ impl KafkaSink {
             self.pass_new(ticket, new, now)?;
         }
         if let Some(transactions) = self.delivery.transactions_mut() {
-            transactions.take(ticket, taken.records, change.position.transaction.is_some());
+            // The rows of a chunk stay together, like those of a transaction.
+            let is_transactional =
+                change.position.transaction.is_some() || matches!(change.operation, Operation::Read { .. });
+            transactions.take(ticket, taken.records, is_transactional);
         }
         Ok(taken)
     }

@@ -366,6 +366,7 @@ mod tests {
             end_lsn: Lsn(end_lsn),
             records: None,
             full_keys: FullKeys::new(),
+            snapshot: None,
         }
     }
 

@@ -374,7 +374,14 @@ fn simulate(seed: u64, is_exactly_once: bool) -> Tally {
             _ => {}
         }
     }
-    panic!("seed {seed}: no rest");
+    let wal = world.database.wal.len();
+    panic!(
+        "seed {seed}: no rest: read {} of {wal}, {} entries, {} records, {:?}",
+        walcat.next,
+        walcat.entries.len(),
+        walcat.queue.len(),
+        walcat.job
+    );
 }
 
 fn run(is_exactly_once: bool) {

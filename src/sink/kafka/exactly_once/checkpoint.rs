@@ -186,6 +186,12 @@ impl Reader {
         Ok(Reader { consumer, topic: topic.to_owned(), history: History::new(instance), is_at_end: false })
     }
 
+    /// Whether everything in the topic has been read.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        self.is_at_end
+    }
+
     /// What was read so far.
     #[must_use]
     pub fn history(&self) -> &History {
@@ -301,6 +307,7 @@ mod tests {
             end_lsn: Lsn(0x10),
             records,
             full_keys: BTreeMap::from([("16400".to_owned(), vec!["b".to_owned(), "a".to_owned()])]),
+            snapshot: None,
         };
         let checkpoint = Checkpoint { stored, commit_lsn: Lsn(8), xid: 5, instance: instance.clone() };
         let text = render_checkpoint(checkpoint.clone());

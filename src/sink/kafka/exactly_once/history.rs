@@ -130,6 +130,7 @@ mod tests {
                 end_lsn: Lsn(end_lsn),
                 records: None,
                 full_keys: FullKeys::new(),
+                snapshot: None,
             };
             render_checkpoint(Checkpoint { stored, commit_lsn: Lsn(end_lsn), xid: 0, instance: instance(pid, 0) })
         };

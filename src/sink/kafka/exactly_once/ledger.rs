@@ -18,6 +18,7 @@ use crate::sink::kafka::client::transaction_calls::CallError;
 use crate::sink::kafka::error::Error;
 use crate::sink::kafka::exactly_once::checkpoint::{Checkpoint, Instance};
 use crate::sink::kafka::exactly_once::history::History;
+use crate::snapshot::Progress;
 
 /// The maximum number of units of confirmation in one Kafka transaction: half of the ring.
 const UNITS_MAX: usize = RING_ENTRIES_MAX / 2;
@@ -308,6 +309,12 @@ impl Ledger {
     /// Stores these keys with each position from now on.
     pub fn keep_full_keys(&mut self, full_keys: FullKeys) {
         self.identity.full_keys = full_keys;
+    }
+
+    /// Stores this progress of the snapshots with each position from now on. Call it between the last record that it includes
+    /// and the next one.
+    pub fn keep_snapshot(&mut self, snapshot: Option<Progress>) {
+        self.identity.snapshot = snapshot;
     }
 
     /// The stream continues at this position of this timeline.
@@ -612,7 +619,15 @@ mod tests {
     fn stored(end_lsn: u64) -> Stored {
         let records = Some(Reached { timeline: 1, lsn: Lsn(end_lsn) });
         let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        Stored { system_identifier, timeline: 1, slot, end_lsn: Lsn(end_lsn), records, full_keys: FullKeys::new() }
+        Stored {
+            system_identifier,
+            timeline: 1,
+            slot,
+            end_lsn: Lsn(end_lsn),
+            records,
+            full_keys: FullKeys::new(),
+            snapshot: None,
+        }
     }
 
     fn instance() -> Instance {
