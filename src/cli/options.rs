@@ -125,8 +125,9 @@ pub struct OutputOptions {
     on_error: Option<String>,
     #[arg(long, value_name = "TOPIC")]
     dead_letter_topic: Option<String>,
-    /// A row is a record with op r, like that of an insert. only reads all rows as of one point in time and needs no slot; it
-    /// leaves none behind. The server cannot remove dead rows while walcat reads.
+    /// A row is a record with op r, like that of an insert. initial needs --create-slot and [state] file, and does nothing for
+    /// a slot that exists. only reads all rows as of one point in time, needs no slot and leaves none behind. The server
+    /// cannot remove dead rows while walcat reads.
     #[arg(long, value_name = "MODE")]
     snapshot: Option<String>,
 }

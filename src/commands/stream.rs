@@ -63,6 +63,10 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         // A mistyped broker must not leave a new slot or block an existing one.
         drop(kafka::reach(settings, &mut waiter)?);
     }
+    if settings.snapshot.mode == config::SnapshotMode::Initial && settings.create_slot {
+        (poller, signals) = super::snapshot::initial(settings, &source, &mut state_file, poller, signals)?;
+    }
+    let mut waiter = Waiter::new(&mut poller, &mut signals);
     let started = open::start(&source, &mut || Store::on_disk(&mut state_file).read(), &mut waiter)?;
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;

@@ -213,7 +213,7 @@ impl Key {
         row(Key::TopicsReplicationFactor, "topics.replication_factor", Kind::Integer, Some("-1"),
             "Create topics with this many replicas; -1 is the broker's default"),
         row(Key::SnapshotMode, "snapshot.mode", Kind::Text, Some("never"),
-            "Send the rows that are already there: never, or only them and then exit (only)"),
+            "Send the rows that are already there: never, initial (before the stream of a new slot) or only"),
         row(Key::SnapshotConnections, "snapshot.connections", Kind::Integer, Some("2"),
             "Read the rows through this many connections"),
         row(Key::SnapshotTables, "snapshot.tables", Kind::List, None,

@@ -325,6 +325,24 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
         let why = "a temporary slot has no position to resume from";
         return Err(ConfigError::Contradiction { places, why });
     }
+    if settings.snapshot.mode == SnapshotMode::Initial {
+        for (other, is_set, why) in [
+            (Key::Dump, settings.dump.is_some(), "a dump prints the stream alone"),
+            (Key::Record, settings.record.is_some(), "a recording keeps the stream alone"),
+            (Key::TemporarySlot, settings.temporary_slot, "the slot has to outlive an interruption"),
+            (Key::Engine, settings.engine == Engine::Polling, "only a replication connection exports a snapshot"),
+            (
+                Key::Delivery,
+                settings.delivery == Delivery::ExactlyOnce,
+                "an initial snapshot keeps its progress in [state] file",
+            ),
+        ] {
+            if is_set {
+                let places = Box::new([layers.place(Key::SnapshotMode), layers.place(other)]);
+                return Err(ConfigError::Contradiction { places, why });
+            }
+        }
+    }
     if settings.snapshot.mode == SnapshotMode::Only {
         for (other, is_set, why) in [
             (Key::Dump, settings.dump.is_some(), "a dump prints the stream, which this mode does not read"),

@@ -223,12 +223,14 @@ pub struct Snapshot {
 pub enum SnapshotMode {
     /// None.
     Never,
+    /// All, before the stream, if this run creates the slot.
+    Initial,
     /// All, and nothing else.
     Only,
 }
 
 impl SnapshotMode {
-    pub const CHOICES: [(&str, Self); 2] = [("never", Self::Never), ("only", Self::Only)];
+    pub const CHOICES: [(&str, Self); 3] = [("never", Self::Never), ("initial", Self::Initial), ("only", Self::Only)];
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

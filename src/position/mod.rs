@@ -120,6 +120,12 @@ pub enum Disagreement {
         if known.is_valid() { format!(" by this process up to {known}") } else { String::new() }
     )]
     NoCheckpoint { store: String, slot: String, confirmed: Lsn, known: Lsn },
+    /// The rows that were there before the slot are not all delivered.
+    #[error(
+        "according to {store}, the initial snapshot of the slot {slot} is not finished: a part of the rows from before \
+         {confirmed} was not delivered"
+    )]
+    Unfinished { store: String, slot: String, confirmed: Lsn },
     /// The slot of a stored position does not exist.
     #[error(
         "the slot {slot} does not exist, but according to {store}, everything up to {stored} was delivered from it: \
@@ -157,6 +163,10 @@ impl Disagreement {
                  continue from the slot's position; set synchronized_standby_slots on the primary so that a failover \
                  cannot lose changes"
             }
+            Disagreement::Unfinished { .. } => {
+                "the slot has every change since then: use --accept-gap to stream them, and send the rows with walcat snapshot start (see \
+                 SNAPSHOTS in walcat(1)); or drop the slot, delete the topics and start again"
+            }
             Disagreement::NoCheckpoint { .. } => {
                 "find out what happened to the topic; use --accept-gap to start at the slot's position and deliver \
                  everything after it, possibly a second time"
@@ -187,6 +197,9 @@ pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Star
     let Some(stored) = stored else { return Ok(Start::at_slot(facts)) };
     judge_identity(stored, store, &facts.system_identifier, &facts.slot)?;
     let store = store.to_owned();
+    if !stored.end_lsn.is_valid() {
+        return Err(Disagreement::Unfinished { store, slot: facts.slot.clone(), confirmed });
+    }
     let other_timeline = |at: Reached| {
         let (store, server) = (store.clone(), facts.timeline);
         Disagreement::OtherTimeline { store, stored: at.lsn, timeline: at.timeline, server }
@@ -221,6 +234,10 @@ pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Star
 /// [`Disagreement`].
 pub fn judge_new_slot(stored: &Stored, store: &str, system_identifier: &str, slot: &str) -> Result<(), Disagreement> {
     judge_identity(stored, store, system_identifier, slot)?;
+    // The snapshot was on record, and nothing was delivered yet or the operator has dropped the slot.
+    if !stored.end_lsn.is_valid() {
+        return Ok(());
+    }
     let (store, slot) = (store.to_owned(), slot.to_owned());
     Err(Disagreement::SlotMissing { store, slot, stored: stored.end_lsn })
 }

@@ -30,7 +30,7 @@ pub struct Stored {
     pub timeline: u32,
     /// The slot.
     pub slot: String,
-    /// Everything up to this position is delivered.
+    /// Everything up to this position is delivered. 0/0 while the rows from before the slot are not all delivered.
     pub end_lsn: Lsn,
     /// The end of the last records: the WAL between this and `end_lsn` had none. None in files of older versions, which did
     /// not distinguish them.

@@ -167,9 +167,10 @@ impl Error {
                 Some("start walcat again: nothing is lost".to_owned())
             }
             Error::Rewritten { .. } => Some("start walcat again: it reads another snapshot".to_owned()),
-            Error::Incomplete { .. } => {
-                Some("start walcat again: it reads all rows again, as of a new point in time".to_owned())
-            }
+            Error::Incomplete { .. } => Some(
+                "start walcat again: with --snapshot only it reads all rows again, with initial it says how to go on"
+                    .to_owned(),
+            ),
             Error::Record { .. } | Error::Loop(_) => None,
         }
     }

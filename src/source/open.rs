@@ -159,7 +159,7 @@ pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<
 }
 
 /// Returns the cluster, its position, and the history of its timeline.
-pub(super) fn identify(connection: &mut Connection, waiter: &mut Waiter<'_>) -> Result<(System, Vec<Switch>), Error> {
+pub(crate) fn identify(connection: &mut Connection, waiter: &mut Waiter<'_>) -> Result<(System, Vec<Switch>), Error> {
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let system = server::identify_system(connection, wait)?;
     let switches = server::timeline_history(connection, system.timeline, wait)?;
@@ -228,7 +228,7 @@ pub fn accept(
 }
 
 /// A missing slot may be created if no store has a position of it.
-fn check_new_slot(source: &Source, system_identifier: &str, store: &mut ReadStore<'_>) -> Result<(), Error> {
+pub(crate) fn check_new_slot(source: &Source, system_identifier: &str, store: &mut ReadStore<'_>) -> Result<(), Error> {
     let Some(Known { stored, store }) = store()? else { return Ok(()) };
     match position::judge_new_slot(&stored, &store, system_identifier, &source.slot) {
         Err(disagreement) if !source.accept_gap => Err(disagreement.into()),
@@ -265,7 +265,7 @@ pub fn check_version(server_version: i32) -> Result<(), Error> {
 }
 
 /// Connects. While the server does not answer, walcat tries again for up to `connect_for`.
-pub(super) fn connect(source: &Source, kind: Kind, waiter: &mut Waiter<'_>) -> Result<Connection, Error> {
+pub(crate) fn connect(source: &Source, kind: Kind, waiter: &mut Waiter<'_>) -> Result<Connection, Error> {
     let started = Instant::now();
     let mut told = false;
     loop {

@@ -134,11 +134,11 @@ impl Copying {
         })
     }
 
-    /// Reads and delivers all rows.
+    /// Reads and delivers all rows. Returns what the stream needs after it.
     ///
     /// # Errors
     /// [`Error::Incomplete`] after a signal; [`Error::Postgres`], [`Error::Sink`].
-    pub fn run(mut self) -> Result<(), Error> {
+    pub fn run(mut self) -> Result<(Poller, StopSignals), Error> {
         loop {
             let now = Instant::now();
             self.handle_signals(now)?;
@@ -163,7 +163,12 @@ impl Copying {
             }
         }
         self.progress.ended(self.tables.len(), Instant::now());
-        Ok(())
+        for number in 0..self.readers.len() {
+            self.poller.disarm(reader_of(number));
+        }
+        self.poller.disarm(Wakeup::Kafka);
+        self.poller.disarm(Wakeup::Stdout);
+        Ok((self.poller, self.signals))
     }
 
     fn handle_signals(&mut self, now: Instant) -> Result<(), Error> {
@@ -324,7 +329,7 @@ impl Copying {
     fn sleep(&mut self, now: Instant) -> Result<(), Error> {
         let may_read = self.may_read(now);
         for (number, reader) in self.readers.iter().enumerate() {
-            let wakeup = Wakeup::Reader(u8::try_from(number).expect("the number of connections is bounded"));
+            let wakeup = reader_of(number);
             // While reading is paused, the socket's readiness would only spin the loop.
             match reader.copy.socket() {
                 Some((socket, direction)) if may_read && reader.part.is_some() => {
@@ -346,6 +351,10 @@ impl Copying {
         let deadline = others.into_iter().flatten().fold(latest, Instant::min);
         Ok(self.poller.wait(deadline)?)
     }
+}
+
+fn reader_of(number: usize) -> Wakeup {
+    Wakeup::Reader(u8::try_from(number).expect("the number of connections is bounded"))
 }
 
 /// The tables of a snapshot are its relations.
