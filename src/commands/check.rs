@@ -255,7 +255,7 @@ fn kafka(settings: &StreamSettings, found: &Found, commands: &mut Commands, repo
         if !seen.insert(topic.clone()) {
             continue;
         }
-        let has_key = table.replica_identity == 'i' || table.has_primary_key;
+        let has_key = matches!((table.replica_identity, table.has_primary_key), ('i', _) | ('d' | 'f', true));
         let facts = topic_facts(inquiry.cleanup_policy(&topic), || {
             let template = kafka::topic_template(&settings.topics);
             if settings.topics.create {

@@ -144,8 +144,7 @@ impl Question {
             format!("{{{}}}", oids.join(","))
         };
         let Question { relation, types, announced, others, xid } = self;
-        // A list of numbers and texts always serialises.
-        let announced = serde_json::to_string(announced).unwrap_or_default();
+        let announced = serde_json::to_string(announced).expect("numbers and texts can be written as JSON");
         [relation.to_string(), list(types), announced, list(others), xid.to_string()]
     }
 }

@@ -153,7 +153,8 @@ pub fn timeline_history(connection: &mut Connection, timeline: u32, wait: &mut W
 pub fn replayed(connection: &mut Connection, wait: &mut Wait<'_>) -> Result<Option<Lsn>, Error> {
     const QUERY: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() END";
     let result = connection.command("reading the position of the replay", QUERY, wait)?;
-    Ok(result.value(0, 0).and_then(|text| text.parse().ok()))
+    let replayed = result.value(0, 0).map(str::parse).transpose();
+    replayed.map_err(|_| Error::Answer { command: "reading the position of the replay", reason: "no LSN".to_owned() })
 }
 
 /// Settings and usage of the server.

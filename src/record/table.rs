@@ -47,8 +47,7 @@ impl TableEncoder<'_> {
                 self.marker = Some(marker);
                 self.row_without_before(new, b'r')
             }
-            // Does not occur: the encoder handles messages.
-            Operation::Message { .. } => Ok(()),
+            Operation::Message { .. } => unreachable!("the encoder handles messages before it chooses a table"),
         }
     }
 

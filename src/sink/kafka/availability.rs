@@ -107,6 +107,7 @@ impl Availability {
     /// A broker answered.
     pub fn answered(&mut self) {
         self.ever_reached = true;
+        self.cause = None;
         if self.under_way && matches!(self.state, State::Unreachable { .. }) {
             NO_DELIVERY.clone_into(&mut self.reason);
         } else {
@@ -122,7 +123,7 @@ impl Availability {
     /// librdkafka reports that all brokers are down.
     pub fn all_down(&mut self, reason: &str, under_way: bool, now: Instant) {
         // This reason only counts the brokers; librdkafka reported the cause before.
-        self.reason = self.cause.take().unwrap_or_else(|| reason.to_owned());
+        self.reason = self.cause.clone().unwrap_or_else(|| reason.to_owned());
         match self.state {
             State::Reachable if !under_way => self.state = State::Suspect { since: now },
             State::Reachable => self.state = State::Unreachable { since: now },
@@ -220,8 +221,11 @@ mod tests {
         let now = Instant::now();
         let mut availability = Availability::new(None, now);
         availability.broker_failed("b:1: certificate verify failed");
-        availability.all_down("1/1 brokers are down", false, now);
-        assert_eq!(availability.outage(), Some((now, "b:1: certificate verify failed")));
+        // librdkafka reports the cause once, and the count of brokers again and again.
+        for _ in 0..2 {
+            availability.all_down("1/1 brokers are down", false, now);
+            assert_eq!(availability.outage(), Some((now, "b:1: certificate verify failed")));
+        }
     }
 
     #[test]
