@@ -13,7 +13,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Given, Key};
-use crate::verify::pattern::Pattern;
+use crate::patterns::Pattern;
 use options::{
     ConnectionOptions, EndOptions, FailoverOptions, KafkaOptions, LogOptions, OutputOptions, PublicationOptions,
     TimeOptions,

@@ -200,22 +200,6 @@ pub struct Created {
     pub snapshot: Option<String>,
 }
 
-/// Creates a temporary slot on a replication connection and returns its consistent point and the name of its snapshot: the
-/// transactions whose commit is before that point. Another session can import the snapshot until the next command on this
-/// connection.
-///
-/// # Errors
-/// Those of [`Connection::command`].
-pub fn create_exporting(connection: &mut Connection, name: &str, wait: &mut Wait<'_>) -> Result<(Lsn, String), Error> {
-    const NAME: &str = "CREATE_REPLICATION_SLOT";
-    let text = command::create_exporting_slot(name, connection.server_version());
-    let result = connection.command_without_limit(NAME, &text, wait)?;
-    let missing = |what: &str| Error::Answer { command: NAME, reason: format!("no {what}") };
-    let lsn = result.value(0, 1).and_then(|text| text.parse().ok()).ok_or_else(|| missing("consistent_point"))?;
-    let snapshot = result.value(0, 2).ok_or_else(|| missing("snapshot_name"))?;
-    Ok((lsn, snapshot.to_owned()))
-}
-
 /// Whether a slot still has to send changes of its publications from before an LSN; none if that cannot be found out in
 /// reasonable time. Decodes on a temporary copy of the slot.
 ///

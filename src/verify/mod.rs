@@ -11,7 +11,6 @@ pub mod columns;
 pub mod entries;
 pub mod fold;
 pub mod hash;
-pub mod pattern;
 pub mod record;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,9 @@ use crate::lsn::Lsn;
 
 type Record = (i32, Option<Vec<u8>>, Option<Vec<u8>>);
 
+/// Records, each with its place in the order in which they were written.
+type Topic = Vec<(usize, Record)>;
+
 fn key(id: u64) -> Vec<u8> {
     format!(r#"{{"id":{id}}}"#).into_bytes()
 }
@@ -220,11 +223,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// The records of the steps with the table after each commit. Each transaction has one change; its LSN is its number
 /// times 10.
-fn stream(
-    steps: &[Step],
-    partitions: i32,
-    truncates: bool,
-) -> (Vec<(usize, Record)>, BTreeMap<u64, BTreeMap<u64, u64>>) {
+fn stream(steps: &[Step], partitions: i32, truncates: bool) -> (Topic, BTreeMap<u64, BTreeMap<u64, u64>>) {
     let partition = |id: u64| i32::try_from(id % 7).unwrap_or_default() % partitions;
     let (mut topic, mut table, mut tables) = (Vec::new(), BTreeMap::new(), BTreeMap::from([(0, BTreeMap::new())]));
     let mut transactions: Vec<Vec<Record>> = Vec::new();
@@ -257,7 +256,7 @@ fn stream(
 }
 
 /// Removes what a later record of the same key replaces, up to this place.
-fn compact(topic: &[(usize, Record)], up_to: usize) -> Vec<(usize, Record)> {
+fn compact(topic: &[(usize, Record)], up_to: usize) -> Topic {
     let kept = topic.iter().filter(|(place, record)| {
         let replaces = |later: usize, other: &Record| later > *place && later < up_to && other.1 == record.1;
         record.1.is_none() || !topic.iter().any(|(later, other)| replaces(*later, other))
@@ -266,7 +265,7 @@ fn compact(topic: &[(usize, Record)], up_to: usize) -> Vec<(usize, Record)> {
 }
 
 /// The records partition by partition, as one reader may see them.
-fn by_partition(topic: &[(usize, Record)], partitions: i32) -> Vec<(usize, Record)> {
+fn by_partition(topic: &[(usize, Record)], partitions: i32) -> Topic {
     let of = |partition| topic.iter().filter(move |(_, record)| record.0 == partition).cloned();
     (0..partitions).flat_map(of).collect()
 }

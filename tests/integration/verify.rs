@@ -122,7 +122,7 @@ fn patterns_choose_tables_and_one_that_matches_none_is_an_error() {
     assert!(run.stdout.contains("as of ") && run.stdout.contains("2 equal, 0 different; 1 rows"), "{}", run.stdout);
     verify(&world).with(&["public.x*"]).run().expect_code(78).expect_log(&["no published table matches public.x*"]);
     verify(&world).with(&["*.log"]).run().expect_code(78).expect_log(&["records have no key"]);
-    verify(&world).with(&["t"]).run().expect_code(2).expect_log(&["use SCHEMA.TABLE"]);
+    verify(&world).with(&["t"]).run().expect_code(2).expect_log(&["write SCHEMA.TABLE"]);
 }
 
 #[test]

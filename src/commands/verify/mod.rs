@@ -20,6 +20,7 @@ use super::slot::{Commands, print};
 use crate::change::RelationIndex;
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
+use crate::patterns::Pattern;
 use crate::pg::tables::Table;
 use crate::pg::{Connection, Kind};
 use crate::record::{self, Encoder, UNAVAILABLE_VALUE};
@@ -27,7 +28,6 @@ use crate::sink;
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::client::topic_reader::{self, Partition, Topics};
 use crate::source::open;
-use crate::verify::pattern::Pattern;
 use comparison::{Comparison, Memory};
 use snapshot::{Snapshot, Source};
 

@@ -11,12 +11,12 @@ use log::{info, warn};
 
 use crate::error::Error;
 use crate::lsn::Lsn;
+use crate::patterns::Pattern;
 use crate::pg::copy_out::CopyOut;
 use crate::pg::tables::{self, Table};
 use crate::pg::{self, Connection, Kind, Server, slots};
 use crate::source::waiting::Waiter;
-use crate::verify::pattern::Pattern;
-use crate::wire::replication::command::quote_literal;
+use crate::wire::replication::command::{SlotOptions, quote_literal};
 
 /// While the slot is being created, walcat logs what it waits for, each time this interval has passed.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(5);
@@ -94,7 +94,8 @@ fn export(source: &Source<'_>, waiter: &mut Waiter<'_>) -> Result<(Connection, L
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let mut session = Connection::connect_to(source.dsn, Some(&source.server), Kind::Replication, wait)?;
     let mut notice_at = Instant::now() + NOTICE_INTERVAL;
-    let created = slots::create_exporting(&mut session, &slot_name(), &mut |socket, way| {
+    let options = SlotOptions { temporary: true, failover: false, exports_snapshot: true };
+    let created = slots::create(&mut session, &slot_name(), options, &mut |socket, way| {
         if Instant::now() >= notice_at {
             let blocking = blocking_transactions(source, waiter).unwrap_or_default().join("; ");
             warn!(blocking = blocking.as_str(); "taking the snapshot waits for older transactions to end");
@@ -102,8 +103,9 @@ fn export(source: &Source<'_>, waiter: &mut Waiter<'_>) -> Result<(Connection, L
         }
         waiter.wait(socket, way)
     });
-    let (lsn, name) = created?;
-    Ok((session, lsn, name))
+    let slots::Created { lsn, snapshot } = created?;
+    let missing = || pg::Error::Answer { command: "CREATE_REPLICATION_SLOT", reason: "no snapshot_name".to_owned() };
+    Ok((session, lsn, snapshot.ok_or_else(missing)?))
 }
 
 fn blocking_transactions(source: &Source<'_>, waiter: &mut Waiter<'_>) -> Result<Vec<String>, pg::Error> {

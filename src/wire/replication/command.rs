@@ -57,13 +57,6 @@ pub fn create_replication_slot(name: &str, options: SlotOptions, server_version:
     format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {list}")
 }
 
-/// `CREATE_REPLICATION_SLOT` for a temporary slot that exports its snapshot.
-#[must_use]
-pub fn create_exporting_slot(name: &str, server_version: i32) -> String {
-    let export = if server_version >= OPTION_LIST_SINCE { "(SNAPSHOT 'export')" } else { "EXPORT_SNAPSHOT" };
-    format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput {export}", quote_identifier(name))
-}
-
 /// `DROP_REPLICATION_SLOT`: fails at once if another session holds the slot.
 #[must_use]
 pub fn drop_replication_slot(name: &str) -> String {
