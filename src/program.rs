@@ -25,13 +25,13 @@ pub fn run_process() -> ! {
 
 /// A failure of a command, and the slot of a stream that ends by it.
 struct Failed {
-    error: Error,
+    error: Box<Error>,
     slot: Option<String>,
 }
 
 impl<E: Into<Error>> From<E> for Failed {
     fn from(error: E) -> Self {
-        Failed { error: error.into(), slot: None }
+        Failed { error: Box::new(error.into()), slot: None }
     }
 }
 
@@ -46,7 +46,7 @@ fn run(cli: &Cli) -> Result<(), Failed> {
             start_log(&config);
             let settings = config.stream(environment)?;
             stream::run(&settings).map_err(|error| Failed {
-                error,
+                error: Box::new(error),
                 // A snapshot alone needs no slot.
                 slot: Some(settings.slot.clone()).filter(|slot| !slot.is_empty()),
             })

@@ -245,17 +245,6 @@ impl CopyOut {
         matches!(self.state, State::Connecting(_)).then(|| now + CONNECTING_SLICE)
     }
 
-    /// The pid of the session's server process; 0 without one.
-    #[must_use]
-    pub fn session_pid(&self) -> i32 {
-        match &self.state {
-            State::Closed | State::Connecting(_) => 0,
-            State::Pinning(handle) | State::Idle(handle) | State::Running(handle) | State::Copying(handle) => {
-                handle.backend_pid()
-            }
-        }
-    }
-
     fn send(&mut self, mut handle: Handle, command: &CString) -> Result<(), Error> {
         if !handle.send_query(command) {
             return Err(lost(&handle));

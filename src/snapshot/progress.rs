@@ -133,7 +133,7 @@ mod tests {
         assert_eq!((progress.tables[0].after[0].as_str(), progress.tables[0].rows), ("7", 10));
         assert_eq!(progress.tables[1], b);
         progress.advance(&advance(&a, "", true));
-        assert_eq!(progress.tables, [b.clone()]);
+        assert_eq!(progress.tables, std::slice::from_ref(&b));
         progress.advance(&advance(&a, "9", false));
         assert_eq!(progress.tables, [b]);
     }

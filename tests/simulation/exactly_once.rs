@@ -226,7 +226,7 @@ impl ExactlyOnce {
             Task::Seal(checkpoint) => {
                 ledger.open(world.now);
                 ledger.sealed_with(&checkpoint.stored);
-                producer.flight.push_back(Record::Own { key: CHECKPOINT_KEY, value: render_checkpoint(checkpoint) });
+                producer.flight.push_back(Record::Own { key: CHECKPOINT_KEY, value: render_checkpoint(*checkpoint) });
             }
         }
         while let Some((ticket, records)) = ledger.settled() {

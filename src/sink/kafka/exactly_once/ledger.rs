@@ -61,7 +61,7 @@ pub enum Task {
     /// Read the checkpoint topic. Then call [`Ledger::handle_history`].
     Read,
     /// Put the checkpoint into the transaction. Then call [`Ledger::sealed_with`].
-    Seal(Checkpoint),
+    Seal(Box<Checkpoint>),
 }
 
 /// Whether librdkafka was asked for the call that ends the stage. Once it was asked to commit, only librdkafka
@@ -567,13 +567,13 @@ impl Ledger {
         )
     }
 
-    fn checkpoint(&self, sealed: Sealed, records: Reached) -> Checkpoint {
-        Checkpoint {
+    fn checkpoint(&self, sealed: Sealed, records: Reached) -> Box<Checkpoint> {
+        Box::new(Checkpoint {
             stored: Stored { end_lsn: sealed.end_lsn, records: Some(records), ..self.identity.clone() },
             commit_lsn: sealed.commit_lsn,
             xid: sealed.xid,
             instance: self.instance.clone(),
-        }
+        })
     }
 
     fn longest(&self) -> Duration {

@@ -208,7 +208,7 @@ impl Transactions {
             }
             Task::Seal(checkpoint) => {
                 let stored = checkpoint.stored.clone();
-                let checkpoint = checkpoint::render_checkpoint(checkpoint);
+                let checkpoint = checkpoint::render_checkpoint(*checkpoint);
                 let refused = |code| self.explain_checkpoint(code, false);
                 flight.add(link.produce_own(checkpoint::CHECKPOINT_KEY, &checkpoint).map_err(refused)?);
                 self.ledger.sealed_with(&stored);
