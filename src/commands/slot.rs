@@ -70,6 +70,7 @@ pub fn create(settings: &SlotSettings) -> Result<(), Error> {
     open::check_publications(&settings.publications, &settings.slot, &mut connection, &mut waiter)?;
     let options = SlotOptions { temporary: false, failover: settings.failover, exports_snapshot: false };
     let lsn = slot::create_slot(dsn, &settings.slot, options, &mut connection, &mut waiter)?.lsn;
+    slot::say_what_is_not_sent(&settings.slot);
     print(&format!("slot {} created, starting at {lsn}\n", settings.slot))
 }
 

@@ -210,7 +210,17 @@ fn create(
     let options = SlotOptions { temporary, failover: source.failover, exports_snapshot: false };
     let lsn = create_slot(source.dsn.as_deref(), &source.slot, options, connection, waiter)?.lsn;
     info!(slot = source.slot.as_str(), lsn:% = lsn, temporary, failover = options.failover; "slot created");
+    if !temporary {
+        say_what_is_not_sent(&source.slot);
+    }
     Ok((source.slot.clone(), lsn))
+}
+
+/// Logs that a new slot has only later changes.
+pub fn say_what_is_not_sent(slot: &str) {
+    info!(slot;
+        "rows that are already in the tables are not sent; to send them, run walcat snapshot start (it needs [state] file \
+         or exactly-once delivery)");
 }
 
 /// Creates a slot, and logs what it waits for.

@@ -59,11 +59,20 @@ fn on_a_terminal_the_drop_of_a_slot_is_asked_for() {
 }
 
 #[test]
-fn a_slot_is_said_to_be_created_once() {
+fn a_slot_is_said_to_be_created_once_and_that_rows_before_it_are_not_sent() {
     let world = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
     let run = slot(&world, &["create", "--publication", &world.publication]).run().expect_code(0);
     let said = format!("{}{}", run.stdout, run.log).matches("created").count();
     assert_eq!(said, 1, "{} {}", run.stdout, run.log);
+    let not_sent = "rows that are already in the tables are not sent; to send them, run walcat snapshot start";
+    run.expect_log(&[not_sent]);
+    world.sql(&format!("SELECT pg_drop_replication_slot('{}')", world.slot));
+    world
+        .stream_to_kafka()
+        .with(&["--create-slot", "--once"])
+        .run()
+        .expect_code(0)
+        .expect_log(&["slot created", not_sent]);
 }
 
 #[test]
