@@ -42,7 +42,8 @@ pub(super) fn check_slot(
     if let Some(why) = found.lost() {
         return Err(Error::Pump(pump::Error::Setup {
             message: format!("the slot {} is permanently lost: {why}", settings.slot),
-            hint: "its stream has not delivered what the tables have; drop the slot, create a new one and reload the tables"
+            hint: "its stream has not delivered what the tables have; drop the slot, create a new one and reload the tables \
+                   with walcat snapshot start (see RELOADING in walcat(1))"
                 .to_owned(),
         }));
     }
