@@ -207,7 +207,7 @@ fn a_killed_snapshot_goes_on_after_its_last_chunk() {
             let before = done(&set);
             // The first chunks of a run are small.
             let is_further = || done(&set) >= before + 10_000 || running.log().contains("snapshot complete");
-            eventually("chunks are stored", 60, is_further);
+            eventually("chunks are stored", 180, is_further);
             if running.log().contains("snapshot complete") {
                 set.world.sql("DELETE FROM t WHERE id = 5");
                 set.world.wait_confirmed(30);
@@ -234,7 +234,7 @@ fn a_killed_snapshot_goes_on_after_its_last_chunk() {
 /// The commit is in the stream although nobody else sees it.
 #[test]
 fn a_chunk_waits_for_a_commit_that_waits_for_a_standby() {
-    let pg = Postgres::start("away", 17, &[]);
+    let pg = Postgres::start("absent-standby", 17, &[]);
     let world = World::without_slot(&pg, Kafka::shared(), TABLE);
     world.sql("INSERT INTO t SELECT generate_series(1, 100)");
     world.create_slot();
