@@ -427,7 +427,9 @@ fn a_sigkill_leaves_nothing_behind() {
     deliver(&world);
     let mut running = verify(&world).spawn();
     running.wait_for_log("snapshot taken");
-    no_slot_is_left(&world);
+    // It may be reading a temporary copy of the stream's slot.
+    let lasting = "SELECT count(*) FROM pg_replication_slots WHERE NOT temporary AND database = current_database()";
+    assert_eq!(world.sql(lasting), "1", "only the stream's own slot would outlive the session");
     running.signal(libc::SIGKILL);
     running.wait();
     crate::servers::eventually("its sessions are gone", 20, || {
