@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::kafka::producer_properties;
 use super::slot::{Commands, print};
+use super::stream;
 use crate::cli::StatusFormat;
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
@@ -19,7 +20,10 @@ use crate::sink;
 use crate::sink::kafka::exactly_once::checkpoint::{self, Instance, Reader};
 use crate::snapshot::Progress;
 use crate::snapshot::request::{Kind, Request};
+use crate::source::open;
+use crate::source::options::Source;
 use crate::source::slot::missing_slot;
+use crate::source::waiting::Waiter;
 use crate::state_file::StateFile;
 use crate::wire::replication::command::quote_literal;
 
@@ -41,7 +45,7 @@ pub fn request(settings: &StreamSettings, kind: Kind, patterns: &[String]) -> Re
     let mut connection = connect(settings, &mut commands)?;
     let slot = find_slot(settings, &mut commands, &mut connection)?;
     if kind == Kind::Start {
-        let tables = published(settings, &mut commands, &connection)?;
+        let tables = published(settings, &mut commands.waiter(), &connection)?;
         check_tables(settings, &connection, &chosen(&tables, &parsed, patterns)?)?;
     }
     let request = Request { slot: settings.slot.clone(), request: kind, tables: patterns.to_vec() };
@@ -62,6 +66,42 @@ pub fn request(settings: &StreamSettings, kind: Kind, patterns: &[String]) -> Re
             settings.slot
         ),
     })
+}
+
+/// Checks what the stream's own incremental snapshots need, before it creates or takes the slot.
+///
+/// # Errors
+/// 78 without a place for the progress, and for a table without a key if the snapshot of all tables is still to begin.
+pub(super) fn check(
+    settings: &StreamSettings,
+    source: &Source,
+    state_file: Option<&StateFile>,
+    waiter: &mut Waiter<'_>,
+) -> Result<(), Error> {
+    let is_automatic = settings.snapshot.mode == config::SnapshotMode::Incremental;
+    if stream::is_look(settings) || !is_automatic && !settings.snapshot.new_tables {
+        return Ok(());
+    }
+    check_place(settings)?;
+    if !is_automatic {
+        return Ok(());
+    }
+    let mut connection = open::connect(source, source.engine.kind(), waiter)?;
+    let slot = slots::find(&mut connection, &settings.slot, &mut |socket, way| waiter.wait(socket, way))?;
+    let is_to_begin = match slot {
+        None => settings.create_slot,
+        Some(_) => state_file.is_some_and(|file| file.stored().is_none()),
+    };
+    if !is_to_begin {
+        return Ok(());
+    }
+    let tables = published(settings, waiter, &connection)?;
+    let fits = |table: &&Table| {
+        let Table { relation, .. } = table;
+        settings.snapshot.tables.is_empty()
+            || settings.snapshot.tables.iter().any(|pattern| pattern.matches(&relation.namespace, &relation.name))
+    };
+    check_tables(settings, &connection, &tables.iter().filter(fits).collect::<Vec<_>>())
 }
 
 /// Shows what is left.
@@ -92,7 +132,7 @@ pub fn estimate(settings: &StreamSettings, patterns: &[String]) -> Result<(), Er
     let parsed = parse(patterns)?;
     let mut commands = Commands::new()?;
     let connection = connect(settings, &mut commands)?;
-    let tables = published(settings, &mut commands, &connection)?;
+    let tables = published(settings, &mut commands.waiter(), &connection)?;
     let mut text = format!("{:>14} {:>16}  table\n", "rows", "bytes");
     let (mut rows, mut bytes) = (0.0, 0);
     for table in chosen(&tables, &parsed, patterns)? {
@@ -158,10 +198,9 @@ fn parse(patterns: &[String]) -> Result<Vec<Pattern>, Error> {
     patterns.iter().map(parse).collect()
 }
 
-fn published(settings: &StreamSettings, commands: &mut Commands, connection: &Connection) -> Result<Vec<Table>, Error> {
+fn published(settings: &StreamSettings, waiter: &mut Waiter<'_>, connection: &Connection) -> Result<Vec<Table>, Error> {
     let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
     let mut copy = CopyOut::connect(NAME, dsn, &connection.server())?;
-    let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
     Ok(tables::published(&mut copy, &settings.publications, connection.server_version(), wait)?)
 }
@@ -195,7 +234,7 @@ fn check_tables(settings: &StreamSettings, connection: &Connection, tables: &[&T
             let (schema, name) = (&table.relation.namespace, &table.relation.name);
             return Err(Error::Snapshot {
                 reason: format!("the table {schema}.{name} has no key, so it cannot be read in chunks"),
-                hint: Some("add a primary key or set REPLICA IDENTITY USING INDEX, or name other tables".to_owned()),
+                hint: Some("add a primary key or set REPLICA IDENTITY USING INDEX, or choose other tables".to_owned()),
             });
         }
     }

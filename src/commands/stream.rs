@@ -35,9 +35,6 @@ const SLOT_WAIT: Duration = Duration::from_secs(30);
 /// How long to keep trying to reconnect, unless configured.
 const RECONNECT_FOR: Duration = Duration::from_secs(300);
 
-/// How long the read of a chunk should take, unless configured.
-const CHUNK_TIME: Duration = Duration::from_millis(200);
-
 /// How often to request a keepalive if the server's position ends the job.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -67,6 +64,7 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         (poller, signals) = super::snapshot::initial(settings, &source, &mut state_file, poller, signals)?;
     }
     let mut waiter = Waiter::new(&mut poller, &mut signals);
+    super::incremental::check(settings, &source, state_file.as_ref(), &mut waiter)?;
     let started = open::start(&source, &mut || Store::on_disk(&mut state_file).read(), &mut waiter)?;
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
@@ -90,7 +88,10 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         incremental: (!is_look(settings)).then(|| pump::IncrementalSettings {
             dsn: settings.dsn.as_ref().map(|dsn| dsn.expose().to_owned()),
             publications: settings.publications.clone(),
-            chunk_time: CHUNK_TIME,
+            chunk_time: settings.snapshot.chunk_time,
+            is_automatic: settings.snapshot.mode == config::SnapshotMode::Incremental,
+            new_tables: settings.snapshot.new_tables,
+            tables: settings.snapshot.tables.clone(),
         }),
     })?;
     match pump.run() {
@@ -131,6 +132,7 @@ pub(super) fn source(settings: &StreamSettings) -> Source {
         slot_for: settings.retry.for_.map_or(Some(SLOT_WAIT), config::Budget::limit),
         takeover: if settings.takeover { Takeover::Anybody } else { Takeover::Never },
         accept_gap: settings.accept_gap,
+        rows_follow: settings.snapshot.mode == config::SnapshotMode::Incremental && !is_look(settings),
     }
 }
 

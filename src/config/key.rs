@@ -59,6 +59,8 @@ pub enum Key {
     SnapshotMode,
     SnapshotConnections,
     SnapshotTables,
+    SnapshotChunkTime,
+    SnapshotNewTables,
 }
 
 /// What a value looks like in the file.
@@ -115,7 +117,7 @@ const fn row(key: Key, name: &'static str, kind: Kind, default: Option<&'static 
 impl Key {
     /// Every setting, in the order of the enum and of the manual.
     #[rustfmt::skip]
-    pub const ALL: [Row; 51] = [
+    pub const ALL: [Row; 53] = [
         row(Key::Dsn, "dsn", Kind::Text, None,
             "Connect to this database: a conninfo string or a URI, as psql accepts"),
         row(Key::Slot, "slot", Kind::Text, None,
@@ -213,11 +215,15 @@ impl Key {
         row(Key::TopicsReplicationFactor, "topics.replication_factor", Kind::Integer, Some("-1"),
             "Create topics with this many replicas; -1 is the broker's default"),
         row(Key::SnapshotMode, "snapshot.mode", Kind::Text, Some("never"),
-            "Send the rows that are already there: never, initial (before the stream of a new slot) or only"),
+            "Send the rows that are already there: never, initial (before the stream), incremental (beside it) or only"),
         row(Key::SnapshotConnections, "snapshot.connections", Kind::Integer, Some("2"),
             "Read the rows through this many connections"),
         row(Key::SnapshotTables, "snapshot.tables", Kind::List, None,
             "Send the rows of these tables only, a list of patterns"),
+        row(Key::SnapshotChunkTime, "snapshot.chunk_time", Kind::Duration, Some("200ms"),
+            "Read about this long for each chunk of an incremental snapshot"),
+        row(Key::SnapshotNewTables, "snapshot.new_tables", Kind::Bool, Some("false"),
+            "Send the rows of tables that are added to the publication later, in chunks"),
     ];
 
     /// The key's row in the table.

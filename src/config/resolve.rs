@@ -35,6 +35,7 @@ const PARTITIONS_BOUNDS: RangeInclusive<i32> = 1..=100_000;
 const REPLICATION_FACTOR_BOUNDS: RangeInclusive<i32> = 1..=10_000;
 
 /// Each connection is a backend of the server.
+const CHUNK_TIME_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 const SNAPSHOT_CONNECTIONS_BOUNDS: RangeInclusive<i32> = 1..=SNAPSHOT_CONNECTIONS_MAX;
 
 /// With `--once`, an unreachable broker ends the run, so that cron reports it.
@@ -273,6 +274,8 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
                 value::integer_within(text, SNAPSHOT_CONNECTIONS_BOUNDS).map(i32::cast_unsigned)
             })?,
             tables: layers.parse_list(Key::SnapshotTables, value::table_pattern)?.unwrap_or_default(),
+            chunk_time: layers.required(Key::SnapshotChunkTime, |text| parse_duration(text, CHUNK_TIME_BOUNDS))?,
+            new_tables: layers.is_on(Key::SnapshotNewTables)?,
         },
         log: parse_log(layers)?,
     })
@@ -306,6 +309,27 @@ fn parse_log(layers: &Layers) -> Result<LogSettings, ConfigError> {
 fn unique(names: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     names.into_iter().filter(|name| seen.insert(name.clone())).collect()
+}
+
+/// Checks the settings of incremental snapshots. A dump and a recording make none, so they ignore what the file says.
+fn check_chunks(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> {
+    let is_flag = layers.origin(Key::SnapshotMode) == Origin::Flag;
+    for (key, is_on) in [
+        (Key::SnapshotMode, settings.snapshot.mode == SnapshotMode::Incremental),
+        (Key::SnapshotNewTables, settings.snapshot.new_tables && settings.snapshot.mode != SnapshotMode::Only),
+    ] {
+        for (other, is_set, why) in [
+            (Key::Dump, settings.dump.is_some() && is_flag, "a dump prints the stream alone"),
+            (Key::Record, settings.record.is_some() && is_flag, "a recording keeps the stream alone"),
+            (Key::TemporarySlot, settings.temporary_slot, "the slot has to outlive an interruption"),
+        ] {
+            if is_on && is_set {
+                let places = Box::new([layers.place(key), layers.place(other)]);
+                return Err(ConfigError::Contradiction { places, why });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks settings against each other.
@@ -343,6 +367,7 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
             }
         }
     }
+    check_chunks(layers, settings)?;
     if settings.snapshot.mode == SnapshotMode::Only {
         for (other, is_set, why) in [
             (Key::Dump, settings.dump.is_some(), "a dump prints the stream, which this mode does not read"),

@@ -216,6 +216,10 @@ pub struct Snapshot {
     pub connections: u32,
     /// Which tables; empty for all.
     pub tables: Vec<Pattern>,
+    /// How long the read of a chunk should take.
+    pub chunk_time: Duration,
+    /// Whether tables that are published later are read too.
+    pub new_tables: bool,
 }
 
 /// Which rows that are already there are sent.
@@ -225,12 +229,15 @@ pub enum SnapshotMode {
     Never,
     /// All, before the stream, if this run creates the slot.
     Initial,
+    /// All, in chunks beside the stream, once for each slot.
+    Incremental,
     /// All, and nothing else.
     Only,
 }
 
 impl SnapshotMode {
-    pub const CHOICES: [(&str, Self); 3] = [("never", Self::Never), ("initial", Self::Initial), ("only", Self::Only)];
+    pub const CHOICES: [(&str, Self); 4] =
+        [("never", Self::Never), ("initial", Self::Initial), ("incremental", Self::Incremental), ("only", Self::Only)];
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

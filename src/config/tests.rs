@@ -298,6 +298,23 @@ fn settings_that_contradict_each_other_in_one_layer_are_refused() {
 }
 
 #[test]
+fn an_incremental_snapshot_needs_a_permanent_slot_and_a_stream() {
+    for snapshot in ["mode = 'incremental'", "new_tables = true"] {
+        let file = format!("publication = 'p'\nbrokers = 'k'\n[snapshot]\n{snapshot}\n");
+        let error = Case { file: &file, flags: &[(Key::TemporarySlot, "true")], ..NOTHING }.error();
+        assert!(matches!(error, ConfigError::Contradiction { .. }), "{error}");
+        // A dump with the file of a stream is a look at it.
+        let flags = [(Key::Slot, "s"), (Key::Dump, "json")];
+        assert!(Case { file: &file, flags: &flags, ..NOTHING }.config().is_ok(), "{snapshot}");
+    }
+    for (other, text) in [(Key::Dump, "json"), (Key::Record, "r")] {
+        let flags = [(Key::SnapshotMode, "incremental"), (other, text)];
+        let error = Case { flags: &flags, file: REQUIRED, ..NOTHING }.error();
+        assert!(matches!(error, ConfigError::Contradiction { .. }), "{error}");
+    }
+}
+
+#[test]
 fn a_state_topic_is_the_only_place_of_the_position_and_needs_kafka_and_a_permanent_slot() {
     for (key, text) in [
         (Key::StateFile, "/var/lib/walcat/s"),

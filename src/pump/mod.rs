@@ -159,7 +159,7 @@ impl Pump {
     /// [`Error::State`] when the start position of the stream cannot be stored.
     pub fn new(mut parts: Parts) -> Result<Self, Error> {
         let now = Instant::now();
-        let identity = Identity {
+        let mut identity = Identity {
             system_identifier: parts.started.system.identifier.clone(),
             timeline: parts.started.system.timeline,
             slot: parts.source.slot.clone(),
@@ -167,6 +167,11 @@ impl Pump {
             full_keys: Store::on_disk(&mut parts.state_file).full_keys(),
             snapshot: Store::on_disk(&mut parts.state_file).snapshot(),
         };
+        let is_first = parts.state_file.as_ref().is_some_and(|file| file.stored().is_none());
+        if is_first || parts.started.new_slot.is_some() {
+            let at_first = parts.incremental.as_ref().and_then(IncrementalSettings::at_first);
+            identity.snapshot = at_first.or(identity.snapshot);
+        }
         parts.output.encoder().restore_full_keys(&identity.full_keys);
         let mut store = Store::of(&mut parts.state_file, &mut parts.output);
         store.begin(identity.at(parts.started.start, Lsn::INVALID), now)?;
@@ -320,9 +325,13 @@ impl Pump {
         };
         // The operator's consent covers one gap.
         self.source.accept_gap = false;
-        self.new_slot = None;
-        let (full_keys, snapshot) =
+        let is_first = known.is_none() || self.new_slot.is_some();
+        let (full_keys, mut snapshot) =
             known.map(|known| (known.stored.full_keys, known.stored.snapshot)).unwrap_or_default();
+        self.new_slot = None;
+        if is_first {
+            snapshot = self.incremental.as_ref().and_then(Incremental::at_first).or(snapshot);
+        }
         place.begin_at(start, self.facts.timeline, full_keys.clone());
         place.keep_snapshot(snapshot.clone());
         self.identity.snapshot.clone_from(&snapshot);

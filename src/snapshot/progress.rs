@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
 
+/// The pattern of all tables.
+pub const ALL: &str = "*.*";
+
 /// The snapshots that are under way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -19,6 +22,9 @@ pub struct Progress {
     /// The tables left; chunks of the first one are being read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TableProgress>,
+    /// The OIDs of the published tables that need no snapshot any more, in ascending order; none if new tables get none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Vec<u32>>,
 }
 
 /// The position of a request: of its commit record, or of a message outside a transaction, then of the message itself. It
@@ -55,6 +61,9 @@ pub struct TableProgress {
     /// The request.
     #[serde(default)]
     pub request: RequestAt,
+    /// Chunks are read once every transaction before this one has ended: the stream may lack changes of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<u64>,
 }
 
 /// What a chunk adds.
@@ -75,6 +84,13 @@ pub struct Advance {
 }
 
 impl Progress {
+    /// A snapshot of the tables that these patterns fit; of all if there are none.
+    #[must_use]
+    pub fn of(patterns: Vec<String>) -> Self {
+        let patterns = if patterns.is_empty() { vec![ALL.to_owned()] } else { patterns };
+        Progress { patterns, ..Progress::default() }
+    }
+
     /// Whether nothing is left to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -113,7 +129,17 @@ impl Progress {
 pub(super) fn table(oid: u32, request: u64) -> TableProgress {
     let request = RequestAt { unit: Lsn(request), message: Lsn(request) };
     let (schema, table) = ("public".to_owned(), format!("t{oid}"));
-    TableProgress { oid, schema, table, key: Vec::new(), after: Vec::new(), rows: 0, since_ms: 0, request }
+    TableProgress {
+        oid,
+        schema,
+        table,
+        key: Vec::new(),
+        after: Vec::new(),
+        rows: 0,
+        since_ms: 0,
+        request,
+        waits_for: None,
+    }
 }
 
 #[cfg(test)]

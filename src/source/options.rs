@@ -35,6 +35,8 @@ pub struct Source {
     pub takeover: Takeover,
     /// Whether to continue from the slot's position if the stored one disagrees.
     pub accept_gap: bool,
+    /// Whether the rows that exist before a new slot follow.
+    pub rows_follow: bool,
 }
 
 /// Which holder of the slot walcat ends.

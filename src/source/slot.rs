@@ -210,7 +210,7 @@ fn create(
     let options = SlotOptions { temporary, failover: source.failover, exports_snapshot: false };
     let lsn = create_slot(source.dsn.as_deref(), &source.slot, options, connection, waiter)?.lsn;
     info!(slot = source.slot.as_str(), lsn:% = lsn, temporary, failover = options.failover; "slot created");
-    if !temporary {
+    if !temporary && !source.rows_follow {
         say_what_is_not_sent(&source.slot);
     }
     Ok((source.slot.clone(), lsn))

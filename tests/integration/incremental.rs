@@ -11,25 +11,25 @@ use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
 
 /// `version` ascends with every change of the table.
-const TABLE: &str = "CREATE SEQUENCE versions;
+pub const TABLE: &str = "CREATE SEQUENCE versions;
     CREATE TABLE t (id int PRIMARY KEY, version bigint NOT NULL DEFAULT nextval('versions'), note text)";
 
 /// Where the progress is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub enum Place {
     File,
     Checkpoint,
 }
 
 const PLACES: [Place; 2] = [Place::File, Place::Checkpoint];
 
-struct Set {
-    world: World,
-    config: String,
+pub struct Set {
+    pub world: World,
+    pub config: String,
 }
 
 impl Set {
-    fn new(world: World, place: Place) -> Set {
+    pub fn new(world: World, place: Place) -> Set {
         let config = match place {
             Place::Checkpoint => file("snapshot.toml", "delivery = \"exactly-once\"\n"),
             Place::File => {
@@ -41,12 +41,12 @@ impl Set {
         Set { world, config }
     }
 
-    fn stream(&self) -> Walcat {
+    pub fn stream(&self) -> Walcat {
         self.world.stream_to_kafka().with(&["--config", &self.config]).deadline(180)
     }
 
     /// `walcat snapshot ...`.
-    fn snapshot(&self, arguments: &[&str]) -> Walcat {
+    pub fn snapshot(&self, arguments: &[&str]) -> Walcat {
         let world = &self.world;
         Walcat::new(&["snapshot"])
             .with(arguments)
@@ -54,15 +54,15 @@ impl Set {
             .with(&["--publication", &world.publication, "--brokers", &world.kafka.brokers])
     }
 
-    fn request(&self, arguments: &[&str]) {
+    pub fn request(&self, arguments: &[&str]) {
         self.snapshot(arguments).run().expect_code(0);
     }
 
-    fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         self.snapshot(&["status", "--format", "json"]).run().expect_code(0).json_lines().remove(0)
     }
 
-    fn records(&self, table: &str) -> Vec<Record> {
+    pub fn records(&self, table: &str) -> Vec<Record> {
         kafka::read_committed(&self.world.kafka.brokers, &self.world.topic(table))
     }
 
@@ -87,7 +87,7 @@ impl Set {
         rows.into_iter().map(|row| (format!("{{\"id\":{}}}", row["id"]), row)).collect()
     }
 
-    fn check_fold(&self, table: &str) {
+    pub fn check_fold(&self, table: &str) {
         let (fold, table) = (self.fold(table), self.table(table));
         let differing = table.iter().filter(|(key, row)| fold.get(*key) != Some(row)).take(3).collect::<Vec<_>>();
         assert!(differing.is_empty(), "the topic has other rows than {differing:?}");
@@ -96,7 +96,7 @@ impl Set {
     }
 
     /// No key's version goes back, and no row of the snapshot comes twice.
-    fn check_order(&self, table: &str) {
+    pub fn check_order(&self, table: &str) {
         let (mut newest, mut read) = (BTreeMap::new(), BTreeSet::new());
         for record in self.records(table) {
             let key = record.key.as_ref().map(Value::to_string).unwrap_or_default();
@@ -110,7 +110,7 @@ impl Set {
     }
 }
 
-fn count(records: &[Record], op: &str) -> usize {
+pub fn count(records: &[Record], op: &str) -> usize {
     records.iter().filter(|record| record.op() == op).count()
 }
 

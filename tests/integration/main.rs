@@ -38,6 +38,7 @@ mod secrets;
 mod secure;
 mod set_up;
 mod slots;
+mod snapshot_settings;
 mod snapshots;
 mod starvation;
 mod state_topic;

@@ -263,7 +263,7 @@ fn patterns_choose_the_tables() {
     Walcat::new(&["stream", "--snapshot", "sometimes"])
         .run()
         .expect_code(2)
-        .expect_log(&["--snapshot", "never, initial or only"]);
+        .expect_log(&["--snapshot", "never, initial, incremental or only"]);
     let config = file("snapshot.toml", "[snapshot]\ntables = \"orders\"\n");
     to_stdout(&world).with(&["--config", &config]).run().expect_code(78).expect_log(&["SCHEMA.TABLE"]);
 }

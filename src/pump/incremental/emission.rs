@@ -25,7 +25,8 @@ impl Pump {
     pub(in crate::pump) fn serve_snapshot(&mut self, has_read_all: bool, now: Instant) -> Result<bool, Error> {
         let Some(incremental) = &mut self.incremental else { return Ok(false) };
         self.session.feedback().ask_every(None);
-        if incremental.is_idle() && !incremental.has_changed && !incremental.job.has_in_flight() {
+        let has_nothing = incremental.is_idle() && !incremental.has_changed && !incremental.job.has_in_flight();
+        if has_nothing && !incremental.must_look(now) {
             return Ok(false);
         }
         let is_reading = self.stage == super::super::Stage::Reading;

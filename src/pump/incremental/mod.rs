@@ -16,6 +16,7 @@ use log::{debug, info, warn};
 use self::sql::{After, Holders, Listing, Seen};
 use crate::change::{Change, OldRow, Operation, RelationIndex, Ticket};
 use crate::lsn::Lsn;
+use crate::patterns::Pattern;
 use crate::pg::copy_out::{Copied, CopyOut};
 use crate::pg::ffi::CopyData;
 use crate::pg::tables::{self, Table};
@@ -36,6 +37,9 @@ const ROWS_PER_TURN_MAX: u32 = 512;
 /// The shortest and the longest time between two attempts to read.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// How often walcat looks for new tables.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a chunk waits for transactions before the log says so, and how often it says so again.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
@@ -97,6 +101,22 @@ pub struct Settings {
     pub publications: Vec<String>,
     /// How long the read of a chunk should take.
     pub chunk_time: Duration,
+    /// Whether all tables are read once, from the first stream of the slot on.
+    pub is_automatic: bool,
+    /// Whether tables that are published later are read too.
+    pub new_tables: bool,
+    /// Which tables these are; empty for all.
+    pub tables: Vec<Pattern>,
+}
+
+impl Settings {
+    /// What is to be read from the beginning, if nothing was stored for the slot yet. It is stored with the first position, so
+    /// no crash can come between.
+    #[must_use]
+    pub fn at_first(&self) -> Option<Progress> {
+        let texts = self.tables.iter().map(|pattern| pattern.text().to_owned());
+        self.is_automatic.then(|| Progress::of(texts.collect()))
+    }
 }
 
 /// The snapshots of a stream.
@@ -113,6 +133,8 @@ pub(super) struct Incremental {
     /// Whether the server was in recovery when last asked.
     was_standby: bool,
     retry_at: Option<Instant>,
+    /// When walcat looks for new tables; none if it does not.
+    look_at: Option<Instant>,
     delay: Duration,
     waiting_since: Option<Instant>,
     told_at: Option<Instant>,
@@ -131,8 +153,9 @@ impl Incremental {
         server_version: i32,
         stored: Option<Progress>,
     ) -> Self {
-        Incremental {
-            job: Job::new(stored.unwrap_or_default(), settings.chunk_time),
+        let mut incremental = Incremental {
+            job: Job::new(Progress::default(), settings.chunk_time),
+            look_at: settings.new_tables.then(Instant::now),
             settings,
             slot,
             server,
@@ -148,7 +171,20 @@ impl Incremental {
             splitter: Splitter::default(),
             key: Vec::new(),
             has_changed: false,
-        }
+        };
+        incremental.restart(stored.unwrap_or_default());
+        incremental
+    }
+
+    /// What is to be read from the beginning, if nothing was stored for the slot yet.
+    pub fn at_first(&self) -> Option<Progress> {
+        self.settings.at_first()
+    }
+
+    /// Whether it is time to look for new tables.
+    fn must_look(&self, now: Instant) -> bool {
+        let is_time = |at: Instant| now >= at;
+        matches!(self.stage, Stage::Idle) && !self.job.progress().is_paused && self.look_at.is_some_and(is_time)
     }
 
     /// Whether there is nothing to read or to emit.
@@ -179,7 +215,10 @@ impl Incremental {
     }
 
     /// The stream begins again where this was stored: nothing in flight will be delivered.
-    pub fn restart(&mut self, stored: Progress) {
+    pub fn restart(&mut self, mut stored: Progress) {
+        if !self.settings.new_tables {
+            stored.known = None;
+        }
         (self.copy, self.facts, self.stage) = (None, None, Stage::Idle);
         self.job.restart(stored);
     }
@@ -200,7 +239,8 @@ impl Incremental {
     /// The latest time of the next call of [`Incremental::poll`].
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         match self.stage {
-            Stage::Idle if self.is_idle() || self.job.progress().is_paused => None,
+            Stage::Idle if self.job.progress().is_paused => None,
+            Stage::Idle if self.is_idle() => self.look_at.map(|at| self.retry_at.map_or(at, |retry| retry.max(at))),
             Stage::Idle => Some(self.retry_at.unwrap_or(now)),
             Stage::Held { .. } | Stage::Emitting { .. } => None,
             _ => self.copy.as_ref()?.deadline(now),
@@ -256,8 +296,9 @@ impl Incremental {
 
     /// Reads on. Returns whether there is more to read at once.
     pub fn poll(&mut self, relations: &mut Relations, encoder: &mut Encoder, now: Instant) -> bool {
-        if self.is_idle() {
-            self.copy = None;
+        if self.is_idle() && !self.must_look(now) {
+            // A look soon follows, so its connection stays.
+            self.copy = self.copy.take().filter(|_| self.look_at.is_some());
             return false;
         }
         for _ in 0..ROWS_PER_TURN_MAX {
@@ -304,7 +345,12 @@ impl Incremental {
         self.retry_at = None;
         let next = progress.tables.first().map(|table| table.oid);
         let is_known = |facts: &Facts| Some(facts.table.relation.oid) == next;
-        if !progress.patterns.is_empty() || !self.facts.as_ref().is_some_and(is_known) {
+        let must_list = match next {
+            _ if !progress.patterns.is_empty() => true,
+            Some(_) => !self.facts.as_ref().is_some_and(is_known),
+            None => self.must_look(now),
+        };
+        if must_list {
             let list = tables::list_command(&self.settings.publications, self.server_version);
             self.start(&sql::list(next.unwrap_or_default(), &list))?;
             self.stage = Stage::Listing { first: None, tables: Vec::new() };
@@ -415,6 +461,12 @@ impl Incremental {
             reading.is_used = false;
         } else if self.job.watched().is_none() {
             reading.is_used = false;
+        } else if let Some(end) =
+            self.job.reading().and_then(|one| one.table.waits_for).filter(|end| view.xmin() < *end)
+        {
+            self.job.close();
+            reading.is_used = false;
+            reading.waits = Some((view.clone(), view.unseen_before(end).collect()));
         } else if let Verdict::Wait(xids) = self.job.view(view.clone(), next_xid) {
             reading.is_used = false;
             reading.waits = Some((view, xids));
@@ -438,6 +490,10 @@ impl Incremental {
     /// The list of the published tables is complete.
     fn listed(&mut self, first: Option<Listing>, tables: Vec<Table>) -> Result<(), pg::Error> {
         self.resolve(&tables);
+        if let Some(first) = &first {
+            self.find_new(&tables, first.next_xid()?);
+        }
+        self.look_at = self.look_at.map(|_| Instant::now() + LOOK_INTERVAL);
         let Some(next) = self.job.progress().tables.first().cloned() else { return Ok(()) };
         let Some(table) = tables.into_iter().find(|table| table.relation.oid == next.oid) else {
             self.end_table(next.oid, "it was dropped, or is no longer published");
@@ -447,7 +503,7 @@ impl Incremental {
             self.end_table(next.oid, "it was renamed");
             return Ok(());
         }
-        let Some(Listing { definition, is_standby }) = first else { return Ok(()) };
+        let Some(Listing { definition, is_standby, .. }) = first else { return Ok(()) };
         self.was_standby = is_standby;
         self.start(&tables::answer_command(&table.relation))?;
         self.stage = Stage::Answering { table: Box::new(table), definition };

@@ -6,7 +6,7 @@ use super::Incremental;
 use crate::clock::unix_now_ns;
 use crate::patterns::Pattern;
 use crate::pg::tables::Table;
-use crate::snapshot::progress::{Progress, RequestAt, TableProgress};
+use crate::snapshot::progress::{ALL, Progress, RequestAt, TableProgress};
 use crate::snapshot::request::{Kind, Request};
 
 impl Incremental {
@@ -40,7 +40,7 @@ impl Incremental {
         self.job.request(|progress: &mut Progress| {
             progress.last_request = at;
             match request.request {
-                Kind::Start if request.tables.is_empty() => progress.patterns.push("*.*".to_owned()),
+                Kind::Start if request.tables.is_empty() => progress.patterns.push(ALL.to_owned()),
                 Kind::Start => progress.patterns.extend(request.tables.iter().cloned()),
                 Kind::Pause => progress.is_paused = true,
                 Kind::Resume => progress.is_paused = false,
@@ -91,16 +91,7 @@ impl Incremental {
                 if progress.tables.iter().any(is_under_way) || found.iter().any(is_under_way) {
                     continue;
                 }
-                found.push(TableProgress {
-                    oid: table.relation.oid,
-                    schema: table.relation.namespace.clone(),
-                    table: table.relation.name.clone(),
-                    key: Vec::new(),
-                    after: Vec::new(),
-                    rows: 0,
-                    since_ms,
-                    request,
-                });
+                found.push(TableProgress { since_ms, request, ..begun(table) });
             }
         }
         info!(slot, tables = found.len(); "snapshot started");
@@ -109,5 +100,54 @@ impl Incremental {
             progress.tables.extend(found.iter().cloned());
         });
         self.has_changed = true;
+    }
+
+    /// Adds the tables that were not published when walcat last looked. `next_xid` is the next transaction id now.
+    ///
+    /// The stream lacks what a transaction has changed in a table before it was published, and a chunk does not see it while
+    /// that transaction is in progress. So each of them has to end first.
+    pub(super) fn find_new(&mut self, tables: &[Table], next_xid: u64) {
+        if !self.settings.new_tables {
+            return;
+        }
+        let progress = self.job.progress();
+        let mut published: Vec<u32> = tables.iter().map(|table| table.relation.oid).collect();
+        published.sort_unstable();
+        if progress.known.as_ref() == Some(&published) {
+            return;
+        }
+        let is_new = |table: &&Table| {
+            let Table { relation, .. } = table;
+            let fits = |pattern: &Pattern| pattern.matches(&relation.namespace, &relation.name);
+            progress.known.as_ref().is_some_and(|known| known.binary_search(&relation.oid).is_err())
+                && !progress.tables.iter().any(|one| one.oid == relation.oid)
+                && (self.settings.tables.is_empty() || self.settings.tables.iter().any(fits))
+        };
+        let (slot, since_ms, request) = (self.slot.as_str(), unix_now_ns() / 1_000_000, progress.last_request);
+        let mut found = Vec::new();
+        for table in tables.iter().filter(is_new) {
+            let (schema, name) = (table.relation.namespace.as_str(), table.relation.name.as_str());
+            info!(slot, schema, table = name; "the table is new in the publication: its snapshot begins");
+            found.push(TableProgress { since_ms, request, waits_for: Some(next_xid), ..begun(table) });
+        }
+        self.job.request(|progress| {
+            progress.known = Some(published);
+            progress.tables.extend(found);
+        });
+        self.has_changed = true;
+    }
+}
+
+fn begun(table: &Table) -> TableProgress {
+    TableProgress {
+        oid: table.relation.oid,
+        schema: table.relation.namespace.clone(),
+        table: table.relation.name.clone(),
+        key: Vec::new(),
+        after: Vec::new(),
+        rows: 0,
+        since_ms: 0,
+        request: RequestAt::default(),
+        waits_for: None,
     }
 }

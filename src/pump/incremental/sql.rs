@@ -53,15 +53,12 @@ impl Seen {
     /// # Errors
     /// [`Error::Answer`] for an unreadable one.
     pub fn view(&self) -> Result<View, Error> {
-        View::parse(&self.snapshot, self.is_standby).ok_or_else(|| Error::Answer {
-            command: "reading a chunk",
-            reason: "pg_current_snapshot() has an unknown format".to_owned(),
-        })
+        view(&self.snapshot, self.is_standby)
     }
 
     /// The next transaction id.
     pub fn next_xid(&self, view: &View) -> u64 {
-        view.widen(3_u32.wrapping_add_signed(self.next))
+        next_xid(view, self.next)
     }
 
     /// The position after every transaction that the view sees.
@@ -98,11 +95,9 @@ fn definition(oid: u32) -> String {
 pub fn chunk(table: &Table, key: &[String], after: &[String], rows_max: u32) -> String {
     let (oid, name) = (table.relation.oid, table.quoted_name());
     let view = format!(
-        "SELECT pg_catalog.json_build_object('snapshot', pg_catalog.pg_current_snapshot()::pg_catalog.text, \
-         'lsn', CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+        "SELECT pg_catalog.json_build_object({VIEW}, 'lsn', CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
          ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
          'is_standby', pg_catalog.pg_is_in_recovery(), \
-         'next', pg_catalog.age('3'::pg_catalog.xid), \
          'block', pg_catalog.current_setting('wal_block_size')::pg_catalog.int8, \
          'segment', pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size')), \
          'oid', pg_catalog.to_regclass({name})::pg_catalog.oid::pg_catalog.int8, \
@@ -128,7 +123,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 pub fn list(oid: u32, list_command: &str) -> String {
     let definition = definition(oid);
     format!(
-        "{BEGIN}; COPY (SELECT pg_catalog.json_build_object('definition', {definition}, \
+        "{BEGIN}; COPY (SELECT pg_catalog.json_build_object('definition', {definition}, {VIEW}, \
          'is_standby', pg_catalog.pg_is_in_recovery())) TO STDOUT; {list_command}; COMMIT"
     )
 }
@@ -140,6 +135,33 @@ pub struct Listing {
     pub definition: Option<String>,
     /// Whether the server is in recovery.
     pub is_standby: bool,
+    snapshot: String,
+    next: i32,
+}
+
+impl Listing {
+    /// The next transaction id.
+    ///
+    /// # Errors
+    /// [`Error::Answer`] for an unreadable view.
+    pub fn next_xid(&self) -> Result<u64, Error> {
+        Ok(next_xid(&view(&self.snapshot, self.is_standby)?, self.next))
+    }
+}
+
+/// The view, and the distance of the next transaction id from id 3.
+const VIEW: &str = "'snapshot', pg_catalog.pg_current_snapshot()::pg_catalog.text, \
+                    'next', pg_catalog.age('3'::pg_catalog.xid)";
+
+fn view(text: &str, is_standby: bool) -> Result<View, Error> {
+    View::parse(text, is_standby).ok_or_else(|| Error::Answer {
+        command: "reading a chunk",
+        reason: "pg_current_snapshot() has an unknown format".to_owned(),
+    })
+}
+
+fn next_xid(view: &View, distance: i32) -> u64 {
+    view.widen(3_u32.wrapping_add_signed(distance))
 }
 
 /// The transactions in progress and their sessions.
