@@ -1,6 +1,7 @@
 //! The brokers and the topics.
 
 use super::Verdict;
+use crate::lsn::Lsn;
 
 /// Whether a broker answers; `failure` is what a stream would report.
 #[must_use]
@@ -40,6 +41,44 @@ pub fn checkpoint_topic(name: &str, facts: &TopicFacts) -> Verdict {
             describe_command(name),
         ),
     }
+}
+
+/// The limit of the brokers for `transaction.timeout.ms`; none if it is unknown. Then only a value that is above Kafka's
+/// default of 15 minutes is worth a line.
+#[must_use]
+pub fn transaction_timeout(given_ms: u64, limit: Result<u64, String>) -> Option<Verdict> {
+    const LIMIT_MS_DEFAULT: u64 = 900_000;
+    let name = "transaction.timeout.ms";
+    match limit {
+        Ok(limit_ms) if given_ms > limit_ms => Some(Verdict::error(
+            format!("{name} is {given_ms}, but the brokers allow at most {limit_ms}"),
+            format!("lower {name} in [kafka], or raise transaction.max.timeout.ms of the brokers"),
+        )),
+        Ok(limit_ms) => Some(Verdict::ok(format!("{name} is {given_ms}; the brokers allow up to {limit_ms}"))),
+        Err(reason) if given_ms > LIMIT_MS_DEFAULT => Some(Verdict::warning(
+            format!("{name} is {given_ms}, and it is unknown whether the brokers allow it: {reason}"),
+            format!("compare it with transaction.max.timeout.ms of the brokers; the default is {LIMIT_MS_DEFAULT}"),
+        )),
+        Err(_) => None,
+    }
+}
+
+/// The position that Kafka stores, read but not judged to be wrong: where a stream would start.
+#[must_use]
+pub fn stored_position(topic: &str, stored: Option<Lsn>, start: Lsn) -> Verdict {
+    Verdict::ok(match stored {
+        Some(stored) => format!("stored position: {stored} in {topic}; the stream starts at {start}"),
+        None => format!("stored position: none in {topic} yet; the stream starts at {start}"),
+    })
+}
+
+/// The position that Kafka stores could not be read for a reason that may pass.
+#[must_use]
+pub fn unread_position(topic: &str, reason: &str) -> Verdict {
+    Verdict::warning(
+        format!("stored position: unknown, because the topic {topic} could not be read: {reason}"),
+        "check the brokers, and run walcat check again",
+    )
 }
 
 /// The command that stops Kafka from deleting a topic's records by age or size.

@@ -11,7 +11,10 @@ mod tests;
 use std::fmt;
 
 pub use failover::{StandbyFacts, failover_primary, failover_standby, no_failover};
-pub use kafka::{Creation, TopicFacts, brokers, checkpoint_topic, compact_command, kafka_properties, topic};
+pub use kafka::{
+    Creation, TopicFacts, brokers, checkpoint_topic, compact_command, kafka_properties, stored_position, topic,
+    transaction_timeout, unread_position,
+};
 pub use server::{
     replication_connection, replication_slots, role, server_encoding, server_version, wal_level, wal_senders,
 };

@@ -1,6 +1,8 @@
 use super::*;
 use Severity::{Error, Ok, Warning};
 
+use crate::lsn::Lsn;
+
 #[test]
 fn server_facts_are_judged_one_by_one() {
     for (verdict, severity) in [
@@ -33,6 +35,9 @@ fn server_facts_are_judged_one_by_one() {
         (table_count(3), Ok),
         (brokers("b:1", None), Ok),
         (brokers("b:1", Some(("refused".to_owned(), None))), Error),
+        (stored_position("c", None, Lsn(1)), Ok),
+        (stored_position("c", Some(Lsn(1)), Lsn(1)), Ok),
+        (unread_position("c", "no"), Warning),
         (start(None), Ok),
         (start(Some(("a gap".to_owned(), None))), Error),
         (publication_age("p", "s", &Age::Older), Ok),
@@ -120,6 +125,21 @@ fn a_checkpoint_topic_that_may_be_deleted_from_is_an_error() {
         (TopicFacts::Unknown { reason: "no".to_owned() }, Warning),
     ] {
         assert_eq!(checkpoint_topic("c", &facts).severity, severity, "{facts:?}");
+    }
+}
+
+#[test]
+fn a_time_for_transactions_that_may_be_too_long_is_reported() {
+    let unknown = || Err("no".to_owned());
+    for (given_ms, limit, severity) in [
+        (60_000, Result::Ok(900_000), Some(Ok)),
+        (900_000, Result::Ok(900_000), Some(Ok)),
+        (60_001, Result::Ok(60_000), Some(Error)),
+        (900_000, unknown(), None),
+        (900_001, unknown(), Some(Warning)),
+    ] {
+        let verdict = transaction_timeout(given_ms, limit.clone());
+        assert_eq!(verdict.map(|verdict| verdict.severity), severity, "{given_ms} {limit:?}");
     }
 }
 

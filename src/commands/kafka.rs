@@ -148,7 +148,7 @@ fn check_mechanism(settings: &StreamSettings) -> Result<(), Error> {
 }
 
 /// Kafka's limit for a transaction.
-fn transaction_timeout(settings: &StreamSettings) -> Result<Duration, Error> {
+pub(super) fn transaction_timeout(settings: &StreamSettings) -> Result<Duration, Error> {
     let given = settings.kafka.iter().rev().find(|(name, _)| name == TRANSACTION_TIMEOUT);
     let timeout_ms = match given.map(|(_, text)| text.expose().parse()) {
         None => TRANSACTION_TIMEOUT_MS_DEFAULT,
@@ -209,7 +209,7 @@ fn state_topic(settings: &StreamSettings, started: &Started) -> state_topic::Set
     }
 }
 
-fn topic_of(settings: &StreamSettings, table: &PublishedTable) -> String {
+pub(super) fn topic_of(settings: &StreamSettings, table: &PublishedTable) -> String {
     let prefix = settings.topic_prefix.as_deref().map_or(String::new(), |prefix| format!("{prefix}."));
     sanitize(&format!("{prefix}{}.{}", table.schema, table.table))
 }

@@ -49,7 +49,7 @@ use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::poller::{Poller, Wakeup};
-use crate::position::{self, Facts, Identity, Known, Vouched};
+use crate::position::{Facts, Identity, Known, Vouched};
 use crate::session::Session;
 use crate::signal::StopSignals;
 use crate::source;
@@ -308,8 +308,8 @@ impl Pump {
     fn handle_found(&mut self) -> Result<(), Error> {
         let mut place = Store::of(&mut self.state_file, &mut self.output);
         let Some(Found { store, stored, unread_slot_at, known }) = place.found() else { return Ok(()) };
-        let missing = position::judge_missing(unread_slot_at, known, &store, &self.facts);
-        let known = stored.map(|stored| Known { stored, store });
+        let may_be_missing = (unread_slot_at, known);
+        let known = stored.map(|stored| Known { stored, store: store.clone() });
         let wal_end = self.facts.wal_end;
         let is_of_past = |known: &&Known| known.stored.timeline < self.facts.timeline;
         let checkpoint =
@@ -319,10 +319,8 @@ impl Pump {
             return Err(Error::Overtaken { checkpoint, wal_end });
         }
         self.was_overtaken = false;
-        let start = match missing {
-            Err(missing) if known.is_none() => open::accept(Err(missing), None, &self.facts, self.source.accept_gap)?,
-            _ => open::check_stored(known.as_ref(), &self.facts, self.source.accept_gap)?,
-        };
+        let accept_gap = self.source.accept_gap;
+        let start = open::check_found(known.as_ref(), &store, may_be_missing, &self.facts, accept_gap)?;
         // The operator's consent covers one gap.
         self.source.accept_gap = false;
         let is_first = known.is_none() || self.new_slot.is_some();

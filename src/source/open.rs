@@ -130,20 +130,40 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
     }
 }
 
+/// What a stream that starts now would know before it reads a position from Kafka.
+#[derive(Debug)]
+pub struct Rehearsed {
+    /// The server's facts. A slot that does not exist yet counts as one at the end of the WAL.
+    pub facts: Facts,
+    /// Whether the slot exists.
+    pub has_slot: bool,
+    /// The published tables if the slot was read before; otherwise none.
+    pub read_tables: Vec<PublishedTable>,
+}
+
 /// The checks of [`start`] before it creates or takes a slot, for `walcat check`. They change nothing and do not wait for a
 /// held slot. They cannot find what only START_REPLICATION shows.
 ///
 /// # Errors
 /// Those of [`start`].
-pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>) -> Result<(), Error> {
+pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>) -> Result<Rehearsed, Error> {
     let mut connection = connect(source, source.engine.kind(), waiter)?;
     check_version(connection.server_version())?;
-    let database = identify(&mut connection, waiter)?.0.database;
-    slot::check_existing(source, &database, &mut connection, waiter)?;
+    let System { database, identifier, .. } = identify(&mut connection, waiter)?.0;
+    let exists = slot::check_existing(source, &database, &mut connection, waiter)?;
+    if !exists && source.slot_mode == SlotMode::Create {
+        check_new_slot(source, &identifier, store)?;
+    }
     check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
-    let Some(confirmed) = slot::rehearse(source, &mut connection, waiter)? else { return Ok(()) };
+    let confirmed = slot::rehearse(source, &mut connection, waiter)?;
     let known = store()?;
+    let read_tables = match confirmed {
+        Some(_) => read_tables(source, &source.slot, &mut connection, waiter)?,
+        None => Vec::new(),
+    };
     let (system, switches) = identify(&mut connection, waiter)?;
+    let has_slot = confirmed.is_some();
+    let confirmed = confirmed.unwrap_or(system.flushed);
     let facts = Facts {
         system_identifier: system.identifier,
         timeline: system.timeline,
@@ -152,10 +172,13 @@ pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<
         confirmed,
         switches,
     };
-    match source.startpos {
-        Some(startpos) => check_startpos(source, startpos, &facts, known.as_ref()).map(drop),
-        None => check_stored(known.as_ref(), &facts, source.accept_gap).map(drop),
+    if has_slot {
+        match source.startpos {
+            Some(startpos) => check_startpos(source, startpos, &facts, known.as_ref())?,
+            None => check_stored(known.as_ref(), &facts, source.accept_gap)?,
+        };
     }
+    Ok(Rehearsed { facts, has_slot, read_tables })
 }
 
 /// Returns the cluster, its position, and the history of its timeline.
@@ -204,6 +227,24 @@ pub fn check_stored(known: Option<&Known>, facts: &Facts, accept_gap: bool) -> R
             "the server does not have the WAL up to the stored position, which held no records; going back");
     }
     accept(verdict, stored, facts, accept_gap)
+}
+
+/// Returns the start for a position that is read from Kafka after the start of the stream; `unread_slot_at` and
+/// `known_lsn` tell whether it may be missing, as in [`position::judge_missing`].
+///
+/// # Errors
+/// [`Error::Positions`].
+pub fn check_found(
+    known: Option<&Known>,
+    store: &str,
+    (unread_slot_at, known_lsn): (Option<Lsn>, Lsn),
+    facts: &Facts,
+    accept_gap: bool,
+) -> Result<Start, Error> {
+    match position::judge_missing(unread_slot_at, known_lsn, store, facts) {
+        Err(missing) if known.is_none() => accept(Err(missing), None, facts, accept_gap),
+        _ => check_stored(known, facts, accept_gap),
+    }
 }
 
 /// Returns the verdict, or the slot's position if the operator accepts it.

@@ -183,6 +183,62 @@ fn check_and_stream_agree_on_the_state_file() {
     moved.try_both();
 }
 
+/// A position that walcat keeps outside the slot: in a file, in a topic, and in the transactions of exactly-once delivery.
+#[test]
+fn check_and_stream_agree_on_a_stored_position() {
+    let path = file("position.state", "");
+    for config in [
+        format!("[state]\nfile = \"{path}\"\n"),
+        "[state]\ntopic = true\n".to_owned(),
+        "delivery = \"exactly-once\"\n".to_owned(),
+    ] {
+        // Creates the store and delivers one row.
+        let used = |case: Case, more: &str| {
+            let _ = std::fs::remove_file(&path);
+            let case = case.config(&config);
+            case.walcat("stream").with(&["--once"]).run().expect_code(0);
+            case.world.sql("INSERT INTO t VALUES (2, 'x')");
+            case.config(&format!("{more}{config}"))
+        };
+        let in_step = used(Case::good("a position in step with the slot"), "");
+        in_step.try_both();
+        let moved = used(Case::bad("a slot that was moved past the position", "error    start: gap: "), "");
+        let slot = &moved.world.slot;
+        moved.world.sql(&format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())"));
+        moved.try_both();
+        let dropped =
+            used(Case::bad("a position of a slot that was dropped", "the slot was dropped"), "create_slot = true\n");
+        dropped.world.sql(&format!("SELECT pg_drop_replication_slot('{}')", dropped.world.slot));
+        dropped.try_both();
+        if config.contains("file") {
+            continue;
+        }
+        let deleted = used(Case::bad("a checkpoint topic that was deleted", "does not exist, but the slot"), "");
+        let system = deleted.world.sql("SELECT system_identifier FROM pg_control_system()");
+        let topic = format!("__walcat.{system}.{}.{}", deleted.world.database, deleted.world.slot);
+        deleted.world.kafka.delete_topic(&topic);
+        deleted.try_both();
+        // The first attempt has written its start record.
+        deleted.try_both();
+        let foreign = Case::bad("a checkpoint topic of something else", "cannot read the checkpoint topic");
+        let topic = format!("__walcat.{system}.{}.{}", foreign.world.database, foreign.world.slot);
+        foreign.world.kafka.create_topic(&topic, &["--config", "cleanup.policy=compact"]);
+        crate::kafka::produce(&foreign.world.kafka.brokers, &topic, "k", "hello");
+        foreign.config(&config).try_both();
+    }
+}
+
+#[test]
+fn check_and_stream_agree_on_the_time_of_a_transaction() {
+    let timeout = |ms: &str| format!("delivery = \"exactly-once\"\n[kafka]\n\"transaction.timeout.ms\" = \"{ms}\"\n");
+    // The broker's default is 15 minutes.
+    try_all(vec![
+        Case::bad("longer than the broker allows", "error    transaction.timeout.ms").config(&timeout("900001")),
+        Case { line: "ok       transaction.timeout.ms".to_owned(), ..Case::good("as long as the broker allows") }
+            .config(&timeout("900000")),
+    ]);
+}
+
 #[test]
 fn check_and_stream_agree_on_the_tables() {
     let keyless = World::new("CREATE TABLE t (id int, v text)");

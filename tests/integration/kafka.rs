@@ -7,6 +7,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -142,6 +143,14 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
         records.push(record(&message));
     }
     records
+}
+
+/// Writes one record, as somebody else would.
+pub fn produce(brokers: &str, topic: &str, key: &str, value: &str) {
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a producer with default properties");
+    producer.send(BaseRecord::to(topic).key(key).payload(value)).expect("an empty queue");
+    producer.flush(Duration::from_secs(30)).expect("Kafka answers");
 }
 
 /// Deletes the records before an offset of partition 0, as retention does.

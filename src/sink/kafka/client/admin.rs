@@ -89,6 +89,8 @@ pub struct Configuration {
     pub creates_topics: Option<bool>,
     /// `socket.request.max.bytes` of a broker.
     pub request_bytes_max: Option<u64>,
+    /// `transaction.max.timeout.ms` of a broker.
+    pub transaction_timeout_ms_max: Option<u64>,
 }
 
 /// A topic to create.
@@ -384,6 +386,7 @@ fn configuration(resource: *const rd::rd_kafka_ConfigResource_t) -> Configuratio
             "auto.create.topics.enable" => found.creates_topics = value().parse().ok(),
             "max.message.bytes" => found.message_bytes_max = value().parse().ok(),
             "socket.request.max.bytes" => found.request_bytes_max = value().parse().ok(),
+            "transaction.max.timeout.ms" => found.transaction_timeout_ms_max = value().parse().ok(),
             _ => {}
         }
     }

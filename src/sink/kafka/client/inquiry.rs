@@ -11,6 +11,7 @@ use crate::sink::kafka::client::admin::{Admin, AdminError, Configuration, Conten
 use crate::sink::kafka::client::context::{Context, Inbox};
 use crate::sink::kafka::client::ffi::{Native, Wake};
 use crate::sink::kafka::client::producer;
+use crate::sink::kafka::client::topic_ends::is_any_written;
 use crate::sink::kafka::error::Error;
 
 /// The name of a topic that need not exist.
@@ -109,18 +110,35 @@ impl Inquiry {
     /// # Errors
     /// Why the cluster did not return its configuration.
     pub fn brokers_create_topics(&self) -> Result<bool, AdminError> {
+        self.broker()?.creates_topics.ok_or_else(|| unnamed("auto.create.topics.enable"))
+    }
+
+    /// The brokers' limit for `transaction.timeout.ms`.
+    ///
+    /// # Errors
+    /// Why the cluster did not return its configuration.
+    pub fn transaction_timeout_ms_max(&self) -> Result<u64, AdminError> {
+        self.broker()?.transaction_timeout_ms_max.ok_or_else(|| unnamed("transaction.max.timeout.ms"))
+    }
+
+    /// Whether any of the topics exists and ever contained a record.
+    ///
+    /// # Errors
+    /// Why the cluster did not return the list of topics.
+    pub fn is_any_written(&self, topics: &[String]) -> Result<bool, AdminError> {
+        is_any_written(self.producer.client(), topics)
+            .map_err(|error| AdminError { code: error.code, message: error.reason })
+    }
+
+    /// The configuration of one of the brokers.
+    fn broker(&self) -> Result<Configuration, AdminError> {
         let metadata = self.producer.client().fetch_metadata(Some(PROBE), PATIENCE).map_err(|error| AdminError {
             code: error.rdkafka_error_code().unwrap_or(Code::Unknown),
             message: error.to_string(),
         })?;
         let broker = metadata.brokers().first().ok_or_else(timed_out)?;
         let each = self.configurations(self.admin.describe_broker(broker.id()))??;
-        let found = each.into_iter().next().map_or_else(|| Err(timed_out()), |(_, result)| result)?;
-        let silent = || AdminError {
-            code: Code::Unknown,
-            message: "the broker did not return auto.create.topics.enable".to_owned(),
-        };
-        found.creates_topics.ok_or_else(silent)
+        each.into_iter().next().map_or_else(|| Err(timed_out()), |(_, result)| result)
     }
 
     /// Whether the cluster would create this topic; it is not created.
@@ -171,6 +189,10 @@ impl Inquiry {
         }
         Err(timed_out())
     }
+}
+
+fn unnamed(property: &str) -> AdminError {
+    AdminError { code: Code::Unknown, message: format!("the broker did not return {property}") }
 }
 
 fn timed_out() -> AdminError {

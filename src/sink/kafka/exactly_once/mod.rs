@@ -15,6 +15,7 @@ pub mod checkpoint;
 pub(in crate::sink::kafka) mod fence;
 pub mod history;
 pub mod ledger;
+pub mod look;
 
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! `walcat check`: finds what would stop a stream before it starts. It collects facts, lets `checks` judge them, and prints
 //! one line for each.
 
+mod position;
+
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -21,7 +23,7 @@ use crate::sink::kafka::TopicTemplate;
 use crate::sink::kafka::client::admin::{AdminError, NewTopic};
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::exactly_once::checkpoint;
-use crate::source::open;
+use crate::source::open::{self, Rehearsed};
 use crate::state_file::StateFile;
 
 /// The newest major version that walcat is tested with.
@@ -78,6 +80,8 @@ impl Report {
 struct Found {
     system: Option<System>,
     tables: Vec<PublishedTable>,
+    /// None if the stream would not start.
+    rehearsed: Option<Rehearsed>,
 }
 
 fn postgres(
@@ -100,7 +104,10 @@ fn postgres(
         let wait = &mut |socket, way| waiter.wait(socket, way);
         (server::facts(&mut connection, wait)?, slots::find(&mut connection, &settings.slot, wait)?)
     };
-    let mut rehearsal = rehearse(settings, state_file, commands).err();
+    let (rehearsed, mut rehearsal) = match rehearse(settings, state_file, commands) {
+        Ok(rehearsed) => (Some(rehearsed), None),
+        Err(error) => (None, Some(error)),
+    };
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
     report.line(&checks::wal_level(&facts.wal_level))?;
@@ -177,7 +184,7 @@ fn postgres(
     }
     // A role without the privilege has its line above.
     let system = server::identify_system(&mut connection, wait).ok();
-    Ok(Found { system, tables })
+    Ok(Found { system, tables, rehearsed })
 }
 
 /// Performs the start of a stream as far as it changes nothing.
@@ -185,7 +192,7 @@ fn rehearse(
     settings: &StreamSettings,
     mut state_file: Option<StateFile>,
     commands: &mut Commands,
-) -> Result<(), pump::Error> {
+) -> Result<Rehearsed, pump::Error> {
     open::rehearse(&stream::source(settings), &mut || Store::on_disk(&mut state_file).read(), &mut commands.waiter())
 }
 
@@ -237,7 +244,18 @@ fn kafka(settings: &StreamSettings, found: &Found, commands: &mut Commands, repo
     if let (true, Some(system)) = (keeps_topic || settings.delivery == config::Delivery::ExactlyOnce, &found.system) {
         let topic = checkpoint::topic(&system.identifier, &system.database, &settings.slot);
         let facts = topic_facts(inquiry.cleanup_policy(&topic), || creation(&inquiry, checkpoint_topic(&topic)));
-        report.line(&checks::checkpoint_topic(&topic, &facts))?;
+        let verdict = checks::checkpoint_topic(&topic, &facts);
+        report.line(&verdict)?;
+        if let (Some(rehearsed), true) = (&found.rehearsed, verdict.severity != Severity::Error) {
+            position::check(settings, rehearsed, &topic, &inquiry, commands, report)?;
+        }
+    }
+    if settings.delivery == config::Delivery::ExactlyOnce {
+        let given_ms = u64::try_from(kafka::transaction_timeout(settings)?.as_millis()).unwrap_or(u64::MAX);
+        let limit_ms = inquiry.transaction_timeout_ms_max().map_err(|error| error.message);
+        if let Some(verdict) = checks::transaction_timeout(given_ms, limit_ms) {
+            report.line(&verdict)?;
+        }
     }
     let mut route = Route::new(settings.topic_prefix.as_deref()).map_err(crate::record::PrepareError::from)?;
     let mut brokers_create = None;
