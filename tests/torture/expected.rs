@@ -1,12 +1,16 @@
 //! The content of the database at the end.
 
-use crate::checker::{Account, Expected};
+use std::collections::BTreeMap;
+
+use crate::checker::{Account, Expected, Stock};
 use crate::cluster::{Cluster, Result};
 use crate::record::Kind;
+use crate::snapshots::TABLES;
 use crate::writers::{ACCOUNTS, BALANCE};
 
-/// `fleeting_from` is the first row written after the last deletion of its topic.
-pub fn read(cluster: &Cluster, fleeting_from: i64) -> Result<Expected> {
+/// `fleeting_from` is the first row written after the last deletion of its topic. `requests` is how many times a snapshot of
+/// each table of the stock was requested; `None` without snapshots.
+pub fn read(cluster: &Cluster, fleeting_from: i64, requests: Option<BTreeMap<i64, u32>>) -> Result<Expected> {
     let mut expected = Expected { sum: ACCOUNTS * BALANCE, ..Expected::default() };
     for row in rows(cluster, "SELECT journal_seq, kind, account_id, version FROM journal")? {
         let kind = Kind::parse(&row[1]).ok_or("a journal row of no kind")?;
@@ -37,6 +41,15 @@ pub fn read(cluster: &Cluster, fleeting_from: i64) -> Result<Expected> {
     }
     for row in rows(cluster, &format!("SELECT fleeting_id FROM fleeting WHERE fleeting_id >= {fleeting_from}"))? {
         expected.fleeting.insert(number(&row[0])?);
+    }
+    if let Some(requests) = requests {
+        let mut stock = Stock { requests, ..Stock::default() };
+        for table in 1..=TABLES {
+            for row in rows(cluster, &format!("SELECT stock_id, version FROM stock_{table}"))? {
+                stock.rows.insert(number(&row[0])?, number(&row[1])?);
+            }
+        }
+        expected.stock = Some(stock);
     }
     let sum = cluster.sql("SELECT sum(balance) FROM account")?;
     if expected.sum != number::<i64>(&sum)? {

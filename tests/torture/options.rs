@@ -26,6 +26,9 @@ pub struct Options {
     /// Give walcat a `[state] file`
     #[arg(long)]
     pub state_file: bool,
+    /// Give walcat a `[state] topic`
+    #[arg(long, conflicts_with = "state_file")]
+    pub state_topic: bool,
     /// The walcat program
     #[arg(long, default_value = "target/debug/walcat")]
     pub walcat: PathBuf,
@@ -56,6 +59,11 @@ pub enum Engine {
 }
 
 impl Options {
+    /// Snapshots need a place for their progress.
+    pub fn has_snapshots(&self) -> bool {
+        self.delivery == Delivery::ExactlyOnce || self.state_file || self.state_topic
+    }
+
     /// The command that repeats this run.
     pub fn replay(&self, seed: u64) -> String {
         let mut command = format!("scripts/torture --seed {seed} --duration {}s", self.duration.as_secs());
@@ -73,6 +81,9 @@ impl Options {
         }
         if self.state_file {
             command.push_str(" --state-file");
+        }
+        if self.state_topic {
+            command.push_str(" --state-topic");
         }
         if !self.faults.is_empty() {
             command.push_str(" --faults ");

@@ -19,6 +19,8 @@ pub enum Table {
     Message,
     /// Its topic is sometimes deleted.
     Fleeting,
+    /// Several tables, whose first rows only snapshots send.
+    Stock,
 }
 
 /// Stands for the key of a TRUNCATE's record, which has none.
@@ -45,12 +47,15 @@ pub struct Reading {
     pub dead_letters: Vec<DeadLetter>,
     /// Records of the topic that is sometimes deleted.
     pub fleeting: Vec<Record>,
+    /// Records of the tables whose first rows only snapshots send.
+    pub stock: Vec<Record>,
 }
 
 impl Reading {
     pub fn add(&mut self, line: Line) {
         match line {
             Line::Record(record) if record.table == Table::Fleeting => self.fleeting.push(record),
+            Line::Record(record) if record.table == Table::Stock => self.stock.push(record),
             Line::Record(record) => self.records.push(record),
             Line::DeadLetter(letter) => self.dead_letters.push(letter),
         }
@@ -98,6 +103,8 @@ pub enum Op {
     Delete,
     Truncate,
     Message,
+    /// A row of a snapshot.
+    Read,
 }
 
 /// The row after the change; `None` for a delete and a TRUNCATE.
@@ -119,6 +126,9 @@ pub enum Row {
     },
     Marker {
         records: u32,
+    },
+    Stock {
+        version: i64,
     },
     /// A page, a document, a message or a fleeting row: only its key matters.
     Key,
@@ -152,6 +162,7 @@ struct Key<'a> {
     page_id: Option<i64>,
     document_id: Option<i64>,
     fleeting_id: Option<i64>,
+    stock_id: Option<i64>,
     #[serde(borrow)]
     prefix: Option<&'a str>,
 }
@@ -208,6 +219,7 @@ struct After<'a> {
     page_id: Option<i64>,
     document_id: Option<i64>,
     fleeting_id: Option<i64>,
+    stock_id: Option<i64>,
 }
 
 /// Parses a line of the console consumer: `Partition:P Offset:O HEADERS KEY VALUE`, separated by tabs.
@@ -266,6 +278,7 @@ fn parse_key(text: &str) -> Option<(Table, i64)> {
         (Table::Page, key.page_id),
         (Table::Document, key.document_id),
         (Table::Fleeting, key.fleeting_id),
+        (Table::Stock, key.stock_id),
         (Table::Message, message),
     ];
     let mut there = all.into_iter().filter_map(|(table, key)| Some((table, key?)));
@@ -280,7 +293,7 @@ fn change(table: Table, key: i64, envelope: &Envelope<'_>) -> Option<Change> {
             let (xid, commit) = transaction.id.split_once(':')?;
             (xid.parse().ok()?, Place { commit: commit.parse().ok()?, order: transaction.total_order })
         }
-        None if table == Table::Message => (0, Place { commit: envelope.source.lsn, order: 0 }),
+        None if table == Table::Message || envelope.op == "r" => (0, Place { commit: envelope.source.lsn, order: 0 }),
         None => return None,
     };
     let op = match envelope.op {
@@ -289,13 +302,14 @@ fn change(table: Table, key: i64, envelope: &Envelope<'_>) -> Option<Change> {
         "d" => Op::Delete,
         "t" => Op::Truncate,
         "m" => Op::Message,
+        "r" if table == Table::Stock => Op::Read,
         _ => return None,
     };
     let row = match (&envelope.after, op) {
         (None, Op::Delete) => Row::None,
         (None, Op::Truncate) if key == NO_KEY => Row::None,
         (None, Op::Message) if table == Table::Message => Row::Key,
-        (Some(after), Op::Create | Op::Update) => row(table, key, after)?,
+        (Some(after), Op::Create | Op::Update | Op::Read) => row(table, key, after)?,
         _ => return None,
     };
     Some(Change { place, xid, op, row })
@@ -316,6 +330,7 @@ fn row(table: Table, key: i64, after: &After<'_>) -> Option<Row> {
         Table::Page => (after.page_id, Row::Key),
         Table::Document => (after.document_id, Row::Key),
         Table::Fleeting => (after.fleeting_id, Row::Key),
+        Table::Stock => (after.stock_id, Row::Stock { version: after.version? }),
         Table::Message => return None,
     };
     (own_key == Some(key)).then_some(row)
@@ -358,6 +373,15 @@ mod tests {
         let truncate = r#"{"before":null,"after":null,"source":{"lsn":5,"table":"page"},"transaction":{"id":"735:100","total_order":1,"data_collection_order":1},"op":"t","ts_ms":1}"#;
         let found = record(&format!("Partition:1\tOffset:2\tNO_HEADERS\tnull\t{truncate}"));
         assert_eq!((found.table, found.key, found.change.expect("a change").op), (Table::Page, NO_KEY, Op::Truncate));
+    }
+
+    #[test]
+    fn a_row_of_a_snapshot_is_a_record_outside_of_transactions() {
+        let row = r#"{"before":null,"after":{"stock_id":2000000001,"version":3,"note":"x"},"source":{"lsn":77,"table":"stock_2"},"transaction":null,"op":"r","ts_ms":1}"#;
+        let found = record(&format!("Partition:1\tOffset:2\tNO_HEADERS\t{{\"stock_id\":2000000001}}\t{row}"));
+        assert_eq!((found.table, found.key), (Table::Stock, 2_000_000_001));
+        let change = found.change.expect("a change");
+        assert_eq!((change.op, change.row), (Op::Read, Row::Stock { version: 3 }));
     }
 
     #[test]

@@ -42,7 +42,17 @@ impl Report {
     /// `live` is the counts of the consumer that reads while the writers write.
     pub fn counts(&mut self, steps: u64, counts: &Counts, live: &Counts, ends: &Ends) {
         let Counts {
-            records, tombstones, repeats, restarts, late, transactions, largest, changes, dead_letters, ..
+            records,
+            tombstones,
+            repeats,
+            restarts,
+            late,
+            transactions,
+            largest,
+            changes,
+            dead_letters,
+            snapshot_rows,
+            ..
         } = counts;
         let ended: Vec<_> = ends.counts.iter().map(|(how, times)| format!("{how}: {times}")).collect();
         self.say(&format!("{} faults, {steps} steps of the writers", self.faults));
@@ -50,6 +60,9 @@ impl Report {
         self.say(&format!(
             "{records} records ({tombstones} tombstones, {repeats} repeats) of {changes} changes, {dead_letters} dead letters"
         ));
+        if *snapshot_rows > 0 {
+            self.say(&format!("{snapshot_rows} rows sent by snapshots"));
+        }
         self.say(&format!("{transactions} transactions, the largest of {largest} changes"));
         self.say(&format!(
             "beside the writers: {} transactions seen whole, the money counted at {} visible states",

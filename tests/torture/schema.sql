@@ -14,6 +14,18 @@ ALTER TABLE document ALTER content SET STORAGE EXTERNAL;
 CREATE TABLE fleeting (fleeting_id bigserial PRIMARY KEY);
 CREATE PUBLICATION torture FOR TABLE account, journal, bulk, marker, page, document, fleeting;
 
+-- Their first rows exist before the slot: only snapshots send them, one snapshot for each table. An id is never used again.
+CREATE SEQUENCE stock_ids START 20001;
+DO $$
+BEGIN
+    FOR i IN 1..6 LOOP
+        EXECUTE format('CREATE TABLE stock_%s (stock_id bigint PRIMARY KEY, version bigint NOT NULL, note text)', i);
+        EXECUTE format('INSERT INTO stock_%s SELECT %s * 1000000000::bigint + n, 1, repeat(''note'', 100)
+            FROM generate_series(1, 20000) n', i, i);
+        EXECUTE format('ALTER PUBLICATION torture ADD TABLE stock_%s', i);
+    END LOOP;
+END $$;
+
 -- Not published: the changes of the accounts, and a table whose changes only move the WAL forward.
 CREATE TABLE page_ever (page_id bigint PRIMARY KEY);
 CREATE TABLE truncated (truncated_id bigserial PRIMARY KEY);
@@ -163,3 +175,38 @@ END $$;
 CREATE FUNCTION hum(kilobytes int) RETURNS void LANGUAGE sql AS $$
     INSERT INTO noise SELECT repeat('noise', 190) FROM generate_series(1, kilobytes)
 $$;
+
+-- One to five changes of rows that a snapshot sends, or has sent, and sometimes another column.
+CREATE FUNCTION stock() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    name text;
+    base bigint;
+    id bigint;
+    dice float;
+BEGIN
+    FOR i IN 1..1 + floor(random() * 5)::int LOOP
+        base := 1 + floor(random() * 6)::bigint;
+        name := 'stock_' || base;
+        base := base * 1000000000;
+        EXECUTE format('SELECT stock_id FROM %I WHERE stock_id >= $1 ORDER BY stock_id LIMIT 1 FOR UPDATE', name)
+            INTO id USING base + floor(random() * (SELECT last_value FROM stock_ids))::bigint;
+        dice := random();
+        IF id IS NULL OR dice < 0.15 THEN
+            EXECUTE format('INSERT INTO %I VALUES ($1, 1, repeat(''new'', 20))', name) USING base + nextval('stock_ids');
+        ELSIF dice < 0.30 THEN
+            EXECUTE format('DELETE FROM %I WHERE stock_id = $1', name) USING id;
+        ELSIF dice < 0.50 THEN -- a key change: a delete and a create
+            EXECUTE format('UPDATE %I SET stock_id = $1, version = version + 1 WHERE stock_id = $2', name)
+                USING base + nextval('stock_ids'), id;
+        ELSE
+            EXECUTE format('UPDATE %I SET version = version + 1 WHERE stock_id = $1', name) USING id;
+        END IF;
+    END LOOP;
+    IF random() < 0.002 THEN
+        EXECUTE format('ALTER TABLE %I ADD COLUMN IF NOT EXISTS extra int', name);
+    ELSIF random() < 0.002 THEN
+        EXECUTE format('ALTER TABLE %I DROP COLUMN IF EXISTS extra', name);
+    ELSIF random() < 0.02 THEN
+        RAISE EXCEPTION 'given up';
+    END IF;
+END $$;

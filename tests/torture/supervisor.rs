@@ -25,6 +25,7 @@ const END_DEADLINE: Duration = Duration::from_secs(20);
 pub struct Recipe {
     walcat: PathBuf,
     arguments: Vec<String>,
+    config: PathBuf,
     log: PathBuf,
     delivery: Delivery,
     troubles: Troubles,
@@ -54,6 +55,9 @@ impl Recipe {
         for (name, value) in cluster.walcat_security() {
             text.push_str(&format!("{name:?} = {value:?}\n"));
         }
+        if options.state_topic {
+            text.push_str("\n[state]\ntopic = true\n");
+        }
         if options.state_file {
             text.push_str(&format!("\n[state]\nfile = {:?}\n", directory.join("state").display().to_string()));
         }
@@ -64,17 +68,22 @@ impl Recipe {
         let log = directory.join("walcat.log");
         let walcat = fs::canonicalize(root().join(&options.walcat))
             .map_err(|error| format!("{}: {error}", options.walcat.display()))?;
-        Ok(Recipe { walcat, arguments, log, delivery: options.delivery, troubles: troubles.clone() })
+        Ok(Recipe { walcat, arguments, config: file, log, delivery: options.delivery, troubles: troubles.clone() })
+    }
+
+    /// Another command of the program, with the same configuration file.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = clean(&self.walcat);
+        command.args(arguments).arg("--config").arg(&self.config);
+        die_with_us(&mut command).stdin(Stdio::null());
+        command
     }
 
     fn spawn(&self, name: &str) -> Result<Child> {
         let error = |error: std::io::Error| format!("{}: {error}", self.walcat.display());
         let mut log = File::options().create(true).append(true).open(&self.log).map_err(error)?;
         let _ = writeln!(log, "=== {name}");
-        let mut command = Command::new(&self.walcat);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WALCAT_") || name.starts_with("PG")) {
-            command.env_remove(name);
-        }
+        let mut command = clean(&self.walcat);
         // Its own process group: only this program handles the terminal's Ctrl-C.
         command.args(&self.arguments).process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         die_with_us(&mut command).spawn().map_err(error)
@@ -87,6 +96,15 @@ impl Recipe {
             let _ = writeln!(log, "=== {who} ended with {how}");
         }
     }
+}
+
+/// The program without walcat's and libpq's variables of this environment.
+fn clean(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WALCAT_") || name.starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command
 }
 
 #[derive(Default)]

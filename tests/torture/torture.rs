@@ -15,6 +15,7 @@ mod proxy;
 mod record;
 mod report;
 mod seed;
+mod snapshots;
 mod starve;
 mod supervisor;
 mod troubles;
@@ -37,6 +38,7 @@ use nemesis::Nemesis;
 use options::Options;
 use report::Report;
 use seed::Seed;
+use snapshots::Snapshots;
 use supervisor::{Recipe, Supervisor};
 use troubles::Troubles;
 use watch::Watch;
@@ -93,8 +95,10 @@ fn torture(
     prepare(cluster)?;
     let troubles = Troubles::new();
     let live = Live::start(cluster, directory, options.delivery, ACCOUNTS * BALANCE, &troubles);
-    let walcat = Supervisor::start(Recipe::new(options, cluster, directory, &troubles)?);
-    let writers = Writers::start(cluster, options.delivery, options.duration, seed);
+    let recipe = Recipe::new(options, cluster, directory, &troubles)?;
+    let walcat = Supervisor::start(recipe.clone());
+    let writers = Writers::start(cluster, options, seed);
+    let snapshots = options.has_snapshots().then(|| Snapshots::start(&recipe, options.duration, seed.fork()));
     let watch = Watch::start(cluster);
     report.step("walcat, the writers and a reader are running");
 
@@ -102,17 +106,27 @@ fn torture(
     nemesis.run(options)?;
     let fleeting_from = nemesis.fleeting_from;
 
+    let mut findings = Findings::default();
+    let mut requests = None;
+    if let Some(snapshots) = snapshots {
+        let (all, late) = snapshots.finish()?;
+        requests = Some(all);
+        late.into_iter().for_each(|late| findings.add(Promise::Behaviour, || late));
+        report.step("the snapshots are over");
+    }
     let steps = writers.stop();
     // One more transaction: the slot must reach the end of its commit, even if no keepalive moves it.
     let end = cluster.sql(
         "WITH last AS (INSERT INTO marker (records) VALUES (1) RETURNING 1) SELECT pg_current_wal_insert_lsn() FROM last",
     )?;
     report.step(&format!("everything is repaired; the writers have ended at {end}"));
-    let mut findings = Findings::default();
     if let Some(late) = catch_up(cluster, &end)? {
         findings.add(Promise::Behaviour, || late);
     }
     report.step("walcat has confirmed the end");
+    if let Some(different) = verify(&recipe)? {
+        findings.add(Promise::Lost, || different);
+    }
     let ends = walcat.stop();
     for seen in ends.unexplained.iter().chain(&watch.stop()) {
         findings.add(Promise::Behaviour, || seen.clone());
@@ -120,7 +134,8 @@ fn torture(
 
     let reading = consumer::read(cluster, directory)?;
     report.step("the consumer has read the topics to their ends");
-    let (broken, counts) = checker::check(options.delivery, &reading, &expected::read(cluster, fleeting_from)?);
+    let (broken, counts) =
+        checker::check(options.delivery, &reading, &expected::read(cluster, fleeting_from, requests)?);
     findings.extend(broken);
     let (broken, seen) = live.stop(&reading.records);
     findings.extend(broken);
@@ -141,6 +156,14 @@ fn prepare(cluster: &Cluster) -> Result<()> {
         cluster.sql(&format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')"))?;
     }
     cluster.sql(&format!("SELECT load({ACCOUNTS}, {BALANCE})")).map(drop)
+}
+
+/// Asks walcat itself whether the topics equal the tables; the error says what differs.
+fn verify(recipe: &Recipe) -> Result<Option<String>> {
+    let mut command = recipe.command(&["verify", "public.account", "public.bulk", "public.stock_*"]);
+    let output = command.output().map_err(|error| format!("walcat verify: {error}"))?;
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    Ok((!output.status.success()).then(|| format!("walcat verify: {}: {text}", output.status)))
 }
 
 /// Waits until the slot has passed a position; the error says why it has not. A backlog takes as long as it takes on a busy

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, DATABASE, Result};
-use crate::options::Delivery;
+use crate::options::{Delivery, Options};
 use crate::seed::Seed;
 
 pub const ACCOUNTS: i64 = 40;
@@ -46,8 +46,8 @@ type Gate = Arc<RwLock<()>>;
 impl Writers {
     /// Kafka rejects documents only in exactly-once: in at-least-once, a rejection makes librdkafka write a batch again that
     /// it was sending to a disconnected broker, which is not a repeat of whole transactions.
-    pub fn start(cluster: &Arc<Cluster>, delivery: Delivery, run: Duration, seed: &mut Seed) -> Writers {
-        let big_interval = (run / 9).clamp(BIG_INTERVAL.0, BIG_INTERVAL.1);
+    pub fn start(cluster: &Arc<Cluster>, options: &Options, seed: &mut Seed) -> Writers {
+        let big_interval = (options.duration / 9).clamp(BIG_INTERVAL.0, BIG_INTERVAL.1);
         let (stop, steps, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Gate::default());
         let mut spawn = |act: Act, gate: Option<&Gate>| {
             let (cluster, stop, steps) = (Arc::clone(cluster), Arc::clone(&stop), Arc::clone(&steps));
@@ -57,8 +57,11 @@ impl Writers {
         let mut threads: Vec<_> = (0..WRITERS)
             .map(|number| spawn(Box::new(money((number == 0).then_some(big_interval))), Some(&gate)))
             .collect();
-        let has_refusals = delivery == Delivery::ExactlyOnce;
+        let has_refusals = options.delivery == Delivery::ExactlyOnce;
         threads.push(spawn(Box::new(move |session, seed| aside(has_refusals, session, seed)), Some(&gate)));
+        if options.has_snapshots() {
+            threads.push(spawn(Box::new(stock), Some(&gate)));
+        }
         let own = Arc::clone(&gate);
         threads.push(spawn(Box::new(move |session, seed| silence(&own, session, seed)), None));
         Writers { stop, threads, steps, gate }
@@ -146,6 +149,12 @@ fn aside(has_refusals: bool, session: &mut Session, seed: &mut Seed) -> Option<D
     };
     session.run(step)?;
     Some(seed.duration(ASIDE_PAUSE_MS.0, ASIDE_PAUSE_MS.1))
+}
+
+/// Changes rows that a snapshot sends.
+fn stock(session: &mut Session, seed: &mut Seed) -> Option<Duration> {
+    session.run("SELECT stock()")?;
+    Some(seed.duration(0, PAUSE_MS))
 }
 
 /// All writers pause while unpublished WAL is written, so that positions without a change are stored.

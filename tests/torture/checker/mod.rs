@@ -2,13 +2,15 @@
 //!
 //! `log` checks each partition in its own order, `fold` assembles the transactions in reading order and applies them to
 //! `state`,
-//! `database` compares the result with the tables, and `readings` compares what two consumers saw.
+//! `database` compares the result with the tables, `stock` checks the tables that snapshots send, and `readings` compares what
+//! two consumers saw.
 
 mod database;
 mod fold;
 mod log;
 mod readings;
 mod state;
+mod stock;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +20,7 @@ use std::time::Instant;
 
 pub use fold::Fold;
 pub use readings::compare as compare_readings;
+pub use stock::Stock;
 
 use crate::options::Delivery;
 use crate::record::{Kind, Place, Reading, Record};
@@ -43,6 +46,8 @@ pub struct Expected {
     pub messages: BTreeMap<i64, bool>,
     /// The rows committed after the last deletion of the topic.
     pub fleeting: BTreeSet<i64>,
+    /// The tables that snapshots send, if this run requests snapshots.
+    pub stock: Option<Stock>,
     /// The sum of all balances at the end of every transaction.
     pub sum: i64,
 }
@@ -176,6 +181,8 @@ pub struct Counts {
     /// How many times a reader had seen only whole transactions and the money was counted.
     pub states: usize,
     pub dead_letters: usize,
+    /// The rows that snapshots have sent.
+    pub snapshot_rows: usize,
 }
 
 /// Checks all promises.
@@ -199,6 +206,10 @@ pub fn check(delivery: Delivery, reading: &Reading, expected: &Expected) -> (Fin
     database::compare(&once, &state, expected, &mut findings);
     database::compare_refused(delivery, &once, reading, expected, &mut findings);
     database::compare_fleeting(delivery, reading, expected, &mut findings);
+    counts.snapshot_rows = match &expected.stock {
+        Some(stock) => stock::check(delivery, &reading.stock, stock, &mut findings),
+        None => 0,
+    };
     (findings, counts)
 }
 

@@ -158,7 +158,8 @@ impl History {
 
     fn reading(mut self) -> (Reading, Expected) {
         self.place();
-        let reading = Reading { records: self.records, dead_letters: self.dead_letters, fleeting: self.fleeting };
+        let (records, dead_letters, fleeting) = (self.records, self.dead_letters, self.fleeting);
+        let reading = Reading { records, dead_letters, fleeting, stock: Vec::new() };
         (reading, self.expected)
     }
 
