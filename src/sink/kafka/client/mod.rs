@@ -1,6 +1,7 @@
 //! librdkafka: its calls, its callbacks, and one producer with everything that belongs to it.
 
 pub mod admin;
+pub(in crate::sink::kafka) mod consumer;
 pub mod context;
 pub mod ffi;
 pub mod inquiry;

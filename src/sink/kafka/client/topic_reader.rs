@@ -5,13 +5,12 @@
 
 use std::time::Duration;
 
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
 
-use crate::sink::kafka::client::context;
+use crate::sink::kafka::client::consumer::{self, Consumer};
 use crate::sink::kafka::error::{Error, is_missing_topic};
 
 /// The timeout for one request.
@@ -53,9 +52,9 @@ pub struct Record<'a> {
 /// Finds topics and the ends of their partitions.
 pub struct Topics {
     /// Sees the end of everything.
-    all: BaseConsumer<ReaderContext>,
+    all: Consumer,
     /// Sees the end of what is committed; none without read_committed.
-    committed: Option<BaseConsumer<ReaderContext>>,
+    committed: Option<Consumer>,
 }
 
 impl Topics {
@@ -106,7 +105,7 @@ impl Topics {
 
 /// Reads the partitions of one topic once.
 pub struct TopicReader {
-    consumer: BaseConsumer<ReaderContext>,
+    consumer: Consumer,
     topic: String,
     /// The partitions that are not read to their end yet.
     left: Vec<Left>,
@@ -202,27 +201,14 @@ impl TopicReader {
     }
 }
 
-fn consumer(settings: &Settings) -> Result<BaseConsumer<ReaderContext>, Error> {
-    let mut config = ClientConfig::new();
-    for (name, value) in &settings.properties {
-        config.set(name, value);
-    }
+fn consumer(settings: &Settings) -> Result<Consumer, Error> {
     let queue_kib = (settings.queue_bytes / 1_024).max(QUEUE_KIB_MIN);
-    config
-        .set("bootstrap.servers", &settings.brokers)
-        // librdkafka requires a group, although partitions are assigned directly and no offset is committed.
-        .set("group.id", "walcat")
-        .set("isolation.level", if settings.read_committed { "read_committed" } else { "read_uncommitted" })
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("auto.offset.reset", "earliest")
-        .set("allow.auto.create.topics", "false")
-        .set("fetch.wait.max.ms", "50")
-        .set("queued.max.messages.kbytes", queue_kib.to_string())
-        .set("fetch.max.bytes", (queue_kib * 1_024).to_string())
-        .set_log_level(RDKafkaLogLevel::Info);
-    let refused = |error: KafkaError| Error::Producer { reason: error.to_string() };
-    config.create_with_context(ReaderContext).map_err(refused)
+    let own = [
+        ("fetch.wait.max.ms", "50".to_owned()),
+        ("queued.max.messages.kbytes", queue_kib.to_string()),
+        ("fetch.max.bytes", (queue_kib * 1_024).to_string()),
+    ];
+    consumer::create(&settings.brokers, &settings.properties, settings.read_committed, &own)
 }
 
 fn code_of(error: RDKafkaRespErr) -> Code {
@@ -233,18 +219,3 @@ fn failed(topic: &str, error: &KafkaError) -> Error {
     let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
     Error::Read { topic: topic.to_owned(), code, reason: error.to_string() }
 }
-
-struct ReaderContext;
-
-impl ClientContext for ReaderContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // librdkafka warns about producer-only properties one by one at each start.
-        if facility != "CONFWARN" {
-            context::log_line(level, facility, message);
-        }
-    }
-
-    fn error(&self, _: KafkaError, _: &str) {}
-}
-
-impl ConsumerContext for ReaderContext {}

@@ -8,16 +8,15 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
 use crate::position::Stored;
 use crate::record::topic::sanitize;
-use crate::sink::kafka::client::context;
+use crate::sink::kafka::client::consumer::{self, Consumer};
 use crate::sink::kafka::error::Error;
 use crate::sink::kafka::exactly_once::history::{History, Record};
 
@@ -146,7 +145,7 @@ pub fn denied(topic: &str, code: Code, is_denied: bool) -> Option<String> {
 
 /// Reads the topic from its beginning with `read_committed` and keeps the newest records.
 pub struct Reader {
-    consumer: BaseConsumer<ReaderContext>,
+    consumer: Consumer,
     topic: String,
     history: History,
     /// Whether everything in the topic has been read.
@@ -164,22 +163,8 @@ impl Reader {
         topic: &str,
         instance: &Instance,
     ) -> Result<Self, Error> {
-        let mut config = ClientConfig::new();
-        for (name, value) in properties {
-            config.set(name, value);
-        }
-        config
-            .set("bootstrap.servers", brokers)
-            // librdkafka requires a group, although the partition is assigned directly and no offset is committed.
-            .set("group.id", "walcat")
-            .set("isolation.level", "read_committed")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("auto.offset.reset", "earliest")
-            .set("allow.auto.create.topics", "false")
-            .set_log_level(RDKafkaLogLevel::Info);
+        let consumer = consumer::create(brokers, properties, true, &[])?;
         let refused = |error: KafkaError| Error::Producer { reason: error.to_string() };
-        let consumer: BaseConsumer<ReaderContext> = config.create_with_context(ReaderContext).map_err(refused)?;
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(topic, 0, Offset::Beginning).map_err(refused)?;
         consumer.assign(&assignment).map_err(refused)?;
@@ -273,21 +258,6 @@ fn is_of_other_system(name: &str, ours: &str) -> bool {
         _ => false,
     }
 }
-
-struct ReaderContext;
-
-impl ClientContext for ReaderContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // librdkafka warns about producer-only properties one by one at each start.
-        if facility != "CONFWARN" {
-            context::log_line(level, facility, message);
-        }
-    }
-
-    fn error(&self, _: KafkaError, _: &str) {}
-}
-
-impl ConsumerContext for ReaderContext {}
 
 #[cfg(test)]
 mod tests {
