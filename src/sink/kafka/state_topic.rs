@@ -23,6 +23,7 @@ use crate::sink::kafka::client::transaction_thread::Done;
 use crate::sink::kafka::error::{Error, is_missing_topic};
 use crate::sink::kafka::exactly_once::checkpoint::{self, Checkpoint, Instance, Reader};
 use crate::sink::kafka::exactly_once::ledger::Found;
+use crate::sink::kafka::exactly_once::own_records::OwnRecords;
 use crate::sink::kafka::flight::Flight;
 use crate::sink::kafka::topics::Waiting;
 
@@ -78,10 +79,7 @@ pub struct StateTopic {
     found: Option<Stored>,
     stored: Lsn,
     written_at: Option<Instant>,
-    /// The offset of our last record in the topic.
-    last_offset: i64,
-    /// A record of ours got a lower offset than the one before it: this is another topic.
-    is_other_topic: bool,
+    own_records: OwnRecords,
 }
 
 impl StateTopic {
@@ -100,8 +98,7 @@ impl StateTopic {
             found: None,
             stored: Lsn::INVALID,
             written_at: None,
-            last_offset: -1,
-            is_other_topic: false,
+            own_records: OwnRecords::new(),
         }
     }
 
@@ -184,12 +181,11 @@ impl StateTopic {
 
     /// The record in flight has this offset.
     pub fn delivered_own(&mut self, offset: i64) {
-        self.is_other_topic |= offset <= self.last_offset;
-        self.last_offset = offset;
+        self.own_records.delivered(offset, true);
         let Some(position) = self.under_way.take() else { return };
         match self.stage {
             Stage::Announcing { .. } => self.stage = Stage::Reading(None),
-            _ if self.is_other_topic => {}
+            _ if self.own_records.are_elsewhere() => {}
             _ => {
                 self.stored = position;
                 debug!(slot = self.settings.slot.as_str(), stored:% = position; "position stored");
@@ -233,7 +229,7 @@ impl StateTopic {
         flight: &mut Flight,
         now: Instant,
     ) -> Result<(), Error> {
-        if self.is_other_topic {
+        if self.own_records.are_elsewhere() {
             let reason = "it was replaced by another one".to_owned();
             return Err(Error::CheckpointGone { topic: self.topic.clone(), reason });
         }
@@ -443,10 +439,10 @@ mod tests {
     #[test]
     fn a_record_that_lands_in_another_topic_stores_nothing() {
         let (mut state, now) = (running(Some(100), 100), Instant::now());
-        state.last_offset = 7;
+        state.own_records.delivered(7, true);
         state.offer(position(200));
         write(&mut state, now);
         state.delivered_own(0);
-        assert_eq!((state.stored(), state.is_other_topic), (Lsn(100), true));
+        assert_eq!((state.stored(), state.own_records.are_elsewhere()), (Lsn(100), true));
     }
 }

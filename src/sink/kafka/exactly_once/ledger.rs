@@ -18,6 +18,7 @@ use crate::sink::kafka::client::transaction_calls::CallError;
 use crate::sink::kafka::error::Error;
 use crate::sink::kafka::exactly_once::checkpoint::{Checkpoint, Instance};
 use crate::sink::kafka::exactly_once::history::History;
+use crate::sink::kafka::exactly_once::own_records::OwnRecords;
 use crate::snapshot::Progress;
 
 /// The maximum number of units of confirmation in one Kafka transaction: half of the ring.
@@ -153,11 +154,7 @@ pub struct Ledger {
     vouching: Vouching,
     /// Whether a start record of this process was ever committed.
     has_announced: bool,
-    /// The offset of our last record in the topic.
-    last_offset: i64,
-    /// A record of ours got a lower offset than the one before it: this is another topic, which the broker may have
-    /// created with its own settings.
-    is_other_topic: bool,
+    own_records: OwnRecords,
     /// A position after the stored one that no transaction carries yet.
     idle: Lsn,
     /// Commit without waiting for the interval, because the run ends.
@@ -185,8 +182,7 @@ impl Ledger {
             known: Lsn::INVALID,
             vouching: Vouching::Never,
             has_announced: false,
-            last_offset: -1,
-            is_other_topic: false,
+            own_records: OwnRecords::new(),
             idle: Lsn::INVALID,
             hurry: false,
             expired_at: None,
@@ -208,7 +204,7 @@ impl Ledger {
         self.stored = Lsn::INVALID;
         self.idle = Lsn::INVALID;
         self.hurry = false;
-        self.is_other_topic = false;
+        self.own_records.renew();
         untouched.is_none()
     }
 
@@ -373,8 +369,7 @@ impl Ledger {
 
     /// A record of ours has this offset in the checkpoint topic.
     pub fn delivered_own(&mut self, offset: i64) {
-        self.is_other_topic |= self.known.is_valid() && offset <= self.last_offset;
-        self.last_offset = offset;
+        self.own_records.delivered(offset, self.known.is_valid());
     }
 
     /// Whether there is nothing to deliver as far as known.
@@ -426,7 +421,9 @@ impl Ledger {
         Ok(match self.stage {
             Stage::Initializing { call: Asking::NotAsked } => Task::TakeId,
             Stage::Taken => Task::Announce,
-            Stage::Committing { call: Asking::NotAsked, .. } if traffic.is_flight_empty && self.is_other_topic => {
+            Stage::Committing { call: Asking::NotAsked, .. }
+                if traffic.is_flight_empty && self.own_records.are_elsewhere() =>
+            {
                 return Err(Error::Aborted { reason: "the checkpoint topic was replaced by another one".to_owned() });
             }
             Stage::Announcing { call: Asking::NotAsked } | Stage::Committing { call: Asking::NotAsked, .. } => {
@@ -838,7 +835,7 @@ mod tests {
         let mut ledger = begun(Some(100), 100, now);
         ledger.delivered_own(7);
         ledger.delivered_own(9);
-        assert!(!ledger.is_other_topic);
+        assert!(!ledger.own_records.are_elsewhere());
         take(&mut ledger, 0, now);
         seal(&mut ledger, 200);
         ledger.sealed_with(&stored(200));

@@ -16,6 +16,7 @@ pub(in crate::sink::kafka) mod fence;
 pub mod history;
 pub mod ledger;
 pub mod look;
+pub(in crate::sink::kafka) mod own_records;
 
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
