@@ -14,7 +14,7 @@ use crate::patterns::Pattern;
 use crate::pg::copy_out::CopyOut;
 use crate::pg::tables::{self, Table};
 use crate::pg::{Connection, slots};
-use crate::record::{self, Encoder, UNAVAILABLE_VALUE};
+use crate::record::{self, Encoder};
 use crate::session::REQUEST_PREFIX;
 use crate::sink;
 use crate::sink::kafka::exactly_once::checkpoint::{self, Instance, Reader};
@@ -207,27 +207,23 @@ fn published(settings: &StreamSettings, waiter: &mut Waiter<'_>, connection: &Co
 
 /// The tables that fit a pattern; all without patterns.
 fn chosen<'a>(tables: &'a [Table], patterns: &[Pattern], texts: &[String]) -> Result<Vec<&'a Table>, Error> {
-    let fits = |pattern: &Pattern, table: &Table| pattern.matches(&table.relation.namespace, &table.relation.name);
     for (pattern, text) in patterns.iter().zip(texts) {
-        if !tables.iter().any(|table| fits(pattern, table)) {
+        if !tables.iter().any(|table| table.fits(pattern)) {
             return Err(Error::Snapshot {
                 reason: format!("no published table fits the pattern {text}"),
                 hint: Some("add the table to the publication, or name another one".to_owned()),
             });
         }
     }
-    let is_chosen = |table: &&Table| patterns.is_empty() || patterns.iter().any(|pattern| fits(pattern, table));
+    let is_chosen = |table: &&Table| patterns.is_empty() || patterns.iter().any(|pattern| table.fits(pattern));
     Ok(tables.iter().filter(is_chosen).collect())
 }
 
 /// A table without a key cannot be read in chunks.
 fn check_tables(settings: &StreamSettings, connection: &Connection, tables: &[&Table]) -> Result<(), Error> {
     let mut encoder = Encoder::new(&record::Settings {
-        database: connection.database(),
-        source_name: settings.slot.clone(),
-        topic_prefix: settings.topic_prefix.clone(),
-        unavailable_value: UNAVAILABLE_VALUE.to_owned(),
         accept_keyless: false,
+        ..stream::encoding(settings, &connection.database())
     })?;
     for table in tables {
         if encoder.key_columns(&table.relation, &table.answer)?.is_empty() {

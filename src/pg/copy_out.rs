@@ -14,6 +14,7 @@ use super::conn::{Wait, command_error, pin_session};
 use super::connecting::{Connecting, Direction, Kind, Server};
 use super::error::{Error, one_line, split_connect_message};
 use super::ffi::{CopyData, CopyPoll, Handle, Outcome};
+use crate::wire::replication::command::quote_literal;
 
 /// The longest interval between checks of a connection in progress, because it has its own time limits.
 const CONNECTING_SLICE: Duration = Duration::from_secs(1);
@@ -225,6 +226,16 @@ impl CopyOut {
                 }
             }
         }
+    }
+
+    /// Begins a transaction that reads an exported snapshot.
+    ///
+    /// # Errors
+    /// Those of [`CopyOut::rows`].
+    pub fn import(&mut self, snapshot: &str, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let snapshot = quote_literal(snapshot);
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {snapshot}");
+        self.rows(&begin, wait).map(drop)
     }
 
     /// The socket to wait for; none while there is nothing to wait for.

@@ -18,6 +18,7 @@ use super::copy_out::CopyOut;
 use super::error::Error;
 use super::ffi::CopyData;
 use crate::catalog_facts::CatalogAnswer;
+use crate::patterns::Pattern;
 use crate::relations::{Column, Relation};
 use crate::wire::copy_text::Splitter;
 use crate::wire::pgoutput::{Cell, ReplicaIdentity};
@@ -78,6 +79,12 @@ impl Table {
         format!("{}{}", if self.is_root { "" } else { "ONLY " }, self.quoted_name())
     }
 
+    /// Whether the table fits the pattern.
+    #[must_use]
+    pub fn fits(&self, pattern: &Pattern) -> bool {
+        pattern.matches(&self.relation.namespace, &self.relation.name)
+    }
+
     /// The SELECT of a part of it, with the columns of the relation in its order.
     #[must_use]
     pub fn select(&self, part: &Part<'_>) -> String {
@@ -105,6 +112,13 @@ impl Table {
     pub fn copy(&self, part: &Part<'_>) -> String {
         format!("COPY ({}) TO STDOUT", self.select(part))
     }
+}
+
+/// The command that locks tables against changes of their definition, but not of their rows.
+#[must_use]
+pub fn lock(tables: &[Table]) -> String {
+    let names: Vec<_> = tables.iter().map(Table::only).collect();
+    format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "))
 }
 
 /// A row of the query.

@@ -242,17 +242,30 @@ pub fn create_slot(
             hint: "run ALTER SYSTEM SET wal_level = logical, then restart the server".to_owned(),
         });
     }
+    let tell = |blocking: &str| warn!(slot = name, blocking; "creating the slot waits for older transactions to end");
+    create_and_tell(dsn, name, options, connection, waiter, &tell).map_err(Error::from)
+}
+
+/// Creates a slot, and tells of the transactions that it waits for, each time the interval has passed.
+///
+/// # Errors
+/// Those of the server.
+pub fn create_and_tell(
+    dsn: Option<&str>,
+    name: &str,
+    options: SlotOptions,
+    connection: &mut Connection,
+    waiter: &mut Waiter<'_>,
+    tell: &dyn Fn(&str),
+) -> Result<Created, pg::Error> {
     let (server, mut notice_at) = (connection.server(), Instant::now() + SLOT_NOTICE_INTERVAL);
     slots::create(connection, name, options, &mut |socket, way| {
         if Instant::now() >= notice_at {
-            let blocking = blocking_transactions(dsn, &server, waiter).unwrap_or_default().join("; ");
-            warn!(slot = name, blocking = blocking.as_str();
-                "creating the slot waits for older transactions to end");
+            tell(&blocking_transactions(dsn, &server, waiter).unwrap_or_default().join("; "));
             notice_at = Instant::now() + SLOT_NOTICE_INTERVAL;
         }
         waiter.wait(socket, way)
     })
-    .map_err(Error::from)
 }
 
 /// Checks that the server supports failover slots if one is requested.

@@ -20,7 +20,7 @@ use crate::pg::server::System;
 use crate::pg::tables::{self, Table, json_cell};
 use crate::pg::{self, Connection, Direction, Kind};
 use crate::pump::Error;
-use crate::wire::replication::command::{SlotOptions, quote_literal};
+use crate::wire::replication::command::SlotOptions;
 
 /// The name of the readers' commands in messages.
 const NAME: &str = "reading the snapshot";
@@ -76,27 +76,21 @@ pub fn open(source: &Source, request: Request<'_>, waiter: &mut Waiter<'_>) -> R
     let snapshot = created.snapshot.ok_or_else(missing)?;
 
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-        quote_literal(&snapshot)
-    );
     let mut readers = Vec::new();
     for _ in 0..request.connections {
         let mut reader = CopyOut::connect(NAME, dsn, &server)?;
-        reader.rows(&begin, wait)?;
+        reader.import(&snapshot, wait)?;
         readers.push(reader);
     }
     let [first, ..] = readers.as_mut_slice() else {
         return Err(missing().into());
     };
     let mut tables = tables::published(first, &source.publications, server_version, wait)?;
-    let is_wanted = |table: &Table| {
-        let (schema, name) = (&table.relation.namespace, &table.relation.name);
-        request.tables.is_empty() || request.tables.iter().any(|pattern| pattern.matches(schema, name))
-    };
+    let is_wanted =
+        |table: &Table| request.tables.is_empty() || request.tables.iter().any(|pattern| table.fits(pattern));
     tables.retain(is_wanted);
     for pattern in request.tables {
-        if !tables.iter().any(|table| pattern.matches(&table.relation.namespace, &table.relation.name)) {
+        if !tables.iter().any(|table| table.fits(pattern)) {
             warn!(pattern = pattern.text(); "no published table fits the pattern");
         }
     }
@@ -119,7 +113,6 @@ fn lock(reader: &mut CopyOut, tables: &[Table], waiter: &mut Waiter<'_>) -> Resu
     if tables.is_empty() {
         return Ok(());
     }
-    let names: Vec<_> = tables.iter().map(Table::only).collect();
     let began = Instant::now();
     let mut told = false;
     let mut wait = |socket, way: Direction| {
@@ -129,7 +122,7 @@ fn lock(reader: &mut CopyOut, tables: &[Table], waiter: &mut Waiter<'_>) -> Resu
         }
         waiter.wait(socket, way)
     };
-    reader.rows(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")), &mut wait)?;
+    reader.rows(&tables::lock(tables), &mut wait)?;
     let oids: Vec<_> = tables.iter().map(|table| table.relation.oid.to_string()).collect();
     // The row of pg_class is the snapshot's, the function's answer is of today.
     let rewritten = format!(

@@ -17,13 +17,14 @@ use log::info;
 
 use super::kafka;
 use super::slot::{Commands, print};
+use super::stream::encoding;
 use crate::change::RelationIndex;
 use crate::config::{self, StreamSettings};
 use crate::error::Error;
 use crate::patterns::Pattern;
 use crate::pg::tables::Table;
 use crate::pg::{Connection, Kind};
-use crate::record::{self, Encoder, UNAVAILABLE_VALUE};
+use crate::record::{self, Encoder};
 use crate::sink;
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::client::topic_reader::{self, Partition, Topics};
@@ -78,13 +79,8 @@ pub fn run(settings: &StreamSettings, patterns: &[Pattern], show_values: bool) -
         queue_bytes: memory.queue_bytes,
     };
     let topics = Topics::new(&reading).map_err(sink::Error::from)?;
-    let encoder = Encoder::new(&record::Settings {
-        database: connection.database(),
-        source_name: settings.slot.clone(),
-        topic_prefix: settings.topic_prefix.clone(),
-        unavailable_value: UNAVAILABLE_VALUE.to_owned(),
-        accept_keyless: true,
-    })?;
+    let encoder =
+        Encoder::new(&record::Settings { accept_keyless: true, ..encoding(settings, &connection.database()) })?;
     let mut run = Run { commands, inquiry, topics, reading, encoder, memory, show_values };
     let source = Source {
         dsn,

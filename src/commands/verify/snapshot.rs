@@ -5,7 +5,6 @@
 //! So the tables are locked in ACCESS SHARE mode, and the snapshot is taken again if a table has other files than before.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
@@ -15,11 +14,9 @@ use crate::patterns::Pattern;
 use crate::pg::copy_out::CopyOut;
 use crate::pg::tables::{self, Table};
 use crate::pg::{self, Connection, Kind, Server, slots};
+use crate::source::slot::create_and_tell;
 use crate::source::waiting::Waiter;
-use crate::wire::replication::command::{SlotOptions, quote_literal};
-
-/// While the slot is being created, walcat logs what it waits for, each time this interval has passed.
-const NOTICE_INTERVAL: Duration = Duration::from_secs(5);
+use crate::wire::replication::command::SlotOptions;
 
 /// Where the tables are, and which.
 pub(super) struct Source<'s> {
@@ -61,20 +58,14 @@ impl Attempt {
     ) -> Result<Option<(Snapshot, Vec<Table>)>, Error> {
         let Attempt { mut reader, tables: _, files: before } = self;
         let (mut slot_session, lsn, name) = export(source, waiter)?;
-        let import = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-            quote_literal(&name)
-        );
         let wait = &mut |socket, way| waiter.wait(socket, way);
-        reader.rows(&import, wait)?;
+        reader.import(&name, wait)?;
         // The snapshot is imported, so the slot has done its work.
         slots::drop(&mut slot_session, &slot_name(), wait)?;
         drop(slot_session);
         let tables = published(&mut reader, source, waiter)?;
         if !tables.is_empty() {
-            let names: Vec<_> = tables.iter().map(Table::only).collect();
-            let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
-            reader.rows(&lock, &mut |socket, way| waiter.wait(socket, way))?;
+            reader.rows(&tables::lock(&tables), &mut |socket, way| waiter.wait(socket, way))?;
         }
         let after = files(&mut reader, &tables, waiter)?;
         if after.iter().any(|(oid, files)| before.get(oid) != Some(files)) {
@@ -93,35 +84,19 @@ fn slot_name() -> String {
 fn export(source: &Source<'_>, waiter: &mut Waiter<'_>) -> Result<(Connection, Lsn, String), Error> {
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let mut session = Connection::connect_to(source.dsn, Some(&source.server), Kind::Replication, wait)?;
-    let mut notice_at = Instant::now() + NOTICE_INTERVAL;
     let options = SlotOptions { temporary: true, failover: false, exports_snapshot: true };
-    let created = slots::create(&mut session, &slot_name(), options, &mut |socket, way| {
-        if Instant::now() >= notice_at {
-            let blocking = blocking_transactions(source, waiter).unwrap_or_default().join("; ");
-            warn!(blocking = blocking.as_str(); "taking the snapshot waits for older transactions to end");
-            notice_at = Instant::now() + NOTICE_INTERVAL;
-        }
-        waiter.wait(socket, way)
-    });
-    let slots::Created { lsn, snapshot } = created?;
+    let tell = |blocking: &str| warn!(blocking; "taking the snapshot waits for older transactions to end");
+    let slots::Created { lsn, snapshot } =
+        create_and_tell(source.dsn, &slot_name(), options, &mut session, waiter, &tell)?;
     let missing = || pg::Error::Answer { command: "CREATE_REPLICATION_SLOT", reason: "no snapshot_name".to_owned() };
     Ok((session, lsn, snapshot.ok_or_else(missing)?))
-}
-
-fn blocking_transactions(source: &Source<'_>, waiter: &mut Waiter<'_>) -> Result<Vec<String>, pg::Error> {
-    let wait = &mut |socket, way| waiter.wait(socket, way);
-    let mut connection = Connection::connect_to(source.dsn, Some(&source.server), Kind::Ordinary, wait)?;
-    slots::blocking_transactions(&mut connection, wait)
 }
 
 fn published(reader: &mut CopyOut, source: &Source<'_>, waiter: &mut Waiter<'_>) -> Result<Vec<Table>, Error> {
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let mut tables = tables::published(reader, source.publications, source.server_version, wait)?;
     if !source.patterns.is_empty() {
-        tables.retain(|table| {
-            let relation = &table.relation;
-            source.patterns.iter().any(|pattern| pattern.matches(&relation.namespace, &relation.name))
-        });
+        tables.retain(|table| source.patterns.iter().any(|pattern| table.fits(pattern)));
     }
     Ok(tables)
 }

@@ -81,8 +81,7 @@ impl Incremental {
                 warn!(slot, pattern = text.as_str(); "not a pattern of tables");
                 continue;
             };
-            let fits = |table: &&Table| pattern.matches(&table.relation.namespace, &table.relation.name);
-            let mut fitting = tables.iter().filter(fits).peekable();
+            let mut fitting = tables.iter().filter(|table| table.fits(&pattern)).peekable();
             if fitting.peek().is_none() {
                 warn!(slot, pattern = text.as_str(); "no published table fits the pattern");
             }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::lsn::Lsn;
 use crate::pg::Error;
 use crate::pg::ffi::CopyData;
-use crate::pg::tables::{Part, Table, json_cell};
+use crate::pg::tables::{self, Part, Table, json_cell};
 use crate::snapshot::View;
 use crate::snapshot::view::end_of_records;
 use crate::wire::replication::command::{quote_identifier, quote_literal};
@@ -111,8 +111,8 @@ pub fn chunk(table: &Table, key: &[String], after: &[String], rows_max: u32) -> 
     let end = "SELECT pg_catalog.json_build_object('lsn', CASE WHEN pg_catalog.pg_is_in_recovery() \
                THEN pg_catalog.pg_last_wal_replay_lsn() END, 'is_standby', pg_catalog.pg_is_in_recovery())";
     format!(
-        "{BEGIN}; LOCK TABLE {} IN ACCESS SHARE MODE; COPY ({view}) TO STDOUT; {}; COPY ({end}) TO STDOUT; COMMIT",
-        table.only(),
+        "{BEGIN}; {}; COPY ({view}) TO STDOUT; {}; COPY ({end}) TO STDOUT; COMMIT",
+        tables::lock(std::slice::from_ref(table)),
         table.copy(&part)
     )
 }
