@@ -1,5 +1,5 @@
-//! The checkpoint topic of exactly-once delivery: deleted, recreated, of another cluster, compacted; and slots that are
-//! created although a store has the position of an earlier one.
+//! The checkpoint topic, most of all that of exactly-once delivery: deleted, recreated, of another cluster, compacted; and
+//! slots that are created although a store has the position of an earlier one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually, file};
+use crate::state_topic::STATE;
 use crate::walcat::Walcat;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY)";
@@ -24,11 +25,17 @@ fn topic(world: &World) -> String {
     format!("__walcat.{system}.{}.{}", world.database, world.slot)
 }
 
+/// The delivered rows, in order.
+fn ids(world: &World) -> Vec<i64> {
+    let id = |record: kafka::Record| record.value.expect("a value")["after"]["id"].as_i64().expect("id");
+    kafka::read_committed(&world.kafka.brokers, &world.topic("t")).into_iter().map(id).collect()
+}
+
 /// How many times each row was delivered.
 fn times(world: &World) -> BTreeMap<i64, usize> {
     let mut times = BTreeMap::new();
-    for record in kafka::read_committed(&world.kafka.brokers, &world.topic("t")) {
-        *times.entry(record.value.expect("a value")["after"]["id"].as_i64().expect("id")).or_default() += 1;
+    for id in ids(world) {
+        *times.entry(id).or_default() += 1;
     }
     times
 }
@@ -43,22 +50,25 @@ fn slot_exists(world: &World) -> bool {
 
 #[test]
 fn a_checkpoint_topic_that_was_deleted_is_a_disagreement_until_it_is_accepted() {
-    let world = World::new(TABLE);
-    world.sql("INSERT INTO t SELECT generate_series(1, 5)");
-    stream(&world).with(&["--once"]).run().expect_code(0);
-    world.kafka.delete_topic(&topic(&world));
-    world.sql("INSERT INTO t SELECT generate_series(6, 10)");
-    let before = world.confirmed();
-    // The topic exists again after the first run and has a start record.
-    for _ in 0..2 {
-        let run = stream(&world).with(&["--once"]).run().expect_code(78);
-        run.expect_log(&[&topic(&world), "does not exist", "has been read", "--accept-gap"]);
-        assert_eq!(world.confirmed(), before);
+    for store in [["--delivery", "exactly-once"], ["--config", &file("topic.toml", STATE)]] {
+        let world = World::new(TABLE);
+        let once = || world.stream_to_kafka().with(&store).with(&["--once"]);
+        world.sql("INSERT INTO t SELECT generate_series(1, 5)");
+        once().run().expect_code(0);
+        world.kafka.delete_topic(&topic(&world));
+        world.sql("INSERT INTO t SELECT generate_series(6, 10)");
+        let before = world.confirmed();
+        // The topic exists again after the first run and has a start record.
+        for _ in 0..2 {
+            let run = once().run().expect_code(78);
+            run.expect_log(&[&topic(&world), "does not exist", "has been read", "--accept-gap"]);
+            assert_eq!(world.confirmed(), before, "{store:?}");
+        }
+        assert_eq!(ids(&world), (1..=5).collect::<Vec<_>>(), "{store:?}");
+        once().with(&["--accept-gap"]).run().expect_code(0);
+        once().run().expect_code(0);
+        assert_eq!(ids(&world), (1..=10).collect::<Vec<_>>(), "{store:?}");
     }
-    assert_eq!(times(&world), once_each(1..=5));
-    stream(&world).with(&["--once", "--accept-gap"]).run().expect_code(0);
-    stream(&world).with(&["--once"]).run().expect_code(0);
-    assert_eq!(times(&world), once_each(1..=10));
 }
 
 /// After a crash of the server, the slot may be at a much earlier position.

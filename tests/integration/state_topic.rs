@@ -7,7 +7,7 @@ use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY)";
-const STATE: &str = "[state]\ntopic = true\ninterval = \"100ms\"\n";
+pub const STATE: &str = "[state]\ntopic = true\ninterval = \"100ms\"\n";
 
 fn stream(world: &World) -> Walcat {
     world.stream_to_kafka().with(&["--config", &file("topic.toml", STATE)])
@@ -77,26 +77,6 @@ fn a_stream_that_is_killed_loses_nothing_and_confirms_nothing_that_the_topic_doe
     let delivered: BTreeSet<i64> = ids(&world).into_iter().collect();
     assert_eq!(delivered, (1..=12_000).collect());
     assert_eq!(stored(&world), world.confirmed());
-}
-
-#[test]
-fn a_state_topic_that_was_deleted_is_a_disagreement_until_it_is_accepted() {
-    let world = World::new(TABLE);
-    world.sql("INSERT INTO t SELECT generate_series(1, 5)");
-    stream(&world).with(&["--once"]).run().expect_code(0);
-    world.kafka.delete_topic(&topic(&world));
-    world.sql("INSERT INTO t SELECT generate_series(6, 10)");
-    let before = world.confirmed();
-    // The topic exists again after the first run and has a start record.
-    for _ in 0..2 {
-        let run = stream(&world).with(&["--once"]).run().expect_code(78);
-        run.expect_log(&[&topic(&world), "does not exist", "has been read", "--accept-gap"]);
-        assert_eq!(world.confirmed(), before);
-    }
-    assert_eq!(ids(&world), (1..=5).collect::<Vec<_>>());
-    stream(&world).with(&["--once", "--accept-gap"]).run().expect_code(0);
-    stream(&world).with(&["--once"]).run().expect_code(0);
-    assert_eq!(ids(&world), (1..=10).collect::<Vec<_>>());
 }
 
 #[test]
