@@ -166,7 +166,6 @@ pub(super) fn transaction_timeout(settings: &StreamSettings) -> Result<Duration,
     Ok(Duration::from_millis(timeout_ms))
 }
 
-/// The settings of Kafka transactions for a stream; none with at-least-once delivery.
 /// At-least-once or exactly-once, for the stream that has started.
 pub(super) fn delivery(settings: &StreamSettings, started: &Started) -> Result<Delivery, Error> {
     Ok(match settings.delivery {

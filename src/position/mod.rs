@@ -164,8 +164,8 @@ impl Disagreement {
                  cannot lose changes"
             }
             Disagreement::Unfinished { .. } => {
-                "the slot has every change since then: use --accept-gap to stream them, and send the rows with walcat snapshot start (see \
-                 SNAPSHOTS in walcat(1)); or drop the slot, delete the topics and start again"
+                "the slot has every change since then: use --accept-gap to stream them, and send the rows with walcat \
+                 snapshot start (see SNAPSHOTS in walcat(1)); or drop the slot, delete the topics and start again"
             }
             Disagreement::NoCheckpoint { .. } => {
                 "find out what happened to the topic; use --accept-gap to start at the slot's position and deliver \
@@ -176,8 +176,8 @@ impl Disagreement {
                  at its position, and reload the tables with walcat snapshot start: see RELOADING in walcat(1)"
             }
             Disagreement::SlotAhead { .. } => {
-                "drop the slot, create a new one and reload the tables with walcat snapshot start (see RELOADING in walcat(1)); or use --accept-gap \
-                 to continue from the slot's position without the changes before it"
+                "drop the slot, create a new one and reload the tables with walcat snapshot start (see RELOADING in \
+                 walcat(1)); or use --accept-gap to continue from the slot's position without the changes before it"
             }
         }
     }
