@@ -79,6 +79,19 @@ pub struct Failure<'a> {
     pub code: ExitCode,
 }
 
+/// The log has not started, because the settings are wrong, and would have this format.
+pub fn expect(format: LogFormat) {
+    if format == LogFormat::Json {
+        let _ = FORMAT.set(format);
+    }
+}
+
+/// Whether the log, or what is printed instead of it, is JSON.
+#[must_use]
+pub fn is_json() -> bool {
+    FORMAT.get() == Some(&LogFormat::Json)
+}
+
 /// Prints why the process ends, at any log level: the failure and its hint, in the format of the log. Before the log starts,
 /// it prints plain text.
 pub fn tell_failure(failure: &Failure<'_>) {

@@ -18,7 +18,12 @@ pub fn run_process() -> ! {
     let version = cli::version_text(&pg::library_version(), &sink::kafka::client::ffi::library_version());
     let code = match cli::parse(std::env::args_os(), version) {
         Ok(cli) => run(&cli).map_or_else(|failed| report(&failed), |()| ExitCode::Done),
-        Err(message) => print_usage(&message),
+        Err(message) if message.use_stderr() => report_usage(&message),
+        Err(message) => {
+            // Help or the version. A closed pipe is not an error.
+            let _ = message.print();
+            ExitCode::Done
+        }
     };
     process_end::end(code)
 }
@@ -103,11 +108,27 @@ fn start_log(config: &Config) {
     defect::fail_if_tested();
 }
 
-/// Prints clap's text: help and version to standard output, an error to standard error.
-fn print_usage(message: &clap::Error) -> ExitCode {
-    // A closed pipe is not an error.
-    let _ = message.print();
-    if message.use_stderr() { ExitCode::Usage } else { ExitCode::Done }
+/// Prints clap's error: its own text, or in a JSON log the first paragraph as the message and the others as the hint.
+fn report_usage(message: &clap::Error) -> ExitCode {
+    expect_log();
+    let code = ExitCode::Usage;
+    if !logging::is_json() {
+        // A closed pipe is not an error.
+        let _ = message.print();
+        return code;
+    }
+    let text = message.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let first = paragraphs.next().unwrap_or_default();
+    let hint = paragraphs.filter(|paragraph| !paragraph.is_empty()).collect::<Vec<_>>().join("; ");
+    let message = first.strip_prefix("error: ").unwrap_or(&first);
+    logging::tell_failure(&Failure { message, hint: (!hint.is_empty()).then_some(hint.as_str()), slot: None, code });
+    code
+}
+
+/// An error in the settings has the format that the log would have.
+fn expect_log() {
+    logging::expect(config::expected_log_format(std::env::args_os(), &config::process_environment));
 }
 
 fn print(text: &str) -> Result<(), Error> {
@@ -120,6 +141,8 @@ fn print(text: &str) -> Result<(), Error> {
 /// Prints a failure, the only place that does so.
 fn report(Failed { error, slot }: &Failed) -> ExitCode {
     let code = error.exit_code();
+    // Without an effect if the log has started.
+    expect_log();
     let (message, hint) = (error.to_string(), error.hint());
     logging::tell_failure(&Failure { message: &message, hint: hint.as_deref(), slot: slot.as_deref(), code });
     code

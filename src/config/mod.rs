@@ -8,6 +8,7 @@ mod file;
 mod kafka;
 mod key;
 mod layers;
+mod log_format;
 mod mask;
 mod print;
 mod resolve;
@@ -22,6 +23,7 @@ pub use error::ConfigError;
 pub use key::mistaken_variables;
 pub use key::{Key, Kind};
 pub use layers::Given;
+pub use log_format::expected_log_format;
 pub use resolve::Config;
 pub use secret::Secret;
 pub use settings::{

@@ -47,6 +47,31 @@ fn two_for_a_command_line_that_is_wrong() {
 }
 
 #[test]
+fn an_error_in_the_settings_is_a_line_of_json_if_the_log_is() {
+    let json = file("json.toml", "log_format = \"json\"\nflubb = 1\n");
+    let broken = file("broken.toml", "log_format = \"json\"\nslot = \n");
+    for (arguments, variable, code, message) in [
+        (&["stream", "--log-format", "json", "--flubb"] as &[&str], "", 2, "unexpected argument '--flubb' found"),
+        (&["flubb"], "json", 2, "unrecognized subcommand 'flubb'"),
+        (&["stream", "--log-format=json", "--endpos", "0/xyz"], "", 2, "--endpos: invalid LSN"),
+        (&["stream"], "json", 2, "missing required settings: slot, publication, brokers"),
+        (&["check", "--config", &json], "", 78, "json.toml:2: flubb: unknown key"),
+        (&["slot", "status", "-c", &broken], "", 78, "broken.toml:2: "),
+        (&["stream", "-c", "/nowhere/walcat.toml"], "json", 78, "cannot read the configuration file"),
+    ] {
+        let run = Walcat::new(arguments).env("WALCAT_LOG_FORMAT", variable).run().expect_code(code);
+        let lines: Vec<&str> = run.log.lines().collect();
+        assert_eq!(lines.len(), 1, "{arguments:?}: {}", run.log);
+        let line: serde_json::Value = serde_json::from_str(lines[0]).expect("an object");
+        assert!(line["message"].as_str().expect("text").contains(message), "{arguments:?}: {line}");
+        assert_eq!((&line["level"], &line["exit_code"]), (&"error".into(), &code.into()), "{line}");
+        assert!(line["ts"].is_string() && line["target"] == "walcat" && line["hint"].is_string(), "{line}");
+    }
+    let text = Walcat::new(&["stream", "--flubb"]).run().expect_code(2);
+    assert!(text.log.starts_with("error: unexpected argument '--flubb' found\n"), "{}", text.log);
+}
+
+#[test]
 fn sixty_five_for_a_record_that_is_larger_than_its_topic_takes() {
     let world = World::new(TABLE);
     world.kafka.create_topic(&world.topic("t"), &["--config", "max.message.bytes=2000"]);
