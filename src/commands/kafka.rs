@@ -63,10 +63,11 @@ pub(super) fn sink_settings(settings: &StreamSettings, delivery: Delivery) -> ka
 /// outages, `[retry] broker_for` is the limit.
 pub(super) fn reach(settings: &StreamSettings, waiter: &mut Waiter<'_>) -> Result<Inquiry, Error> {
     let brokers = settings.brokers.as_deref().unwrap_or_default();
-    let (began, mut told) = (Instant::now(), false);
+    let (began, mut told) = (Instant::now(), None);
     let mut patience = FIRST_ANSWER_PATIENCE;
     loop {
-        let mut inquiry = Inquiry::new(&producer_properties(settings), brokers).map_err(sink::Error::from)?;
+        let inquiry = Inquiry::new(&producer_properties(settings), brokers, told.is_some());
+        let mut inquiry = inquiry.map_err(sink::Error::from)?;
         let Err(failure) = first_answer(&mut inquiry, patience, waiter)? else { return Ok(inquiry) };
         if matches!(failure.code, Code::Authentication | Code::SaslAuthenticationFailed) {
             return Err(sink::Error::from(kafka::Error::Authentication { reason: failure.message }).into());
@@ -79,10 +80,12 @@ pub(super) fn reach(settings: &StreamSettings, waiter: &mut Waiter<'_>) -> Resul
             let brokers = brokers.to_owned();
             return Err(sink::Error::from(kafka::Error::Unreached { brokers, reason: failure.message }).into());
         }
-        if !told {
+        // librdkafka adds how long the attempt took.
+        let cause = failure.message.split(" (after ").next().unwrap_or_default();
+        if told.as_deref() != Some(cause) {
             warn!(slot = settings.slot.as_str(), brokers, reason = failure.message.as_str();
                 "Kafka does not answer yet: waiting");
-            told = true;
+            told = Some(cause.to_owned());
         }
         sleep(waiter, ATTEMPT_INTERVAL)?;
     }

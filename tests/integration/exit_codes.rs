@@ -180,8 +180,11 @@ fn sixty_nine_for_a_broker_that_is_mistyped_at_once_and_before_a_slot_is_made() 
     }
     let began = Instant::now();
     let waited = world.stream().with(&["--brokers", NOBODY, "--wait", "3s"]).run().expect_code(69);
-    waited.expect_log(&["Kafka does not answer yet: waiting", "cannot reach Kafka"]);
+    let waited = waited.expect_log(&["Kafka does not answer yet: waiting", "cannot reach Kafka"]);
     assert!(began.elapsed() >= Duration::from_secs(3), "it took {:?}", began.elapsed());
+    for once in ["Kafka does not answer yet: waiting", "FAIL: "] {
+        assert_eq!(waited.log.matches(once).count(), 1, "{once}: {}", waited.log);
+    }
 }
 
 #[test]

@@ -88,6 +88,8 @@ pub struct Inbox {
 pub struct Context {
     reports: Sender<Report>,
     errors: Sender<ClientError>,
+    /// Whether librdkafka's lines are logged at debug level only.
+    is_quiet: bool,
 }
 
 impl Context {
@@ -96,7 +98,13 @@ impl Context {
     pub fn new(records_max: usize) -> (Self, Inbox) {
         let (report_sender, reports) = bounded(records_max);
         let (error_sender, errors) = bounded(ERRORS_MAX);
-        (Context { reports: report_sender, errors: error_sender }, Inbox { reports, errors })
+        (Context { reports: report_sender, errors: error_sender, is_quiet: false }, Inbox { reports, errors })
+    }
+
+    /// For a client that repeats what another one has just tried: its lines are the same again.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        Context { is_quiet: true, ..self }
     }
 }
 
@@ -108,7 +116,8 @@ impl ClientContext for Context {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
+        let shown = if self.is_quiet { RDKafkaLogLevel::Info } else { level };
+        log_line(shown, facility, message);
         // A connection that is closed while it is being established is reported only in the log: a TLS port answers
         // plaintext in this way.
         if facility == "FAIL" {

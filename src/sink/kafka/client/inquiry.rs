@@ -39,12 +39,13 @@ pub struct Inquiry {
 }
 
 impl Inquiry {
-    /// Creates a client with the same properties as the sink's.
+    /// Creates a client with the same properties as the sink's. If it `is_repeated`, librdkafka's lines are debug messages.
     ///
     /// # Errors
     /// [`Error::Producer`], [`Error::Os`].
-    pub fn new(properties: &[(String, String)], brokers: &str) -> Result<Self, Error> {
+    pub fn new(properties: &[(String, String)], brokers: &str, is_repeated: bool) -> Result<Self, Error> {
         let (context, inbox) = Context::new(1);
+        let context = if is_repeated { context.quiet() } else { context };
         // A request must not create the topic that it asks about.
         let own = [("allow.auto.create.topics".to_owned(), "false".to_owned())];
         let producer = producer::create(brokers, &[properties, own.as_slice()].concat(), None, context)?;
