@@ -211,7 +211,9 @@ fn a_missing_topic_is_an_error_though_kafka_transactions_are_shorter_than_it_tak
     // If they are even shorter, Kafka gets the sum of them.
     let config = file("no-topic.toml", "[topics]\ncreate = false\n[retry]\nbroker_for = \"12s\"\n");
     let run = stream(&world).with(&["--once", "--config", &config, "-X", "transaction.timeout.ms=4000"]).run();
-    let run = run.expect_code(69).expect_log(&["has accepted no records for 1", "was not delivered", "broker_for"]);
+    let missing = format!("a record for topic {}", world.prefix);
+    let run = run.expect_code(69);
+    let run = run.expect_log(&["has accepted no records for 1", &missing, "was not delivered", "broker_for"]);
     assert!(run.log.matches("Kafka discarded records").count() > 1, "{}", run.log);
     assert_eq!(world.confirmed(), before);
 }

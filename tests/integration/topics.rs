@@ -33,6 +33,22 @@ fn a_topic_that_is_missing_is_asked_for_at_a_steady_pace() {
     }
 }
 
+/// librdkafka reports a missing topic only after 30 s.
+#[test]
+fn an_outage_that_ends_the_run_names_the_record_that_waits() {
+    let kafka = Kafka::start("outage-of-a-topic", &["--set", "auto.create.topics.enable=false"]);
+    let config = file("short.toml", "[retry]\nbroker_for = '12s'\n");
+    for delivery in ["at-least-once", "exactly-once"] {
+        let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY)");
+        world.sql("INSERT INTO t VALUES (1)");
+        let arguments = ["--delivery", delivery, "--stall-timeout", "3s", "--config", &config];
+        let run = world.stream_to_kafka().with(&arguments).run().expect_code(69);
+        let record =
+            format!("waiting: a record of table public.t for topic {} from the transaction at 0/", world.topic("t"));
+        run.expect_log(&["has accepted no records for 1", &record, "hint: "]);
+    }
+}
+
 #[test]
 fn a_truncate_of_many_tables_asks_for_their_topics_together() {
     const TABLES: u32 = 300;

@@ -6,6 +6,27 @@ use crate::checks::compact_command;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
 
+/// The record that the others wait for during an outage.
+#[derive(Debug)]
+pub struct Stuck {
+    /// Where it comes from.
+    pub origin: String,
+    /// Its topic.
+    pub topic: String,
+    /// The commit LSN of its transaction.
+    pub lsn: Lsn,
+    /// Bytes of key and value.
+    pub bytes: usize,
+    /// It may be larger than any request that the brokers take, and they do not tell their limit.
+    pub may_be_too_large: bool,
+}
+
+/// The words for that record.
+fn describe(stuck: Option<&Stuck>) -> String {
+    let Some(Stuck { origin, topic, lsn, bytes, .. }) = stuck else { return String::new() };
+    format!("; waiting: a record of {origin} for topic {topic} from the transaction at {lsn}, {bytes} bytes")
+}
+
 /// A failure that ends the stream.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -74,8 +95,8 @@ pub enum Error {
     #[error("stopped by a signal while waiting for Kafka")]
     Interrupted,
     /// No broker was available for longer than `[retry] broker_for`.
-    #[error("Kafka ({brokers}) has accepted no records for {seconds} s: {reason}")]
-    Unreachable { brokers: String, seconds: u64, reason: String },
+    #[error("Kafka ({brokers}) has accepted no records for {seconds} s: {reason}{}", describe(stuck.as_deref()))]
+    Unreachable { brokers: String, seconds: u64, reason: String, stuck: Option<Box<Stuck>> },
     /// A topic could not be created.
     #[error("cannot create the topic {topic}: {reason} ({code})")]
     CreateTopic { topic: String, code: Code, reason: String },
@@ -182,6 +203,11 @@ impl Error {
             }
             Error::Checkpoint { .. } => "let only walcat write to this topic; see walcat(1), exactly-once delivery",
             Error::CheckpointPolicy { topic, .. } => return Some(compact_command(topic)),
+            Error::Unreachable { stuck: Some(stuck), .. } if stuck.may_be_too_large => {
+                "the record is probably too large for any request: a broker drops the connection when it gets it. Raise \
+                 socket.request.max.bytes of the brokers, or compress with -X compression.type=zstd; to let walcat \
+                 recognize such a record and apply on_error, grant the ACL DescribeConfigs on the cluster"
+            }
             Error::Unreachable { .. } => {
                 "check brokers, security.protocol and ssl.* in [kafka], and the network; to wait longer, raise \
                  [retry] broker_for; nothing is lost"

@@ -5,6 +5,9 @@
 
 use crate::change::Ticket;
 use crate::limits::{RECORDS_IN_FLIGHT_MAX, RECORDS_PER_CHANGE_MAX};
+use crate::lsn::Lsn;
+use crate::record::Destination;
+use crate::sink::kafka::client::request_size::REQUEST_BYTES_MAX_DEFAULT;
 
 /// The maximum number of records in librdkafka. The sink takes a whole change even if only its first record fits below
 /// the limit.
@@ -55,11 +58,35 @@ pub struct RecordNumber(pub usize);
 /// The number of walcat's own records, which belong to no entry.
 pub const OWN: RecordNumber = RecordNumber(usize::MAX);
 
+/// A record that librdkafka has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// The entry that it belongs to.
+    pub ticket: Ticket,
+    /// Its place in the unit of confirmation.
+    pub ordinal: Ordinal,
+    /// Where it goes; none for a dead letter.
+    pub destination: Option<Destination>,
+    /// The commit LSN of its transaction; its own LSN for a message outside a transaction.
+    pub lsn: Lsn,
+    /// Bytes of key and value.
+    pub bytes: usize,
+}
+
+impl InFlight {
+    /// Whether no request of the default size carries it without compression.
+    #[must_use]
+    pub fn is_huge(&self) -> bool {
+        self.bytes as u64 >= REQUEST_BYTES_MAX_DEFAULT
+    }
+}
+
 /// The records in flight.
 #[derive(Debug, Default)]
 pub struct Flight {
-    /// By number; `None` if the number is free.
-    known: Vec<Option<(Ticket, Ordinal)>>,
+    /// By number, each with its place in the order of arrival; `None` if the number is free.
+    known: Vec<Option<(u64, InFlight)>>,
+    arrived: u64,
     free: Vec<usize>,
     records: usize,
     bytes: usize,
@@ -85,13 +112,14 @@ impl Flight {
     }
 
     /// The number for a record to queue. Call [`Flight::add`] if it was queued, otherwise [`Flight::give_back`].
-    pub fn number(&mut self, ticket: Ticket, ordinal: Ordinal) -> RecordNumber {
+    pub fn number(&mut self, record: InFlight) -> RecordNumber {
         let number = self.free.pop().unwrap_or_else(|| {
             self.known.push(None);
             self.known.len() - 1
         });
         assert!(number < FLIGHT_MAX, "more records are in flight than the limit allows");
-        self.known[number] = Some((ticket, ordinal));
+        self.known[number] = Some((self.arrived, record));
+        self.arrived += 1;
         RecordNumber(number)
     }
 
@@ -111,14 +139,21 @@ impl Flight {
         assert!(self.records > 0 && self.bytes >= size, "a delivery report for a record that is not in flight");
         self.records -= 1;
         self.bytes -= size;
-        (number != OWN).then(|| self.take(number))
+        (number != OWN).then(|| self.take(number)).map(|record| (record.ticket, record.ordinal))
     }
 
-    fn take(&mut self, number: RecordNumber) -> (Ticket, Ordinal) {
+    /// The record that the others probably wait for: the oldest huge one, otherwise the oldest one.
+    #[must_use]
+    pub fn suspect(&self) -> Option<&InFlight> {
+        let known = self.known.iter().flatten();
+        known.min_by_key(|(arrived, record)| (!record.is_huge(), *arrived)).map(|(_, record)| record)
+    }
+
+    fn take(&mut self, number: RecordNumber) -> InFlight {
         let found = self.known.get_mut(number.0).and_then(Option::take);
         let found = found.expect("a delivery report for a record that is not in flight");
         self.free.push(number.0);
-        found
+        found.1
     }
 }
 
@@ -126,13 +161,37 @@ impl Flight {
 mod tests {
     use super::*;
 
+    fn record(unit: u64, ordinal: Ordinal) -> InFlight {
+        InFlight { ticket: Ticket(unit), ordinal, destination: Some(Destination::Message), lsn: Lsn(unit), bytes: 90 }
+    }
+
+    #[test]
+    fn the_record_that_the_others_wait_for_is_the_oldest_or_one_that_no_request_carries() {
+        let mut flight = Flight::default();
+        assert_eq!(flight.suspect(), None);
+        let ordinal = Ordinal { change: 0, record: 0 };
+        let first = flight.number(record(1, ordinal));
+        flight.add(100);
+        flight.number(record(2, ordinal));
+        flight.add(100);
+        assert_eq!(flight.suspect(), Some(&record(1, ordinal)));
+        flight.remove(first, 100);
+        // It has the number of the first.
+        flight.number(record(3, ordinal));
+        assert_eq!(flight.suspect(), Some(&record(2, ordinal)));
+        let huge = InFlight { bytes: 100 * 1024 * 1024, ..record(4, ordinal) };
+        flight.number(huge);
+        flight.number(InFlight { lsn: Lsn(5), ..huge });
+        assert_eq!(flight.suspect(), Some(&huge));
+    }
+
     #[test]
     fn records_of_one_transaction_are_told_apart_whatever_they_have_in_common() {
         let mut flight = Flight::default();
         let mut numbering = Numbering::default();
         let mut queue = |flight: &mut Flight, unit| {
             let ordinal = Ordinal { change: numbering.next(Ticket(unit)), record: 0 };
-            let number = flight.number(Ticket(unit), ordinal);
+            let number = flight.number(record(unit, ordinal));
             flight.add(100);
             number
         };
@@ -171,9 +230,9 @@ mod tests {
     fn a_record_that_was_not_queued_gives_its_number_back() {
         let mut flight = Flight::default();
         let ordinal = Ordinal { change: 0, record: 0 };
-        let number = flight.number(Ticket(1), ordinal);
+        let number = flight.number(record(1, ordinal));
         flight.give_back(number);
         assert!(flight.is_empty());
-        assert_eq!(flight.number(Ticket(2), ordinal), number);
+        assert_eq!(flight.number(record(2, ordinal)), number);
     }
 }

@@ -20,18 +20,19 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
+use log::warn;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use self::availability::Availability;
 use self::client::context::Failure;
 use self::client::ffi::RecordHeader;
 use self::client::link::{Addresses, Link, record_size};
-use self::client::request_size::Codec;
+use self::client::request_size::{Codec, REQUEST_BYTES_MAX_DEFAULT};
 use self::client::transaction_calls::{CallError, is_fenced};
 use self::delivery::Delivery;
-pub use self::error::Error;
+pub use self::error::{Error, Stuck};
 use self::exactly_once::fence::find_successor;
-use self::flight::{Flight, Numbering, Ordinal};
+use self::flight::{Flight, InFlight, Numbering, Ordinal};
 use self::refusals::Delivering;
 use self::refusals::dead_letters::{DeadLetters, OnError, Refused};
 use self::state_topic::StateTopic;
@@ -160,7 +161,28 @@ impl KafkaSink {
             return Ok(());
         }
         let (brokers, _) = self.link.addresses();
-        Err(Error::Unreachable { seconds: outage.as_secs(), reason: reason.to_owned(), brokers: brokers.to_owned() })
+        Err(Error::Unreachable {
+            seconds: outage.as_secs(),
+            reason: reason.to_owned(),
+            brokers: brokers.to_owned(),
+            stuck: self.stuck().map(Box::new),
+        })
+    }
+
+    /// The record that the others probably wait for: in librdkafka, or waiting for information about its topic.
+    fn stuck(&self) -> Option<Stuck> {
+        let may_be_too_large = self.waiting.is_request_limit_unknown();
+        if let Some(record) = self.flight.suspect() {
+            let (origin, topic) = match record.destination.map(|destination| self.link.topic(destination)) {
+                Some(found) => (self.dead_letters.origin(&found?.1), found?.1.clone()),
+                None => ("a rejected record".to_owned(), self.settings.on_error.topic()?.to_owned()),
+            };
+            let may_be_too_large = may_be_too_large && record.is_huge();
+            return Some(Stuck { origin, topic, lsn: record.lsn, bytes: record.bytes, may_be_too_large });
+        }
+        let held = self.waiting.front()?;
+        let (topic, bytes) = (held.topic.clone(), held.bytes());
+        Some(Stuck { origin: self.dead_letters.origin(&topic), topic, lsn: held.lsn, bytes, may_be_too_large: false })
     }
 
     /// Aborts the open Kafka transaction, if any.
@@ -300,7 +322,8 @@ impl KafkaSink {
                 continue;
             }
             let header = record.header.map(|(name, value)| RecordHeader { name, value });
-            let number = self.flight.number(ticket, ordinal);
+            let (destination, bytes) = (Some(record.destination), record.size());
+            let number = self.flight.number(InFlight { ticket, ordinal, destination, lsn, bytes });
             match topic.produce(record.key, record.value, header, number) {
                 Ok(()) => self.flight.add(record_size(record.key, record.value)),
                 Err(code) => {
@@ -522,6 +545,11 @@ impl KafkaSink {
                 Release::Judge(held, limits) => {
                     let codec = Codec::of(self.link.client());
                     let bytes = codec.least_bytes(held.key.as_deref(), held.value.as_deref());
+                    if limits.request_bytes_max.is_none() && bytes > REQUEST_BYTES_MAX_DEFAULT {
+                        warn!(origin = self.dead_letters.origin(&held.topic).as_str(), topic = held.topic.as_str(),
+                            lsn:% = held.lsn, bytes;
+                            "sending a record that a broker with the default socket.request.max.bytes never takes; its limit is unknown: grant the ACL DescribeConfigs on the cluster");
+                    }
                     if limits.are_exceeded_by(bytes) {
                         let HeldRecord { lsn, ordinal, ticket, topic, key, value, .. } = held;
                         let (code, value_bytes) = (Code::MessageSizeTooLarge, value.map_or(0, |value| value.len()));
@@ -545,7 +573,8 @@ impl KafkaSink {
             };
             let (key, value) = (held.key.as_deref(), held.value.as_deref());
             let header = held.header.as_ref().map(|(name, value)| RecordHeader { name, value });
-            let number = self.flight.number(ticket, ordinal);
+            let (destination, bytes) = (Some(held.destination), held.bytes());
+            let number = self.flight.number(InFlight { ticket, ordinal, destination, lsn, bytes });
             match topic.produce(key, value, header, number) {
                 Ok(()) => self.flight.add(record_size(key, value)),
                 Err(code) => {

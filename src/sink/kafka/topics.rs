@@ -164,6 +164,18 @@ impl Waiting {
         self.held.is_empty()
     }
 
+    /// The record that has waited longest.
+    #[must_use]
+    pub fn front(&self) -> Option<&HeldRecord> {
+        self.held.front()
+    }
+
+    /// Whether the brokers were asked for `socket.request.max.bytes` and did not tell it.
+    #[must_use]
+    pub fn is_request_limit_unknown(&self) -> bool {
+        self.request_bytes_max == Some(None)
+    }
+
     /// Whether a record of this size must wait: for information about its topic or the brokers, or behind another
     /// record.
     #[must_use]

@@ -31,6 +31,17 @@ pub enum OnError {
     DeadLetter { topic: String },
 }
 
+impl OnError {
+    /// The topic of dead letters.
+    #[must_use]
+    pub fn topic(&self) -> Option<&str> {
+        match self {
+            OnError::DeadLetter { topic } => Some(topic),
+            OnError::Stop | OnError::Skip => None,
+        }
+    }
+}
+
 /// A rejected record.
 #[derive(Clone, Debug)]
 pub struct Refused {

@@ -15,7 +15,7 @@ use crate::sink::kafka::client::link::record_size;
 use crate::sink::kafka::client::transaction_calls::is_fenced;
 use crate::sink::kafka::error::is_missing_topic;
 use crate::sink::kafka::exactly_once::fence::find_successor;
-use crate::sink::kafka::flight::Ordinal;
+use crate::sink::kafka::flight::{InFlight, Ordinal};
 use crate::sink::kafka::refusals::dead_letters::{OnError, Refused, is_passable, short_key};
 use crate::sink::kafka::{Error, KafkaSink};
 
@@ -232,7 +232,9 @@ impl KafkaSink {
         };
         let (key, value) = (short_key(failure), self.dead_letters.render(refused));
         let letters = self.link.open_dead_letters(topic)?;
-        let number = self.flight.number(ticket, *ordinal);
+        let record =
+            InFlight { ticket, ordinal: *ordinal, destination: None, lsn: *lsn, bytes: record_size(key, Some(&value)) };
+        let number = self.flight.number(record);
         if let Err(code) = letters.produce(key, Some(&value), None, number) {
             self.flight.give_back(number);
             let failure = Failure { code, topic: topic.clone(), key: None, value_bytes: value.len() };
@@ -278,7 +280,8 @@ impl KafkaSink {
                 None => Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) },
             },
             (Some(_), _) if !failure.is_permanent() => {
-                Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) }
+                let Failure { code, topic, .. } = failure;
+                Error::Aborted { reason: format!("a record for topic {topic} was not delivered: {code}") }
             }
             (None, Some((code, reason))) => Error::Fatal { code, reason },
             (None, None) if failure.code == UNPROVEN => Error::Unproven { topic: failure.topic, lsn },
