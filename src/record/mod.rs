@@ -19,7 +19,7 @@ mod values;
 use std::collections::HashMap;
 
 use crate::catalog_facts::CatalogAnswer;
-use crate::change::{Change, Operation, Position, RelationIndex};
+use crate::change::{Change, Marker, Operation, Position, RelationIndex};
 use crate::limits::{ENCODE_BUFFER_KEPT_BYTES, FULL_KEYS_MAX};
 use crate::position::FullKeys;
 use crate::record::topic::Route;
@@ -96,6 +96,17 @@ struct Workspace {
     scratch: Scratch,
     old_key: KeyValues,
     new_key: KeyValues,
+    /// What followed the last row of a snapshot, and for which rows it is the same.
+    rest: Vec<u8>,
+    rest_of: Option<RestOf>,
+}
+
+/// What determines everything after the row of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RestOf {
+    index: RelationIndex,
+    marker: Option<Marker>,
+    position: Position,
 }
 
 impl Encoder {
@@ -151,6 +162,7 @@ impl Encoder {
             self.plans.resize_with(place + 1, || None);
         }
         self.plans[place] = Some(plan);
+        self.workspace.rest_of = None;
         let warning = key.warning.filter(|warning| self.warned.get(&relation.oid) != Some(warning));
         if let Some(warning) = &warning {
             self.warned.insert(relation.oid, warning.clone());
@@ -253,6 +265,7 @@ impl Encoder {
         let Some(index) = change.relation else { return Err(unprepared) };
         let Some(Some(plan)) = self.plans.get(index.0 as usize) else { return Err(unprepared) };
         let mut table = TableEncoder {
+            index,
             plan,
             source: &self.source,
             placeholder: &self.placeholder,

@@ -10,18 +10,19 @@
 
 use std::ops::Range;
 
-use crate::change::{Marker, OldRow, Operation, Position, Row};
-use crate::record::Workspace;
+use crate::change::{Marker, OldRow, Operation, Position, RelationIndex, Row};
 use crate::record::error::Fault;
 use crate::record::plan::{Placeholder, Plan};
 use crate::record::records::{HeaderName, Ranges};
 use crate::record::shape::debezium;
+use crate::record::{RestOf, Workspace};
 
 /// An error contains the column that it concerns.
 type RowResult<T = ()> = Result<T, (Fault, Option<usize>)>;
 
 /// Everything needed to encode one change of one relation.
 pub(in crate::record) struct TableEncoder<'e> {
+    pub(in crate::record) index: RelationIndex,
     pub(in crate::record) plan: &'e Plan,
     pub(in crate::record) source: &'e debezium::Source,
     pub(in crate::record) placeholder: &'e Placeholder,
@@ -45,7 +46,7 @@ impl TableEncoder<'_> {
             }
             Operation::Read { new, marker } => {
                 self.marker = Some(marker);
-                self.row_without_before(new, b'r')
+                self.read(new)
             }
             Operation::Message { .. } => unreachable!("the encoder handles messages before it chooses a table"),
         }
@@ -55,6 +56,28 @@ impl TableEncoder<'_> {
         self.push(br#"{"before":null,"after":"#);
         self.push_new_row(new, None)?;
         self.push_rest(op, 0);
+        let value = 0..self.workspace.bytes.len();
+        let key = self.push_new_key();
+        self.record(key, None, Some(value));
+        Ok(())
+    }
+
+    /// Encodes the row of a snapshot. What follows the row is the same for many rows and is copied.
+    fn read(&mut self, new: Row<'_>) -> RowResult {
+        self.push(br#"{"before":null,"after":"#);
+        self.push_new_row(new, None)?;
+        let end = self.workspace.bytes.len();
+        let same = Some(RestOf { index: self.index, marker: self.marker, position: *self.position });
+        if self.workspace.rest_of == same {
+            let Workspace { bytes, rest, .. } = &mut *self.workspace;
+            bytes.extend_from_slice(rest);
+        } else {
+            self.push_rest(b'r', 0);
+            let Workspace { bytes, rest, rest_of, .. } = &mut *self.workspace;
+            rest.clear();
+            rest.extend_from_slice(&bytes[end..]);
+            *rest_of = same;
+        }
         let value = 0..self.workspace.bytes.len();
         let key = self.push_new_key();
         self.record(key, None, Some(value));

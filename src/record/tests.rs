@@ -509,6 +509,44 @@ fn copied(values: &[Option<&[u8]>]) -> Vec<u8> {
 }
 
 #[test]
+fn what_follows_the_row_of_a_snapshot_is_that_of_its_own_position_and_marker() {
+    let columns = [("id", 23)];
+    let mut encoder = encoder(ReplicaIdentity::Default, &columns, &["id"]);
+    let other = RelationIndex(1);
+    let (mut relation, answer) = table(ReplicaIdentity::Default, &columns, &["id"]);
+    relation.name = "other".to_owned();
+    let rows = [
+        (TABLE, Marker::First, 8),
+        (TABLE, Marker::True, 8),
+        (TABLE, Marker::True, 8),
+        (TABLE, Marker::True, 16),
+        (other, Marker::True, 16),
+        (TABLE, Marker::True, 16),
+        (TABLE, Marker::Last, 16),
+    ];
+    encoder.prepare(other, &relation, &answer).unwrap();
+    let mut found = Vec::new();
+    for (relation, marker, lsn) in rows {
+        let row = copied(&[Some(b"1")]);
+        let mut splitter = Splitter::default();
+        let new = Row::Copy(splitter.split(&row, 1).unwrap());
+        let mut change = change(Operation::Read { new, marker });
+        change.relation = Some(relation);
+        change.position.lsn = Lsn(lsn);
+        let records = encoder.encode(&change).unwrap();
+        let record = records.iter().next().unwrap();
+        let value: Value = serde_json::from_slice(record.value.unwrap()).unwrap();
+        let source = &value["source"];
+        found.push((relation, source["table"].clone(), source["snapshot"].clone(), source["lsn"].clone()));
+    }
+    let expected = rows.map(|(relation, marker, lsn)| {
+        let name = if relation == TABLE { "t" } else { "other" };
+        (relation, Value::from(name), Value::from(marker.text()), Value::from(lsn))
+    });
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn a_read_is_an_insert_with_the_marker_of_its_snapshot() {
     let mut encoder = encoder(ReplicaIdentity::Default, &PAIR, &["id"]);
     let mut splitter = Splitter::default();
