@@ -52,6 +52,7 @@ use crate::poller::{Poller, Wakeup};
 use crate::position::{Facts, Identity, Known, Vouched};
 use crate::session::Session;
 use crate::signal::StopSignals;
+use crate::sink::kafka::exactly_once::ABORT_LIMIT;
 use crate::source;
 use crate::source::open::{self, Started};
 use crate::source::options::Source;
@@ -235,7 +236,8 @@ impl Pump {
     pub fn run(mut self) -> Result<(), Error> {
         loop {
             let Err(error) = self.turns().and_then(|()| self.finish()) else {
-                return Ok(self.output.close()?);
+                let limit = self.abort_limit(Instant::now());
+                return Ok(self.output.close(limit)?);
             };
             if let Err(error) = self.recover(error) {
                 let table = self.session.relations().latest().map(|last| format!("{}.{}", last.namespace, last.name));
@@ -243,7 +245,8 @@ impl Pump {
                 self.deliver_before_failing(&error);
                 self.confirm_before_failing();
                 // Report only the failure that ends the run.
-                let _ = self.output.close();
+                let limit = self.abort_limit(Instant::now());
+                let _ = self.output.close(limit);
                 if matches!(error, Error::Positions(_)) {
                     self.drop_new_slot();
                 }
@@ -408,6 +411,18 @@ impl Pump {
             Stage::Stopping { deadline } => {
                 drained && !self.waits_for_timeline() || deadline.is_some_and(|deadline| now >= deadline)
             }
+        }
+    }
+
+    /// How long to wait for the end of the open Kafka transaction at the end of the run. A broker that answers needs much
+    /// less than the least time, and a frozen one must not prolong a stop.
+    fn abort_limit(&self, now: Instant) -> Duration {
+        const LIMIT_MIN: Duration = Duration::from_millis(500);
+        match self.stage {
+            Stage::Stopping { deadline: Some(deadline) } => {
+                deadline.saturating_duration_since(now).clamp(LIMIT_MIN, ABORT_LIMIT)
+            }
+            Stage::Stopping { deadline: None } | Stage::Reading | Stage::Draining => ABORT_LIMIT,
         }
     }
 

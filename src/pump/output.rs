@@ -1,7 +1,7 @@
 //! Where the changes go, as the loop sees it.
 
 use std::os::fd::RawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Interest;
 
@@ -41,10 +41,10 @@ impl Output {
         }
     }
 
-    /// Discards what only the end of a transaction would deliver.
-    pub(super) fn close(&mut self) -> Result<(), sink::Error> {
+    /// Discards what only the end of a transaction would deliver; waits for that up to `limit`.
+    pub(super) fn close(&mut self, limit: Duration) -> Result<(), sink::Error> {
         match self {
-            Output::Records(Sink::Kafka(kafka)) => Ok(kafka.close()?),
+            Output::Records(Sink::Kafka(kafka)) => Ok(kafka.close(limit)?),
             _ => Ok(()),
         }
     }

@@ -17,6 +17,7 @@ use super::watch::Watch;
 use super::{Pump, Stage};
 use crate::pg;
 use crate::position::Known;
+use crate::sink::kafka::exactly_once::ABORT_LIMIT;
 use crate::source::open::{self, Started};
 use crate::source::options::{SlotMode, Source, Takeover};
 use crate::source::waiting::Waiter;
@@ -60,7 +61,7 @@ impl Pump {
         self.received_at_loss = received.max(self.received_at_loss);
         // Our own session would still hold the slot.
         self.feed.close(error.remedy() == Remedy::Producer);
-        self.output.close()?;
+        self.output.close(ABORT_LIMIT)?;
         if error.remedy() == Remedy::Producer {
             self.output.has_failed(&error.to_string(), Instant::now())?;
         }

@@ -274,22 +274,27 @@ fn seventy_five_for_a_stop_with_something_read_and_not_acknowledged() {
 
 #[test]
 fn the_first_signal_says_what_it_waits_for_before_an_outage_is_known() {
-    let kafka = Kafka::start("slow-at-the-end", &[]);
-    let world = World::new(TABLE);
-    let mut run = world.stream().with(&["--brokers", &kafka.brokers, "--shutdown-timeout", "2s", "-v"]).spawn();
-    run.wait_for_log("streaming started");
-    world.confirm_change("INSERT INTO t VALUES (1, 'x')", 30);
-    kafka.signal(libc::SIGSTOP);
-    let read = run.log().matches("transaction read").count();
-    world.sql("INSERT INTO t VALUES (2, 'x')");
-    run.wait_for_log_times("transaction read", read + 1);
-    let run = run.terminate();
-    kafka.signal(libc::SIGCONT);
-    run.expect_code(75).expect_log(&[
-        "INFO  signal: waiting until the records in flight are delivered (a second signal ends at once)",
-        "in_flight=1",
-        "wait_s=2",
-    ]);
+    for delivery in ["at-least-once", "exactly-once"] {
+        let kafka = Kafka::start("slow-at-the-end", &[]);
+        let world = World::new(TABLE);
+        let arguments = ["--brokers", &kafka.brokers, "--shutdown-timeout", "2s", "--delivery", delivery, "-v"];
+        let mut run = world.stream().with(&arguments).spawn();
+        run.wait_for_log("streaming started");
+        world.confirm_change("INSERT INTO t VALUES (1, 'x')", 30);
+        kafka.signal(libc::SIGSTOP);
+        let read = run.log().matches("transaction read").count();
+        world.sql("INSERT INTO t VALUES (2, 'x')");
+        run.wait_for_log_times("transaction read", read + 1);
+        let asked = Instant::now();
+        let run = run.terminate();
+        let took = asked.elapsed();
+        kafka.signal(libc::SIGCONT);
+        let run = run.expect_code(75).expect_log(&[
+            "INFO  signal: waiting until the records in flight are delivered (a second signal ends at once)",
+            "wait_s=2",
+        ]);
+        assert!(took < Duration::from_secs(4), "{delivery}: it took {took:?} to stop:\n{}", run.log);
+    }
 }
 
 /// Copies what the server sends. In a stream, it changes the type of the first pgoutput message to `?`.

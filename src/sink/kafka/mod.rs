@@ -31,6 +31,7 @@ use self::client::request_size::{Codec, REQUEST_BYTES_MAX_DEFAULT};
 use self::client::transaction_calls::{CallError, is_fenced};
 use self::delivery::Delivery;
 pub use self::error::{Error, Stuck};
+use self::exactly_once::ABORT_LIMIT;
 use self::exactly_once::fence::find_successor;
 use self::flight::{Flight, InFlight, Numbering, Ordinal};
 use self::refusals::Delivering;
@@ -131,7 +132,7 @@ impl KafkaSink {
     /// # Errors
     /// Those of [`KafkaSink::new`].
     pub fn renew(&mut self, now: Instant) -> Result<(), super::Error> {
-        self.close()?;
+        self.close(ABORT_LIMIT)?;
         self.availability.begin_again(now);
         self.skipped.clear();
         self.dead_letters.begin();
@@ -185,13 +186,13 @@ impl KafkaSink {
         Some(Stuck { origin: self.dead_letters.origin(&topic), topic, lsn: held.lsn, bytes, may_be_too_large: false })
     }
 
-    /// Aborts the open Kafka transaction, if any.
+    /// Aborts the open Kafka transaction, if any. Waits for it up to `limit`.
     ///
     /// # Errors
     /// [`Error::FencedBy`]. If Kafka fenced the producer itself, after a timeout, there is nothing more to do.
-    pub fn close(&mut self) -> Result<(), Error> {
+    pub fn close(&mut self, limit: Duration) -> Result<(), Error> {
         let Some(transactions) = self.delivery.transactions_mut() else { return Ok(()) };
-        match transactions.close(&mut self.link) {
+        match transactions.close(&mut self.link, limit) {
             Err(Error::Fenced { .. }) => self.check_successor(),
             _ => Ok(()),
         }

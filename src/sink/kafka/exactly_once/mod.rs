@@ -41,8 +41,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(3);
 /// The same while no broker answers.
 const OUTAGE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The timeout for aborting a transaction when walcat ends.
-const ABORT_LIMIT: Duration = Duration::from_secs(3);
+/// The timeout for aborting a transaction.
+pub const ABORT_LIMIT: Duration = Duration::from_secs(3);
 
 /// The settings of transactions.
 #[derive(Clone, Debug)]
@@ -226,17 +226,17 @@ impl Transactions {
         self.ledger.deadline(flight.is_empty(), look, now)
     }
 
-    /// Aborts an open transaction, so that readers need not wait for Kafka's timeout.
+    /// Aborts an open transaction, so that readers need not wait for Kafka's timeout. Waits for it up to `limit`.
     ///
     /// # Errors
     /// [`Error::Fenced`]. After any other failure, the next owner of the id or Kafka's timeout ends the transaction.
-    pub fn close(&mut self, link: &mut Link) -> Result<(), Error> {
+    pub fn close(&mut self, link: &mut Link, limit: Duration) -> Result<(), Error> {
         self.reader = None;
         if !self.ledger.close() || link.is_calling() {
             return Ok(());
         }
         link.call(Call::Abort(ABORT_LIMIT));
-        match link.wait_for_call(Instant::now() + ABORT_LIMIT) {
+        match link.wait_for_call(Instant::now() + limit) {
             Some(Err(error)) if is_fenced(error.code) => Err(failure(&error)),
             _ => Ok(()),
         }
