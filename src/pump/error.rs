@@ -146,6 +146,15 @@ impl Error {
                  tables"
                     .to_owned(),
             ),
+            // A peek returns nothing that precedes the change, so polling does not know the table.
+            Error::Server { source: error @ pg::Error::Unprintable { lsn, .. }, table: LastTable(None), .. } => {
+                Some(format!(
+                    "{}. To find the table in PostgreSQL 15 or later: CREATE EXTENSION pg_walinspect; SELECT \
+                     pg_filenode_relation(0, split_part(substring(block_ref FROM 'rel ([0-9/]+)'), '/', 3)::oid) FROM \
+                     pg_get_wal_record_info('{lsn}')",
+                    error.hint().unwrap_or_default()
+                ))
+            }
             Error::Postgres(error) | Error::Server { source: error, .. } | Error::Catalog { source: error, .. } => {
                 error.hint()
             }

@@ -55,7 +55,7 @@ use crate::signal::StopSignals;
 use crate::sink::kafka::exactly_once::ABORT_LIMIT;
 use crate::source;
 use crate::source::open::{self, Started};
-use crate::source::options::Source;
+use crate::source::options::{Engine, Source};
 use crate::source::waiting::Waiter;
 pub use crate::source::{Feed, Received};
 use crate::state_file::StateFile;
@@ -240,7 +240,12 @@ impl Pump {
                 return Ok(self.output.close(limit)?);
             };
             if let Err(error) = self.recover(error) {
-                let table = self.session.relations().latest().map(|last| format!("{}.{}", last.namespace, last.name));
+                // A peek that fails returns nothing, so the last relation is one of an earlier peek.
+                let latest = match self.source.engine {
+                    Engine::Streaming => self.session.relations().latest(),
+                    Engine::Polling(_) => None,
+                };
+                let table = latest.map(|last| format!("{}.{}", last.namespace, last.name));
                 let error = error.after(self.session.feedback().received(), table);
                 self.deliver_before_failing(&error);
                 self.confirm_before_failing();
