@@ -67,10 +67,15 @@ impl Case {
 
     /// Runs `check`, then `stream` up to the end of the WAL, and expects that both agree.
     fn try_both(&self) {
-        let confirmed = self.world.confirmed();
+        let stores = || -> Vec<String> {
+            let all = crate::kafka::topics(&self.world.kafka.brokers);
+            all.into_iter().filter(|topic| topic.ends_with(&format!(".{}", self.world.slot))).collect()
+        };
+        let (confirmed, before) = (self.world.confirmed(), stores());
         let check = self.walcat("check").run();
         let what = self.what;
         assert_eq!(self.world.confirmed(), confirmed, "{what}: check has moved the slot");
+        assert_eq!(stores(), before, "{what}: check has created a topic");
         let stream = self.walcat("stream").with(&["--once"]).run();
         let said = format!(
             "{what}\ncheck: {:?}\n{}{}\nstream: {:?}\n{}",

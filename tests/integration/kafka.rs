@@ -145,6 +145,12 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
     records
 }
 
+/// The names of all topics.
+pub fn topics(brokers: &str) -> Vec<String> {
+    let metadata = consumer(brokers).fetch_metadata(None, TIMEOUT).expect("metadata");
+    metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+}
+
 /// Writes one record, as somebody else would.
 pub fn produce(brokers: &str, topic: &str, key: &str, value: &str) {
     let producer: BaseProducer =

@@ -23,14 +23,14 @@ const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 /// Why the position is not what a stream needs.
 enum Failure {
     /// The stream would fail too.
-    Stream(Error),
+    Stream(Box<Error>),
     /// Kafka does not answer; it may later.
     Unread(String),
 }
 
 impl From<pump::Error> for Failure {
     fn from(error: pump::Error) -> Self {
-        Failure::Stream(error.into())
+        Failure::Stream(Box::new(error.into()))
     }
 }
 
@@ -101,6 +101,6 @@ fn unread(error: sink_kafka::Error) -> Failure {
         sink_kafka::Error::Read { code, reason, .. } if *code != Code::TopicAuthorizationFailed => {
             Failure::Unread(reason.clone())
         }
-        _ => Failure::Stream(sink::Error::from(error).into()),
+        _ => Failure::Stream(Box::new(sink::Error::from(error).into())),
     }
 }
