@@ -176,20 +176,21 @@ fn kafkas_stores_work_with_the_acls_that_are_listed_and_name_each_that_is_missin
 /// A broker answers a request that is too large by closing the connection.
 #[test]
 fn without_the_acl_to_read_the_limits_a_record_that_no_request_carries_is_named() {
-    let kafka = Kafka::start("acls-limits", &["--sasl-ssl", "--acls"]);
-    let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY, v text)");
-    allow(&kafka, &listed(&world));
-    world.sql("INSERT INTO t VALUES (1, repeat('x', 112000000))");
-    let before = world.confirmed();
+    let limit = ["--sasl-ssl", "--acls", "--set", "socket.request.max.bytes=4000000"];
+    let kafka = Kafka::start("acls-limits", &limit);
     let config = file("limits.toml", "on_error = 'skip'\n[retry]\nbroker_for = '20s'\n");
-    let run = run_with(&world, &["-X", "compression.type=none", "--config", &config]).expect_code(69);
-    let record =
-        format!("waiting: a record of table public.t for topic {} from the transaction at 0/", world.topic("t"));
-    run.expect_log(&[
-        "sending a record that a broker with the default socket.request.max.bytes never takes",
-        &record,
-        "hint: the record is probably too large for any request",
-        "DescribeConfigs",
-    ]);
-    assert_eq!(world.confirmed(), before);
+    for (bytes, is_huge) in [(112_000_000, true), (5_000_000, false)] {
+        let world = World::on(Postgres::shared(), &kafka, "CREATE TABLE t (id int PRIMARY KEY, v text)");
+        allow(&kafka, &listed(&world));
+        world.sql(&format!("INSERT INTO t VALUES (1, repeat('x', {bytes}))"));
+        let before = world.confirmed();
+        let run = run_with(&world, &["-X", "compression.type=none", "--config", &config]).expect_code(69);
+        let topic = world.topic("t");
+        let record = format!("waiting: a record of table public.t for topic {topic} from the transaction at 0/");
+        let hint = "hint: the record may be too large for any request";
+        let run = run.expect_log(&[&record, hint, "DescribeConfigs"]);
+        let warning = "sending a record that a broker with the default socket.request.max.bytes never takes";
+        assert_eq!(run.log.contains(warning), is_huge, "{bytes}: {}", run.log);
+        assert_eq!(world.confirmed(), before);
+    }
 }

@@ -46,6 +46,8 @@ pub struct Availability {
     /// When the sink last became idle.
     idle_since: Option<Instant>,
     reason: String,
+    /// Brokers answer, although records are not delivered.
+    is_answering: bool,
     /// The last error of a single broker: why it is down.
     cause: Option<String>,
 }
@@ -65,6 +67,7 @@ impl Availability {
             fruitless: None,
             idle_since: None,
             reason: String::new(),
+            is_answering: false,
             cause: None,
         }
     }
@@ -74,6 +77,7 @@ impl Availability {
         self.state = State::Reachable;
         self.ever_reached = true;
         self.progress = now;
+        self.is_answering = false;
         self.cause = None;
     }
 
@@ -110,6 +114,7 @@ impl Availability {
         self.cause = None;
         if self.under_way && matches!(self.state, State::Unreachable { .. }) {
             NO_DELIVERY.clone_into(&mut self.reason);
+            self.is_answering = true;
         } else {
             self.state = State::Reachable;
         }
@@ -182,6 +187,12 @@ impl Availability {
             }
             _ => None,
         }
+    }
+
+    /// Whether brokers answer during the outage, so that the records themselves may be what they do not take.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.is_answering
     }
 
     /// Whether the last report was good.
@@ -296,7 +307,9 @@ mod tests {
         availability.tick(true, now + 3 * SECOND);
         availability.answered();
         assert_eq!(availability.outage(), Some((now, NO_DELIVERY)), "records still wait");
+        assert!(availability.is_answering());
         availability.delivered(now + 4 * SECOND);
         assert_eq!(availability.outage(), None);
+        assert!(!availability.is_answering());
     }
 }

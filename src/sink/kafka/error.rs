@@ -204,7 +204,7 @@ impl Error {
             Error::Checkpoint { .. } => "let only walcat write to this topic; see walcat(1), exactly-once delivery",
             Error::CheckpointPolicy { topic, .. } => return Some(compact_command(topic)),
             Error::Unreachable { stuck: Some(stuck), .. } if stuck.may_be_too_large => {
-                "the record is probably too large for any request: a broker drops the connection when it gets it. Raise \
+                "the record may be too large for any request: a broker drops the connection when it gets it. Raise \
                  socket.request.max.bytes of the brokers, or compress with -X compression.type=zstd; to let walcat \
                  recognize such a record and apply on_error, grant the ACL DescribeConfigs on the cluster"
             }

@@ -27,7 +27,7 @@ use self::availability::Availability;
 use self::client::context::Failure;
 use self::client::ffi::RecordHeader;
 use self::client::link::{Addresses, Link, record_size};
-use self::client::request_size::{Codec, REQUEST_BYTES_MAX_DEFAULT};
+use self::client::request_size::{Codec, LARGE_RECORD_BYTES, REQUEST_BYTES_MAX_DEFAULT};
 use self::client::transaction_calls::{CallError, is_fenced};
 use self::delivery::Delivery;
 pub use self::error::{Error, Stuck};
@@ -178,7 +178,8 @@ impl KafkaSink {
                 Some(found) => (self.dead_letters.origin(&found?.1), found?.1.clone()),
                 None => ("a rejected record".to_owned(), self.settings.on_error.topic()?.to_owned()),
             };
-            let may_be_too_large = may_be_too_large && record.is_huge();
+            let is_large = record.bytes > LARGE_RECORD_BYTES && self.availability.is_answering();
+            let may_be_too_large = may_be_too_large && (record.is_huge() || is_large);
             return Some(Stuck { origin, topic, lsn: record.lsn, bytes: record.bytes, may_be_too_large });
         }
         let held = self.waiting.front()?;
@@ -549,7 +550,8 @@ impl KafkaSink {
                     if limits.request_bytes_max.is_none() && bytes > REQUEST_BYTES_MAX_DEFAULT {
                         warn!(origin = self.dead_letters.origin(&held.topic).as_str(), topic = held.topic.as_str(),
                             lsn:% = held.lsn, bytes;
-                            "sending a record that a broker with the default socket.request.max.bytes never takes; its limit is unknown: grant the ACL DescribeConfigs on the cluster");
+                            "sending a record that a broker with the default socket.request.max.bytes never takes; \
+                             its limit is unknown: grant the ACL DescribeConfigs on the cluster");
                     }
                     if limits.are_exceeded_by(bytes) {
                         let HeldRecord { lsn, ordinal, ticket, topic, key, value, .. } = held;
