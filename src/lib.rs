@@ -34,6 +34,7 @@ mod snapshot;
 mod source;
 mod state_file;
 mod stats;
+mod terminal;
 #[doc(hidden)]
 pub mod testing;
 mod verify;

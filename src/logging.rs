@@ -10,13 +10,14 @@ use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-use env_logger::{Builder, Target, WriteStyle};
+use env_logger::{Builder, Logger, Target, WriteStyle};
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
-use log::{LevelFilter, Record, error};
+use log::{LevelFilter, Log, Metadata, Record, error};
 use serde_json::Map;
 
 use crate::config::{LogFormat, LogSettings};
 use crate::exit_code::ExitCode;
+use crate::terminal;
 
 /// The targets that `-v` and `-q` apply to: walcat, and librdkafka under both names that rust-rdkafka uses.
 const TARGETS: [&str; 3] = ["walcat", "librdkafka", "rdkafka"];
@@ -49,11 +50,34 @@ pub fn init(settings: LogSettings) {
         LogFormat::Json => builder.format(|out, record| write_json(out, SystemTime::now(), record)),
     };
     let _ = FORMAT.set(settings.format);
+    let logger = builder.build();
+    let level = logger.filter();
     // Only a test installs a second logger; the first one then stays.
-    let _ = builder.try_init();
+    if log::set_boxed_logger(Box::new(AboveTheLine(logger))).is_ok() {
+        log::set_max_level(level);
+    }
     if let Some(filter) = mistake {
         // At error level, which -q shows too.
         error!(filter = filter.as_str(); "RUST_LOG is ignored: expected a list such as walcat=debug,librdkafka=warn");
+    }
+}
+
+/// Writes above the line of the terminal that shows the progress.
+struct AboveTheLine(Logger);
+
+impl Log for AboveTheLine {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.0.matches(record) {
+            terminal::above(|| self.0.log(record));
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
     }
 }
 

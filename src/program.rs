@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 
 use crate::cli::{self, Cli, Command, SlotCommand, SnapshotCommand};
-use crate::commands::{check, decode, incremental, slot, stream, verify};
+use crate::commands::{check, decode, estimate, incremental, slot, stream, verify};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::exit_code::ExitCode;
@@ -73,7 +73,9 @@ fn run(cli: &Cli) -> Result<(), Failed> {
             match command {
                 SlotCommand::Create(_) => slot::create(&settings)?,
                 SlotCommand::Drop(options) => slot::drop(&settings, options.force)?,
-                SlotCommand::Status(options) => slot::status(&settings, options.format)?,
+                SlotCommand::Status(options) => {
+                    slot::status(&settings, config.stream(environment).ok().as_ref(), options.format)?
+                }
             }
             Ok(())
         }
@@ -87,7 +89,7 @@ fn run(cli: &Cli) -> Result<(), Failed> {
                 SnapshotCommand::Resume(_) => incremental::request(&settings, Kind::Resume, &[])?,
                 SnapshotCommand::Stop(options) => incremental::request(&settings, Kind::Stop, &options.tables)?,
                 SnapshotCommand::Status(options) => incremental::status(&settings, options.format)?,
-                SnapshotCommand::Estimate(options) => incremental::estimate(&settings, &options.tables)?,
+                SnapshotCommand::Estimate(options) => estimate::run(&settings, &options.tables)?,
             }
             Ok(())
         }

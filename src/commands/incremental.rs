@@ -1,8 +1,7 @@
-//! `walcat snapshot start|pause|resume|stop|status|estimate`: incremental snapshots of a stream that runs on the slot now, or
+//! `walcat snapshot start|pause|resume|stop|status`: incremental snapshots of a stream that runs on the slot now, or
 //! runs later. A request is a logical message in the WAL, which that stream reads.
 
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
 
 use super::kafka::producer_properties;
 use super::slot::{Commands, print};
@@ -17,7 +16,8 @@ use crate::pg::{Connection, slots};
 use crate::record::{self, Encoder};
 use crate::session::REQUEST_PREFIX;
 use crate::sink;
-use crate::sink::kafka::exactly_once::checkpoint::{self, Instance, Reader};
+use crate::sink::kafka::client::topic_reader;
+use crate::sink::kafka::exactly_once::{checkpoint, look};
 use crate::snapshot::Progress;
 use crate::snapshot::request::{Kind, Request};
 use crate::source::open;
@@ -29,10 +29,8 @@ use crate::wire::replication::command::quote_literal;
 
 const NAME: &str = "the request for a snapshot";
 
-/// How long to read the checkpoint topic.
-const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(30);
-
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// The memory for records that librdkafka reads ahead.
+const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Requests something of the stream.
 ///
@@ -78,30 +76,49 @@ pub(super) fn check(
     state_file: Option<&StateFile>,
     waiter: &mut Waiter<'_>,
 ) -> Result<(), Error> {
-    let is_automatic = settings.snapshot.mode == config::SnapshotMode::Incremental;
-    if stream::is_look(settings) || !is_automatic && !settings.snapshot.new_tables {
+    if !needs_place(settings) {
         return Ok(());
     }
     check_place(settings)?;
-    if !is_automatic {
+    if settings.snapshot.mode != config::SnapshotMode::Incremental {
         return Ok(());
     }
     let mut connection = open::connect(source, source.engine.kind(), waiter)?;
     let slot = slots::find(&mut connection, &settings.slot, &mut |socket, way| waiter.wait(socket, way))?;
-    let is_to_begin = match slot {
-        None => settings.create_slot,
-        Some(_) => state_file.is_some_and(|file| file.stored().is_none()),
-    };
-    if !is_to_begin {
+    let has_stored = state_file.is_some_and(|file| file.stored().is_some());
+    if !must_begin(settings, slot.is_some(), has_stored) {
         return Ok(());
     }
-    let tables = published(settings, waiter, &connection)?;
-    let fits = |table: &&Table| {
+    let tables = wanted(settings, waiter, &connection)?;
+    check_tables(settings, &connection, &tables.iter().collect::<Vec<_>>())
+}
+
+/// Whether the stream reads tables in chunks without a request.
+pub(super) fn needs_place(settings: &StreamSettings) -> bool {
+    let is_automatic = settings.snapshot.mode == config::SnapshotMode::Incremental;
+    let is_only = settings.snapshot.mode == config::SnapshotMode::Only;
+    !stream::is_look(settings) && !is_only && (is_automatic || settings.snapshot.new_tables)
+}
+
+/// Whether the snapshot of all tables is still to begin, as far as it can be known before Kafka is asked.
+pub(super) fn must_begin(settings: &StreamSettings, has_slot: bool, has_stored: bool) -> bool {
+    if has_slot { settings.state.file.is_some() && !has_stored } else { settings.create_slot }
+}
+
+/// The published tables that `[snapshot] tables` chooses.
+pub(super) fn wanted(
+    settings: &StreamSettings,
+    waiter: &mut Waiter<'_>,
+    connection: &Connection,
+) -> Result<Vec<Table>, Error> {
+    let patterns = &settings.snapshot.tables;
+    let fits = |table: &Table| {
         let Table { relation, .. } = table;
-        settings.snapshot.tables.is_empty()
-            || settings.snapshot.tables.iter().any(|pattern| pattern.matches(&relation.namespace, &relation.name))
+        patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(&relation.namespace, &relation.name))
     };
-    check_tables(settings, &connection, &tables.iter().filter(fits).collect::<Vec<_>>())
+    let mut tables = published(settings, waiter, connection)?;
+    tables.retain(fits);
+    Ok(tables)
 }
 
 /// Shows what is left.
@@ -113,7 +130,7 @@ pub fn status(settings: &StreamSettings, format: StatusFormat) -> Result<(), Err
     let mut commands = Commands::new()?;
     let mut connection = connect(settings, &mut commands)?;
     let slot = find_slot(settings, &mut commands, &mut connection)?;
-    let progress = stored(settings, &mut commands, &mut connection)?.unwrap_or_default();
+    let progress = stored(settings, &mut commands.waiter(), &mut connection)?.unwrap_or_default();
     print(&match format {
         StatusFormat::Json => {
             let mut text = serde_json::to_string(&progress).expect("names and numbers can be written as JSON");
@@ -124,24 +141,20 @@ pub fn status(settings: &StreamSettings, format: StatusFormat) -> Result<(), Err
     })
 }
 
-/// Shows how large the tables are.
-///
-/// # Errors
-/// 78 for a pattern that no published table fits.
-pub fn estimate(settings: &StreamSettings, patterns: &[String]) -> Result<(), Error> {
-    let parsed = parse(patterns)?;
-    let mut commands = Commands::new()?;
-    let connection = connect(settings, &mut commands)?;
-    let tables = published(settings, &mut commands.waiter(), &connection)?;
-    let mut text = format!("{:>14} {:>16}  table\n", "rows", "bytes");
-    let (mut rows, mut bytes) = (0.0, 0);
-    for table in chosen(&tables, &parsed, patterns)? {
-        let (size, relation) = (table.size, &table.relation);
-        let _ = writeln!(text, "{:>14.0} {:>16}  {}.{}", size.rows, size.bytes, relation.namespace, relation.name);
-        (rows, bytes) = (rows + size.rows, bytes + size.bytes);
+/// One line about what is left.
+pub(super) fn summary(progress: &Option<Progress>) -> String {
+    let Some(progress) = progress.as_ref().filter(|progress| !progress.is_idle()) else {
+        return "none under way".to_owned();
+    };
+    let paused = if progress.is_paused { "paused; " } else { "" };
+    let left = progress.tables.len() + progress.patterns.len();
+    match progress.tables.first() {
+        Some(table) => {
+            let (schema, name, rows) = (&table.schema, &table.table, table.rows);
+            format!("{paused}{schema}.{name}: {rows} rows sent; {left} tables or patterns left")
+        }
+        None => format!("{paused}requested: {}", progress.patterns.join(", ")),
     }
-    let _ = writeln!(text, "{rows:>14.0} {bytes:>16}  in all, as the statistics of the server estimate it");
-    print(&text)
 }
 
 fn table(progress: &Progress, is_active: bool) -> String {
@@ -164,7 +177,7 @@ fn table(progress: &Progress, is_active: bool) -> String {
     text
 }
 
-fn connect(settings: &StreamSettings, commands: &mut Commands) -> Result<Connection, Error> {
+pub(super) fn connect(settings: &StreamSettings, commands: &mut Commands) -> Result<Connection, Error> {
     Ok(commands.connect_for_sql(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?)
 }
 
@@ -180,17 +193,18 @@ fn find_slot(
 
 /// Progress needs a place, so that a crash does not begin again.
 fn check_place(settings: &StreamSettings) -> Result<(), Error> {
-    let (file, topic) = (&settings.state.file, settings.state.topic);
-    if file.is_some() || topic || settings.delivery == config::Delivery::ExactlyOnce {
-        return Ok(());
-    }
-    Err(Error::Snapshot {
-        reason: "a snapshot has no place for its progress".to_owned(),
-        hint: Some("set file or topic in [state], or delivery = \"exactly-once\", here and for the stream".to_owned()),
-    })
+    if has_place(settings) { Ok(()) } else { Err(no_place()) }
 }
 
-fn parse(patterns: &[String]) -> Result<Vec<Pattern>, Error> {
+/// The error of [`check_place`].
+pub(super) fn no_place() -> Error {
+    Error::Snapshot {
+        reason: "a snapshot has no place for its progress".to_owned(),
+        hint: Some("set file or topic in [state], or delivery = \"exactly-once\", here and for the stream".to_owned()),
+    }
+}
+
+pub(super) fn parse(patterns: &[String]) -> Result<Vec<Pattern>, Error> {
     let parse = |text: &String| {
         Pattern::parse(text)
             .map_err(|why| Error::Snapshot { reason: format!("invalid pattern of tables: {why}"), hint: None })
@@ -198,7 +212,11 @@ fn parse(patterns: &[String]) -> Result<Vec<Pattern>, Error> {
     patterns.iter().map(parse).collect()
 }
 
-fn published(settings: &StreamSettings, waiter: &mut Waiter<'_>, connection: &Connection) -> Result<Vec<Table>, Error> {
+pub(super) fn published(
+    settings: &StreamSettings,
+    waiter: &mut Waiter<'_>,
+    connection: &Connection,
+) -> Result<Vec<Table>, Error> {
     let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
     let mut copy = CopyOut::connect(NAME, dsn, &connection.server())?;
     let wait = &mut |socket, way| waiter.wait(socket, way);
@@ -206,7 +224,7 @@ fn published(settings: &StreamSettings, waiter: &mut Waiter<'_>, connection: &Co
 }
 
 /// The tables that fit a pattern; all without patterns.
-fn chosen<'a>(tables: &'a [Table], patterns: &[Pattern], texts: &[String]) -> Result<Vec<&'a Table>, Error> {
+pub(super) fn chosen<'a>(tables: &'a [Table], patterns: &[Pattern], texts: &[String]) -> Result<Vec<&'a Table>, Error> {
     for (pattern, text) in patterns.iter().zip(texts) {
         if !tables.iter().any(|table| table.fits(pattern)) {
             return Err(Error::Snapshot {
@@ -220,13 +238,10 @@ fn chosen<'a>(tables: &'a [Table], patterns: &[Pattern], texts: &[String]) -> Re
 }
 
 /// A table without a key cannot be read in chunks.
-fn check_tables(settings: &StreamSettings, connection: &Connection, tables: &[&Table]) -> Result<(), Error> {
-    let mut encoder = Encoder::new(&record::Settings {
-        accept_keyless: false,
-        ..stream::encoding(settings, &connection.database())
-    })?;
+pub(super) fn check_tables(settings: &StreamSettings, connection: &Connection, tables: &[&Table]) -> Result<(), Error> {
+    let mut keys = Keys::new(settings, connection)?;
     for table in tables {
-        if encoder.key_columns(&table.relation, &table.answer)?.is_empty() {
+        if keys.of(table)?.is_empty() {
             let (schema, name) = (&table.relation.namespace, &table.relation.name);
             return Err(Error::Snapshot {
                 reason: format!("the table {schema}.{name} has no key, so it cannot be read in chunks"),
@@ -237,39 +252,54 @@ fn check_tables(settings: &StreamSettings, connection: &Connection, tables: &[&T
     Ok(())
 }
 
+/// Knows by which columns a table is read in chunks.
+pub(super) struct Keys(Encoder);
+
+impl Keys {
+    pub(super) fn new(settings: &StreamSettings, connection: &Connection) -> Result<Self, Error> {
+        Ok(Keys(Encoder::new(&record::Settings {
+            accept_keyless: false,
+            ..stream::encoding(settings, &connection.database())
+        })?))
+    }
+
+    /// The names of the columns; none if the table cannot be read in chunks.
+    pub(super) fn of(&mut self, table: &Table) -> Result<Vec<String>, Error> {
+        let places = self.0.key_columns(&table.relation, &table.answer)?;
+        Ok(places.iter().map(|place| table.relation.columns[*place].name.clone()).collect())
+    }
+}
+
 /// The progress as it is stored.
-fn stored(
+///
+/// # Errors
+/// Those of the state file and of Kafka.
+pub(super) fn stored(
     settings: &StreamSettings,
-    commands: &mut Commands,
+    waiter: &mut Waiter<'_>,
     connection: &mut Connection,
 ) -> Result<Option<Progress>, Error> {
     if let Some(path) = &settings.state.file {
         let file = StateFile::open(path, settings.state.interval).map_err(crate::pump::Error::from)?;
         return Ok(file.stored().and_then(|stored| stored.snapshot.clone()));
     }
-    if settings.state.topic {
-        return Err(Error::Snapshot {
-            reason: "cannot show the progress that [state] topic keeps".to_owned(),
-            hint: Some("the log of the stream says when a table is complete".to_owned()),
-        });
-    }
-    let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
     const QUERY: &str = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
     let result = connection.command("reading the system identifier", QUERY, wait)?;
     let identifier = result.value(0, 0).unwrap_or_default().to_owned();
     let topic = checkpoint::topic(&identifier, &connection.database(), &settings.slot);
-    let brokers = settings.brokers.as_deref().unwrap_or_default();
-    let mut reader =
-        Reader::new(brokers, &producer_properties(settings), &topic, &Instance::this()).map_err(sink::Error::from)?;
-    let began = Instant::now();
-    while !reader.is_at_end() {
-        reader.advance().map_err(sink::Error::from)?;
-        if began.elapsed() >= CHECKPOINT_PATIENCE {
-            let reason = format!("cannot read the checkpoint topic {topic}");
-            return Err(Error::Snapshot { reason, hint: None });
-        }
-        waiter.sleep(LOOK_INTERVAL)?;
-    }
-    Ok(reader.history().checkpoint.as_ref().and_then(|checkpoint| checkpoint.stored.snapshot.clone()))
+    let reading = topic_reader::Settings {
+        brokers: settings.brokers.clone().unwrap_or_default(),
+        properties: producer_properties(settings),
+        read_committed: true,
+        queue_bytes: QUEUE_BYTES,
+    };
+    let history = look::history(&reading, &topic).map_err(sink::Error::from)?;
+    Ok(history.checkpoint.and_then(|checkpoint| checkpoint.stored.snapshot))
+}
+
+/// Whether the progress of snapshots has a place.
+pub(super) fn has_place(settings: &StreamSettings) -> bool {
+    let (file, topic) = (&settings.state.file, settings.state.topic);
+    file.is_some() || topic || settings.delivery == config::Delivery::ExactlyOnce
 }

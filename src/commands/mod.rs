@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod decode;
+pub mod estimate;
 pub mod incremental;
 mod kafka;
 pub mod slot;

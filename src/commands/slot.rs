@@ -5,9 +5,10 @@ use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
+use super::incremental;
 use crate::checks::{self, Severity, SlotFacts, Verdict};
 use crate::cli::StatusFormat;
-use crate::config::{Engine, SlotSettings};
+use crate::config::{Engine, SlotSettings, StreamSettings};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pg::server::{self, ServerFacts};
@@ -16,6 +17,7 @@ use crate::pg::{self, Connection, Kind};
 use crate::poller::Poller;
 use crate::pump;
 use crate::signal::StopSignals;
+use crate::snapshot::Progress;
 use crate::source::slot::missing_slot;
 use crate::source::waiting::Waiter;
 use crate::source::{open, slot};
@@ -117,7 +119,9 @@ fn is_confirmed_by_user(slot: &str, bytes: u64) -> Result<bool, Error> {
 ///
 /// # Errors
 /// 78 if the slot does not exist or has an error.
-pub fn status(settings: &SlotSettings, format: StatusFormat) -> Result<(), Error> {
+///
+/// `stream` has the settings of the stream, if they are complete: they say where the progress of a snapshot is.
+pub fn status(settings: &SlotSettings, stream: Option<&StreamSettings>, format: StatusFormat) -> Result<(), Error> {
     let mut commands = Commands::new()?;
     let mut connection = commands.connect_for_sql(settings.dsn.as_ref().map(|dsn| dsn.expose()), settings.engine)?;
     let database = connection.database();
@@ -129,11 +133,25 @@ pub fn status(settings: &SlotSettings, format: StatusFormat) -> Result<(), Error
         Some(pid) => slots::replication_lag(&mut connection, pid, wait)?,
         None => None,
     };
-    let status = Status::new(&slot, &facts, lag, &database);
-    print(&match format {
-        StatusFormat::Table => status.table(),
-        StatusFormat::Json => status.json(),
-    })?;
+    let mut status = Status::new(&slot, &facts, lag, &database);
+    let mut progress = || {
+        let stream = stream.filter(|stream| incremental::has_place(stream))?;
+        Some(incremental::stored(stream, &mut waiter, &mut connection))
+    };
+    match format {
+        // Kafka may not answer.
+        StatusFormat::Table => {
+            print(&status.table())?;
+            if let Some(progress) = progress() {
+                let text = progress.map_or_else(|error| format!("unknown: {error}"), |one| incremental::summary(&one));
+                print(&format!("{:<20} {text}\n", "snapshot"))?;
+            }
+        }
+        StatusFormat::Json => {
+            status.snapshot = progress().and_then(Result::ok).flatten();
+            print(&status.json())?;
+        }
+    }
     match status.severity {
         Severity::Error => Err(Error::Slot { finding: status.finding, hint: status.hint }),
         Severity::Ok | Severity::Warning => Ok(()),
@@ -163,6 +181,8 @@ struct Status {
     severity: Severity,
     finding: String,
     hint: Option<String>,
+    /// The progress of the snapshots; none if it has no place, or cannot be read.
+    snapshot: Option<Progress>,
 }
 
 impl Status {
@@ -189,6 +209,7 @@ impl Status {
             verdict: verdict.severity.to_string(),
             severity: verdict.severity,
             finding: verdict.finding,
+            snapshot: None,
             hint: Some(verdict.hint).filter(|hint| !hint.is_empty()),
         }
     }

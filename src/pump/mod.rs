@@ -4,7 +4,9 @@
 //! update that is due; sleep until something is ready. Invariants 3, 4 and 6 of the crate's documentation live here.
 
 mod asking;
+mod backlog;
 pub mod copying;
+mod display;
 pub mod dumping;
 pub mod error;
 mod gone;
@@ -295,6 +297,8 @@ impl Pump {
             self.outage.handle(self.output.outage(), confirmed, now);
             let refused = self.output.refused_count();
             self.report.statistics(&mut self.session, refused, self.poller.turns(), now);
+            let is_reading = self.may_read(now);
+            self.report.progress(&mut self.session, self.incremental.as_ref(), is_reading, now);
             if self.is_over(now) {
                 return Ok(());
             }

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use log::{Level, debug, info, log_enabled, trace, warn};
 
+use super::Incremental;
+use super::backlog::Backlog;
+use super::display::Display;
 use crate::lsn::Lsn;
 use crate::record::Prepared;
 use crate::relations::Relation;
@@ -16,12 +19,17 @@ use crate::wire::replication::{self, Frame};
 pub struct Report {
     slot: String,
     stats: Stats,
+    interval: Option<Duration>,
+    /// Shows a snapshot, or the way to the end of the run.
+    display: Option<Display>,
+    backlog: Option<Backlog>,
 }
 
 impl Report {
     /// For a slot; the first statistics are due one interval from now.
     pub(super) fn new(slot: String, stats_interval: Option<Duration>, now: Instant) -> Self {
-        Report { slot, stats: Stats::new(stats_interval, now) }
+        let stats = Stats::new(stats_interval, now);
+        Report { slot, stats, interval: stats_interval, display: None, backlog: None }
     }
 
     /// The slot of the report.
@@ -52,7 +60,38 @@ impl Report {
 
     /// The latest time of the next report.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.stats.deadline()
+        let display = self.display.as_ref().and_then(Display::deadline);
+        [self.stats.deadline(), display].into_iter().flatten().min()
+    }
+
+    /// Shows how far the run is, when that is due: the snapshot under way, or the backlog of a run with an end.
+    pub(super) fn progress(
+        &mut self,
+        session: &mut Session,
+        incremental: Option<&Incremental>,
+        is_reading: bool,
+        now: Instant,
+    ) {
+        let received = session.feedback().received();
+        let end = session.end().filter(|end| received < *end);
+        if end.is_some() {
+            let backlog = self.backlog.get_or_insert_with(|| Backlog::begin(received, now));
+            backlog.heard(received, session.counters().changes, is_reading, now);
+        }
+        let snapshot = incremental.filter(|incremental| incremental.is_under_way());
+        if end.is_none() && snapshot.is_none() {
+            self.display = None;
+            return;
+        }
+        let display = self.display.get_or_insert_with(|| Display::begin(self.interval, now));
+        if !display.is_due(now) {
+            return;
+        }
+        match (snapshot, end, &self.backlog) {
+            (Some(snapshot), ..) => snapshot.show(display, now),
+            (None, Some(end), Some(backlog)) => backlog.show(&self.slot, end, display, now),
+            _ => {}
+        }
     }
 
     /// Logs the statistics when they are due.
@@ -76,9 +115,10 @@ impl Report {
     }
 
     /// Logs the end of the stream.
-    pub(super) fn ended(&self, session: &mut Session, refused: u64, turns: u64, now: Instant) {
+    pub(super) fn ended(&mut self, session: &mut Session, refused: u64, turns: u64, now: Instant) {
         let counters = session.counters();
         let confirmed = session.feedback().confirmed();
+        self.display = None;
         let rate = self.stats.rate_since_start(counters.records, now);
         info!(
             slot = self.slot.as_str(), confirmed:% = confirmed, transactions = counters.transactions,

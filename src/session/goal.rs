@@ -16,6 +16,16 @@ pub enum Goal {
 }
 
 impl Goal {
+    /// The position where the job ends, as far as it is known.
+    #[must_use]
+    pub fn end(self) -> Option<Lsn> {
+        match self {
+            Goal::Forever => None,
+            Goal::Once { target } => Some(target),
+            Goal::EndLsn { lsn, server_flushed } => Some(lsn.min(server_flushed)),
+        }
+    }
+
     /// Whether the whole job lies before `position`, if everything before `position` has been read.
     #[must_use]
     pub fn is_reached(self, position: Lsn) -> bool {

@@ -339,6 +339,12 @@ impl Session {
         matches!(self.phase, Phase::Transaction(_)) || self.partly_read().is_some()
     }
 
+    /// The position where the job ends, as far as it is known.
+    #[must_use]
+    pub fn end(&self) -> Option<Lsn> {
+        self.goal.end()
+    }
+
     /// Whether the job is done.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -135,3 +135,31 @@ fn a_table_that_is_published_later_is_read_once_older_transactions_have_ended() 
         assert_eq!(count(&set.records("added"), "r"), 101, "{place}: read again");
     }
 }
+
+#[test]
+fn the_log_says_how_far_a_snapshot_and_a_backlog_are() {
+    let set = set("file", "");
+    set.world
+        .sql("INSERT INTO t (id, note) SELECT i, repeat('x', 200) FROM generate_series(10001, 300000) i; ANALYZE t");
+    set.world.create_slot();
+    set.request(&["start"]);
+    let mut running = stream(&set).with(&["--stats-interval", "1s"]).spawn();
+    running.wait_for_log("snapshot complete");
+    let log = running.log();
+    let line = |text: &str| log.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {log}"));
+    let reading = line("snapshot: reading in chunks");
+    for part in ["table=t", "rows=", "rows_per_s=", "per_cent=", "left=", "tables_left=1"] {
+        assert!(reading.contains(part), "{reading}");
+    }
+    let complete = line("snapshot complete");
+    assert!(complete.contains("tables=1 rows=293000") && complete.contains("seconds="), "{complete}");
+    set.world.wait_confirmed(30);
+    running.terminate().expect_code(0);
+
+    set.world.sql("UPDATE t SET version = version + 1");
+    let finished = stream(&set).with(&["--once", "--stats-interval", "1s"]).run().expect_code(0);
+    let line = finished.log.lines().find(|line| line.contains("reading the backlog")).expect("the backlog");
+    for part in ["target=", "bytes_left=", "bytes_per_s=", "per_cent=", "left="] {
+        assert!(line.contains(part), "{line}");
+    }
+}

@@ -178,7 +178,7 @@ impl Copying {
         }
         if received == 1 && self.stopping.is_none() {
             let in_flight = self.ring.outstanding();
-            self.progress.quietly(|| info!(in_flight; "signal: stopping the snapshot (a second signal ends at once)"));
+            info!(in_flight; "signal: stopping the snapshot (a second signal ends at once)");
             self.stopping = Some(self.shutdown_timeout.map(|timeout| now + timeout));
             self.readers.clear();
             if let Some(open) = self.open.take() {
@@ -312,16 +312,14 @@ impl Copying {
     fn tell_outage(&mut self, now: Instant) {
         let Some((since, reason)) = self.sink.outage() else {
             if self.told_outage_at.take().is_some() {
-                self.progress.quietly(|| info!("Kafka accepts records again"));
+                info!("Kafka accepts records again");
             }
             return;
         };
         if self.told_outage_at.is_none_or(|told| now.saturating_duration_since(told) >= OUTAGE_NOTICE_INTERVAL) {
             let down_for_s = now.saturating_duration_since(since).as_secs();
-            self.progress.quietly(|| {
-                warn!(down_for_s, reason; "Kafka is not accepting records; the snapshot waits, and the server cannot \
-                    remove dead rows meanwhile");
-            });
+            warn!(down_for_s, reason; "Kafka is not accepting records; the snapshot waits, and the server cannot \
+                remove dead rows meanwhile");
             self.told_outage_at = Some(now);
         }
     }

@@ -1,15 +1,12 @@
-//! How far a snapshot is: a line that changes on a terminal, a line of the log at each interval otherwise, and a last line.
+//! How far a consistent snapshot is.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use log::{Level, info, log_enabled};
+use indicatif::{HumanBytes, HumanCount};
+use log::info;
 
 use crate::pg::tables::Table;
-
-/// How often the line on a terminal changes.
-const DRAW_INTERVAL: Duration = Duration::from_millis(200);
+use crate::pump::display::Display;
 
 /// How much of a table is read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,9 +20,7 @@ struct Read {
 #[derive(Debug)]
 pub struct Progress {
     began: Instant,
-    interval: Option<Duration>,
-    due: Option<Instant>,
-    bar: Option<ProgressBar>,
+    display: Display,
     read: Vec<Read>,
     rows: u64,
     bytes: u64,
@@ -42,20 +37,9 @@ impl Progress {
     /// Begins; nothing is read.
     #[must_use]
     pub fn new(tables: &[Table], interval: Option<Duration>, now: Instant) -> Self {
-        // With -q nothing is shown.
-        let is_shown = std::io::stderr().is_terminal() && log_enabled!(Level::Info);
-        let bar = is_shown.then(|| {
-            let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{percent:>3}% {bar:20} {msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar
-        });
-        let interval = if bar.is_some() { Some(DRAW_INTERVAL) } else { interval };
         Progress {
             began: now,
-            interval,
-            due: interval.map(|interval| now + interval),
-            bar,
+            display: Display::begin(interval, now),
             read: vec![Read::default(); tables.len()],
             rows: 0,
             bytes: 0,
@@ -76,9 +60,7 @@ impl Progress {
         self.read[table].is_done = true;
         let Read { rows, bytes, .. } = self.read[table];
         let name = &tables[table].relation;
-        self.quietly(|| {
-            info!(schema = name.namespace.as_str(), table = name.name.as_str(), rows, bytes; "snapshot: table read");
-        });
+        info!(schema = name.namespace.as_str(), table = name.name.as_str(), rows, bytes; "snapshot: table read");
     }
 
     /// All rows that were read.
@@ -90,52 +72,34 @@ impl Progress {
     /// The time of the next line.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.due
-    }
-
-    /// Writes to the log without disturbing the line on the terminal.
-    pub fn quietly(&self, log: impl FnOnce()) {
-        match &self.bar {
-            Some(bar) => bar.suspend(log),
-            None => log(),
-        }
+        self.display.deadline()
     }
 
     /// Shows where the snapshot is, if that is due. `table` is the one being read.
     pub fn show(&mut self, tables: &[Table], table: Option<usize>, now: Instant) {
-        let (Some(due), Some(interval)) = (self.due, self.interval) else { return };
-        if now < due {
+        if !self.display.is_due(now) {
             return;
         }
-        self.due = Some(now + interval);
         let Estimate { per_cent, left } = self.estimate(tables, now);
         let rows_per_s = self.rate(now);
         let name = table.map_or("-".to_owned(), |table| {
             format!("{}.{}", tables[table].relation.namespace, tables[table].relation.name)
         });
         let left = left.map_or("unknown".to_owned(), |left| humantime::format_duration(left).to_string());
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(per_cent);
-                bar.set_message(format!(
-                    "{name}: {} rows, {}, {}/s, {left} left",
-                    HumanCount(self.rows),
-                    HumanBytes(self.bytes),
-                    HumanCount(rows_per_s)
-                ));
-            }
-            None => info!(
+        let text = || {
+            let (rows, bytes, rate) = (HumanCount(self.rows), HumanBytes(self.bytes), HumanCount(rows_per_s));
+            format!("{name}: {rows} rows, {bytes}, {rate}/s, {left} left")
+        };
+        self.display.show(per_cent, text, || {
+            info!(
                 table = name.as_str(), rows = self.rows, bytes = self.bytes, rows_per_s, per_cent, left = left.as_str();
                 "snapshot: reading; the server cannot remove dead rows until it ends"
-            ),
-        }
+            );
+        });
     }
 
     /// Shows the end.
     pub fn ended(&self, tables: usize, now: Instant) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
         let seconds = now.saturating_duration_since(self.began).as_secs_f64();
         info!(
             tables, rows = self.rows, bytes = self.bytes, rows_per_s = self.rate(now), seconds:% = format!("{seconds:.1}");

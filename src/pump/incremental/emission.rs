@@ -141,11 +141,12 @@ impl Pump {
         let (chunk, table) = (reading.chunk(), &reading.table);
         let (slot, rows) = (incremental.slot.as_str(), chunk.row_count() as u64);
         debug!(slot, rows, dropped = chunk.dropped(); "chunk emitted");
+        incremental.sent.chunk(rows, reading.is_last());
         if reading.is_last() {
             let (schema, name, rows) = (table.schema.as_str(), table.table.as_str(), table.rows + rows);
             info!(slot, schema, table = name, rows; "the snapshot of the table is complete");
             if incremental.job.progress().is_idle() {
-                info!(slot; "snapshot complete");
+                incremental.sent.end(slot);
             }
         }
         if is_stale {

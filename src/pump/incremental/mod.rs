@@ -5,6 +5,7 @@
 //! table that cannot be read ends with a message.
 
 mod emission;
+mod progress;
 mod requests;
 mod sql;
 
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
+use self::progress::Sent;
 use self::sql::{After, Holders, Listing, Seen};
+use super::display::Display;
 use crate::change::{Change, OldRow, Operation, RelationIndex, Ticket};
 use crate::lsn::Lsn;
 use crate::patterns::Pattern;
@@ -142,6 +145,7 @@ pub(super) struct Incremental {
     key: Vec<u8>,
     /// Whether something other than a delivered chunk has changed the progress.
     has_changed: bool,
+    sent: Sent,
 }
 
 impl Incremental {
@@ -171,6 +175,7 @@ impl Incremental {
             splitter: Splitter::default(),
             key: Vec::new(),
             has_changed: false,
+            sent: Sent::default(),
         };
         incremental.restart(stored.unwrap_or_default());
         incremental
@@ -185,6 +190,17 @@ impl Incremental {
     fn must_look(&self, now: Instant) -> bool {
         let is_time = |at: Instant| now >= at;
         matches!(self.stage, Stage::Idle) && !self.job.progress().is_paused && self.look_at.is_some_and(is_time)
+    }
+
+    /// Whether tables are being read.
+    pub fn is_under_way(&self) -> bool {
+        let progress = self.job.progress();
+        !progress.is_paused && !progress.tables.is_empty()
+    }
+
+    /// Shows how far the snapshots are.
+    pub fn show(&self, display: &Display, now: Instant) {
+        self.sent.show(&self.slot, self.job.progress(), display, now);
     }
 
     /// Whether there is nothing to read or to emit.
@@ -364,6 +380,7 @@ impl Incremental {
             self.job.request(|progress| progress.begin_again(oid));
             return Ok(true);
         }
+        self.sent.begin(now);
         let command = sql::chunk(&facts.table, &facts.names, &reading.table.after, reading.rows_max);
         self.start(&command)?;
         self.stage = Stage::Reading(Reading {
@@ -490,6 +507,7 @@ impl Incremental {
     /// The list of the published tables is complete.
     fn listed(&mut self, first: Option<Listing>, tables: Vec<Table>) -> Result<(), pg::Error> {
         self.resolve(&tables);
+        self.sent.listed(&tables);
         if let Some(first) = &first {
             self.find_new(&tables, first.next_xid()?);
         }

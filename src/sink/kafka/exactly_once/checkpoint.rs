@@ -171,12 +171,6 @@ impl Reader {
         Ok(Reader { consumer, topic: topic.to_owned(), history: History::new(instance), is_at_end: false })
     }
 
-    /// Whether everything in the topic has been read.
-    #[must_use]
-    pub fn is_at_end(&self) -> bool {
-        self.is_at_end
-    }
-
     /// What was read so far.
     #[must_use]
     pub fn history(&self) -> &History {
