@@ -4,6 +4,7 @@ mod failover;
 mod kafka;
 mod server;
 mod slot;
+mod snapshot;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ pub use server::{
     replication_connection, replication_slots, role, server_encoding, server_version, wal_level, wal_senders,
 };
 pub use slot::{SlotFacts, TWO_PHASE, missing_slot, slot, start, state_file, two_phase_cure};
+pub use snapshot::{Readable, refused as snapshot_refused, snapshot};
 pub use tables::{Age, publication, publication_age, replica_identity, table_count};
 
 /// The severity of a finding.

@@ -44,7 +44,7 @@ pub(super) fn only(settings: &StreamSettings, mut poller: Poller, mut signals: S
         // A mistyped broker must not cost the server a snapshot.
         drop(kafka::reach(settings, &mut waiter)?);
     }
-    let slot = format!("walcat_snapshot_{}", std::process::id());
+    let slot = temporary_slot();
     let options = SlotOptions { temporary: true, failover: false, exports_snapshot: true };
     let (connections, tables) = (settings.snapshot.connections, settings.snapshot.tables.as_slice());
     let request = Request { slot: &slot, options, connections, tables };
@@ -78,6 +78,11 @@ pub(super) fn only(settings: &StreamSettings, mut poller: Poller, mut signals: S
         }
         result => Ok(result.map(drop)?),
     }
+}
+
+/// The slot of a snapshot alone.
+pub(super) fn temporary_slot() -> String {
+    format!("walcat_snapshot_{}", std::process::id())
 }
 
 /// If the slot does not exist, creates it and delivers the rows as of its consistent point; then the stream can begin there.

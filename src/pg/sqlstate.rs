@@ -24,6 +24,7 @@ pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
 pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
 pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 pub const OBJECT_IN_USE: &str = "55006";
+pub const LOCK_NOT_AVAILABLE: &str = "55P03";
 pub const INTERNAL_ERROR: &str = "XX000";
 
 /// The class of a failure with this SQLSTATE. An unknown SQLSTATE counts as passing: the server has run out of a

@@ -137,6 +137,90 @@ fn a_table_that_is_published_later_is_read_once_older_transactions_have_ended() 
 }
 
 #[test]
+fn check_succeeds_exactly_when_a_stream_starts_with_its_snapshot() {
+    let set = set("file", "mode = \"incremental\"");
+    let world = &set.world;
+    let role = format!("reader_{}", world.slot);
+    world.sql(&format!("CREATE ROLE {role} LOGIN REPLICATION"));
+    let nowhere = file("nowhere.toml", "[snapshot]\nmode = \"incremental\"\n");
+    let initial = file("initial.toml", "[snapshot]\nmode = \"initial\"\n");
+    let only = file("only.toml", "[snapshot]\nmode = \"only\"\n");
+    let run = |command: &str, config: &str, arguments: &[&str]| {
+        let dsn = format!("{} user={role}", world.dsn());
+        Walcat::new(&[command, "--config", config, "--dsn", &dsn, "--publication", &world.publication])
+            .with(&["--brokers", &world.kafka.brokers, "--topic-prefix", &world.prefix])
+            .with(arguments)
+            .deadline(120)
+            .run()
+    };
+    let slot = ["--slot", world.slot.as_str()];
+    let with_slot = [&slot[..], &["--once", "--create-slot"]].concat();
+    let creating = |config: &str| file("creating.toml", &format!("create_slot = true\n{}", read(config)));
+    let cases: [(&str, &str, bool, &str, i32); 6] = [
+        ("CREATE TABLE keyless (id int)", &set.config, true, "public.keyless has no key", 78),
+        ("DROP TABLE keyless", &nowhere, true, "no place for its progress", 78),
+        ("SELECT 1", &initial, true, "no place for its progress", 78),
+        ("SELECT 1", &only, false, "1 of 1 tables cannot be read: ", 77),
+        ("SELECT 1", &set.config, true, "warning  snapshot: 1 of 1 tables cannot be read: ", 0),
+        (&format!("GRANT SELECT ON t TO {role}"), &only, false, "snapshot: the rows of 1 tables can be read", 0),
+    ];
+    for (sql, config, has_slot, finding, code) in cases {
+        world.sql(sql);
+        let arguments = if has_slot { &slot[..] } else { &[] };
+        let config = if has_slot { creating(config) } else { config.to_owned() };
+        let check = run("check", &config, arguments);
+        assert!(check.stdout.contains(finding), "{finding}: {}", check.stdout);
+        let check = check.expect_code(if code == 0 { 0 } else { 78 });
+        assert!(code != 0 || !check.stdout.contains("error "), "{finding}: {}", check.stdout);
+        run("stream", &config, if has_slot { &with_slot } else { &[] }).expect_code(code);
+    }
+    world.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).expect("the file")
+}
+
+#[test]
+fn the_slots_status_shows_a_snapshot_wherever_its_progress_is_and_an_estimate_is_measured() {
+    for place in ["file", "topic", "checkpoint"] {
+        let set = set(place, "");
+        set.world.create_slot();
+        let mut running = stream(&set).spawn();
+        running.wait_for_log("streaming started");
+        set.request(&["pause"]);
+        set.request(&["start", "public.t"]);
+        let world = &set.world;
+        let status = |format: &str| {
+            let settings = ["--config", &set.config, "--dsn", &world.dsn(), "--slot", &world.slot];
+            Walcat::new(&["slot", "status", "--format", format])
+                .with(&settings)
+                .env("WALCAT_PUBLICATION", &world.publication)
+                .env("WALCAT_BROKERS", &world.kafka.brokers)
+                .run()
+                .expect_code(0)
+        };
+        eventually("the request is stored", 30, || {
+            // A topic gets it with the next position.
+            world.sql("INSERT INTO t SELECT max(id) + 1 FROM t");
+            status("json").json_lines()[0]["snapshot"]["patterns"][0] == "public.t"
+        });
+        let shown = status("table").stdout;
+        assert!(
+            shown.lines().any(|line| line.starts_with("snapshot") && line.contains("paused; requested")),
+            "{shown}"
+        );
+        running.terminate().expect_code(0);
+        world.sql("ANALYZE t");
+        let estimate = set.snapshot(&["estimate"]).run().expect_code(0).stdout;
+        let lines: Vec<_> = estimate.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+        assert!(lines[1][0].parse::<usize>().is_ok_and(|rows| rows >= ROWS), "{estimate}");
+        assert_eq!((lines[1][2..].join(" "), lines[2][2..].join(" ")), ("< 1s public.t".into(), "< 1s in all".into()));
+        assert!(estimate.contains("reading alone"), "{estimate}");
+    }
+}
+
+#[test]
 fn the_log_says_how_far_a_snapshot_and_a_backlog_are() {
     let set = set("file", "");
     set.world

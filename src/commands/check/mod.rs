@@ -2,6 +2,7 @@
 //! one line for each.
 
 mod position;
+mod snapshot;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -24,6 +25,7 @@ use crate::sink::kafka::client::admin::{AdminError, NewTopic};
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::exactly_once::checkpoint;
 use crate::source::open::{self, Rehearsed};
+use crate::source::options::{SlotMode, Source};
 use crate::state_file::StateFile;
 
 /// The newest major version that walcat is tested with.
@@ -104,6 +106,7 @@ fn postgres(
         let wait = &mut |socket, way| waiter.wait(socket, way);
         (server::facts(&mut connection, wait)?, slots::find(&mut connection, &settings.slot, wait)?)
     };
+    let has_stored = state_file.as_ref().is_some_and(|file| file.stored().is_some());
     let (rehearsed, mut rehearsal) = match rehearse(settings, state_file, commands) {
         Ok(rehearsed) => (Some(rehearsed), None),
         Err(error) => (None, Some(error)),
@@ -133,7 +136,10 @@ fn postgres(
             }
             report.line(&verdict)?;
         }
-        None => report.line(&checks::missing_slot(&settings.slot, settings.create_slot || settings.temporary_slot))?,
+        None => {
+            let is_created = settings.create_slot || settings.temporary_slot || is_only(settings);
+            report.line(&checks::missing_slot(&stream_source(settings).slot, is_created))?;
+        }
     }
     let failover = &facts.failover;
     if facts.is_standby {
@@ -182,9 +188,28 @@ fn postgres(
     if rehearsal.is_none() || report.errors == 0 {
         report.line(&checks::start(rehearsal.map(|error| (error.to_string(), error.hint()))))?;
     }
+    if existing.len() == settings.publications.len() {
+        snapshot::check(settings, slot.is_some(), has_stored, &connection, commands, report)?;
+    }
+    let mut waiter = commands.waiter();
+    let wait = &mut |socket, way| waiter.wait(socket, way);
     // A role without the privilege has its line above.
     let system = server::identify_system(&mut connection, wait).ok();
     Ok(Found { system, tables, rehearsed })
+}
+
+fn is_only(settings: &StreamSettings) -> bool {
+    settings.snapshot.mode == config::SnapshotMode::Only
+}
+
+/// The source of the stream; a snapshot alone has a temporary slot of its own.
+fn stream_source(settings: &StreamSettings) -> Source {
+    let mut source = stream::source(settings);
+    if is_only(settings) {
+        source.slot = super::snapshot::temporary_slot();
+        source.slot_mode = SlotMode::Temporary;
+    }
+    source
 }
 
 /// Performs the start of a stream as far as it changes nothing.
@@ -193,7 +218,7 @@ fn rehearse(
     mut state_file: Option<StateFile>,
     commands: &mut Commands,
 ) -> Result<Rehearsed, pump::Error> {
-    open::rehearse(&stream::source(settings), &mut || Store::on_disk(&mut state_file).read(), &mut commands.waiter())
+    open::rehearse(&stream_source(settings), &mut || Store::on_disk(&mut state_file).read(), &mut commands.waiter())
 }
 
 /// Reports whether the publications are older than the changes that the slot holds.
