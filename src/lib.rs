@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod backoff;
+mod by_relation;
 mod catalog_facts;
 mod change;
 mod checks;

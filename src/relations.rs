@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use crate::by_relation::ByRelation;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::RelationIndex;
 use crate::wire::pgoutput::{RelationMessage, ReplicaIdentity};
@@ -97,7 +98,7 @@ impl CollectionCount {
 /// and gets its new content.
 #[derive(Debug, Default)]
 pub struct Relations {
-    known: Vec<Option<Known>>,
+    known: ByRelation<Known>,
     /// Indexes of forgotten relations.
     free: Vec<RelationIndex>,
     /// The number of the connection: the stream only uses relations announced on the present one.
@@ -139,35 +140,28 @@ impl Relations {
     #[must_use]
     pub fn latest(&self) -> Option<&Relation> {
         let index = self.last.map(|(_, index)| index).or(self.announced)?;
-        Some(&self.known.get(index.0 as usize)?.as_ref()?.relation)
+        Some(&self.known.get(index)?.relation)
     }
 
     /// Adds a relation that the stream has not announced, such as a table as a snapshot reads it. The stream may announce
     /// another one with the same OID.
     pub fn add(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
         let (count, connection) = (CollectionCount::default(), self.connection);
-        self.place(Some(Known { relation, answer, count, connection, is_unused: true }))
+        self.place(Known { relation, answer, count, connection, is_unused: true })
     }
 
-    fn place(&mut self, new: Option<Known>) -> RelationIndex {
-        match self.free.pop() {
-            Some(index) => {
-                self.known[index.0 as usize] = new;
-                index
-            }
-            None => {
-                self.known.push(new);
-                RelationIndex(u32::try_from(self.known.len() - 1).expect("the number of relations fits into 32 bits"))
-            }
-        }
+    fn place(&mut self, new: Known) -> RelationIndex {
+        let index = self.free.pop().unwrap_or_else(|| self.known.end());
+        self.known.insert(index, new);
+        index
     }
 
     fn insert(&mut self, relation: Relation, answer: CatalogAnswer) -> RelationIndex {
         let (oid, connection) = (relation.oid, self.connection);
-        let known = |relation, answer, count| Some(Known { relation, answer, count, connection, is_unused: true });
+        let known = |relation, answer, count| Known { relation, answer, count, connection, is_unused: true };
         if let Some(index) = self.by_oid.get(&oid).copied() {
             let count = self.known(index).count;
-            self.known[index.0 as usize] = known(relation, answer, count);
+            self.known.insert(index, known(relation, answer, count));
             return index;
         }
         let new = known(relation, answer, CollectionCount::default());
@@ -202,7 +196,7 @@ impl Relations {
     /// As [`Relations::relation`].
     pub fn forget(&mut self, index: RelationIndex) {
         let oid = self.known(index).relation.oid;
-        self.known[index.0 as usize] = None;
+        self.known.remove(index);
         self.free.push(index);
         self.by_oid.remove(&oid);
         self.last = None;
@@ -274,13 +268,11 @@ impl Relations {
     }
 
     fn known(&self, index: RelationIndex) -> &Known {
-        let known = self.known.get(index.0 as usize).and_then(Option::as_ref);
-        known.expect("the index of a relation that is known")
+        self.known.get(index).expect("the index of a relation that is known")
     }
 
     fn known_mut(&mut self, index: RelationIndex) -> &mut Known {
-        let known = self.known.get_mut(index.0 as usize).and_then(Option::as_mut);
-        known.expect("the index of a relation that is known")
+        self.known.get_mut(index).expect("the index of a relation that is known")
     }
 }
 

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::error::Error;
+use crate::by_relation::ByRelation;
 use crate::change::{Change, RelationIndex};
 use crate::dump::Line;
 use crate::lsn::Lsn;
@@ -27,8 +28,7 @@ pub enum Dumped {
 /// Turns frames into lines.
 pub struct Dumping {
     encoder: Encoder,
-    /// By relation index.
-    topics: Vec<String>,
+    topics: ByRelation<String>,
     /// Prepared relations that [`Dumping::take_prepared`] has not returned yet.
     prepared: Vec<(RelationIndex, Prepared)>,
     keepalives: bool,
@@ -39,7 +39,7 @@ impl Dumping {
     /// Writes the records of `encoder`; keepalives get lines only on request.
     #[must_use]
     pub fn new(encoder: Encoder, keepalives: bool) -> Self {
-        Dumping { encoder, topics: Vec::new(), prepared: Vec::new(), keepalives, xid: None }
+        Dumping { encoder, topics: ByRelation::default(), prepared: Vec::new(), keepalives, xid: None }
     }
 
     /// Handles one item and appends its line.
@@ -89,11 +89,7 @@ impl Dumping {
             return Ok(());
         }
         let prepared = self.encoder.prepare(index, relations.relation(index), relations.answer(index))?;
-        let place = index.0 as usize;
-        if self.topics.len() <= place {
-            self.topics.resize_with(place + 1, String::new);
-        }
-        self.topics[place].clone_from(&prepared.topic);
+        self.topics.insert(index, prepared.topic.clone());
         self.prepared.push((index, prepared));
         Ok(())
     }
@@ -164,7 +160,7 @@ impl Dumping {
         line: &mut Line<'_>,
     ) -> Result<(usize, u64), sink::Error> {
         let topic = match change.relation {
-            Some(index) => self.topics.get(index.0 as usize).cloned().ok_or(sink::Error::Unprepared)?,
+            Some(index) => self.topics.get(index).cloned().ok_or(sink::Error::Unprepared)?,
             None => self.encoder.message_topic().to_owned(),
         };
         let records = self.encoder.encode(change)?;

@@ -18,6 +18,7 @@ mod values;
 
 use std::collections::HashMap;
 
+use crate::by_relation::ByRelation;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, Marker, Operation, Position, RelationIndex};
 use crate::limits::{ENCODE_BUFFER_KEPT_BYTES, FULL_KEYS_MAX};
@@ -75,8 +76,7 @@ pub struct Encoder {
     no_collection: Vec<u8>,
     placeholder: Placeholder,
     route: Route,
-    /// By relation index.
-    plans: Vec<Option<Plan>>,
+    plans: ByRelation<Plan>,
     /// The last warning of each table by OID, kept across reconnects so that it is logged once.
     warned: HashMap<u32, Warning>,
     /// The key columns of each table with REPLICA IDENTITY FULL by OID, from the last matching answer of the catalog;
@@ -121,7 +121,7 @@ impl Encoder {
             no_collection: debezium::collection("", ""),
             placeholder: Placeholder::new(&settings.unavailable_value),
             route: Route::new(settings.topic_prefix.as_deref())?,
-            plans: Vec::new(),
+            plans: ByRelation::default(),
             warned: HashMap::new(),
             full_keys: FullKeys::new(),
             full_keys_are_new: false,
@@ -157,11 +157,7 @@ impl Encoder {
         let key = self.key_of(relation, answer)?;
         let plan = Plan::new(relation, answer, &key.columns);
         let has_key = plan.has_key();
-        let place = index.0 as usize;
-        if self.plans.len() <= place {
-            self.plans.resize_with(place + 1, || None);
-        }
-        self.plans[place] = Some(plan);
+        self.plans.insert(index, plan);
         self.workspace.rest_of = None;
         let warning = key.warning.filter(|warning| self.warned.get(&relation.oid) != Some(warning));
         if let Some(warning) = &warning {
@@ -192,9 +188,7 @@ impl Encoder {
 
     /// Forgets a relation that gets no more changes; returns its topic if no other relation has it.
     pub fn forget(&mut self, index: RelationIndex, oid: u32) -> Option<String> {
-        if let Some(plan) = self.plans.get_mut(index.0 as usize) {
-            *plan = None;
-        }
+        self.plans.remove(index);
         self.warned.remove(&oid);
         self.full_keys_are_new |= self.full_keys.remove(&oid.to_string()).is_some();
         self.route.release(index)
@@ -263,7 +257,7 @@ impl Encoder {
         }
         let unprepared = EncodeError::Unprepared { lsn: position.lsn };
         let Some(index) = change.relation else { return Err(unprepared) };
-        let Some(Some(plan)) = self.plans.get(index.0 as usize) else { return Err(unprepared) };
+        let Some(plan) = self.plans.get(index) else { return Err(unprepared) };
         let mut table = TableEncoder {
             index,
             plan,

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 
+use crate::by_relation::ByRelation;
 use crate::change::RelationIndex;
 use crate::wire::replication::command::quote_identifier_where_needed;
 
@@ -47,7 +48,7 @@ pub struct Route {
     /// The prefix with its dot, or empty.
     prefix: String,
     message_topic: String,
-    claims: Vec<Option<Claim>>,
+    claims: ByRelation<Claim>,
     holders: HashMap<String, Vec<RelationIndex>>,
 }
 
@@ -71,7 +72,7 @@ impl Route {
             Some(prefix) => return Err(RouteError::Prefix { prefix: prefix.to_owned() }),
         };
         let message_topic = fitting(format!("{prefix}message"))?;
-        Ok(Route { prefix, message_topic, claims: Vec::new(), holders: HashMap::new() })
+        Ok(Route { prefix, message_topic, claims: ByRelation::default(), holders: HashMap::new() })
     }
 
     /// The topic of logical messages.
@@ -90,7 +91,7 @@ impl Route {
         let topic = fitting(self.topic_of(namespace, name))?;
         let holder = self.holders.get(&topic).and_then(|holders| holders.first());
         if let Some(holder) = holder
-            && let Some(Some(other)) = self.claims.get(position(*holder))
+            && let Some(other) = self.claims.get(*holder)
             && (other.namespace != namespace || other.name != name)
         {
             let quoted = |schema: &str, table: &str| {
@@ -101,25 +102,22 @@ impl Route {
             return Err(RouteError::Shared { topic, first, second });
         }
         self.holders.entry(topic.clone()).or_default().push(index);
-        if self.claims.len() <= position(index) {
-            self.claims.resize(position(index) + 1, None);
-        }
         let claim = Claim { namespace: namespace.to_owned(), name: name.to_owned(), topic };
-        Ok(&self.claims[position(index)].insert(claim).topic)
+        Ok(&self.claims.insert(index, claim).topic)
     }
 
     /// The relations with another name that have the topic this one would get.
     pub fn rivals(&self, namespace: &str, name: &str) -> impl Iterator<Item = RelationIndex> {
         let holders = self.holders.get(&self.topic_of(namespace, name)).map(Vec::as_slice).unwrap_or_default();
         holders.iter().copied().filter(move |holder| {
-            let claim = self.claims.get(position(*holder)).and_then(Option::as_ref);
+            let claim = self.claims.get(*holder);
             claim.is_some_and(|claim| claim.namespace != namespace || claim.name != name)
         })
     }
 
     /// Releases the topic of a relation; returns it if no other relation has it.
     pub fn release(&mut self, index: RelationIndex) -> Option<String> {
-        let claim = self.claims.get_mut(position(index)).and_then(Option::take)?;
+        let claim = self.claims.remove(index)?;
         let holders = self.holders.get_mut(&claim.topic)?;
         holders.retain(|holder| *holder != index);
         if !holders.is_empty() {
@@ -148,10 +146,6 @@ pub fn sanitize(text: &str) -> String {
         }
     }
     fitting
-}
-
-fn position(index: RelationIndex) -> usize {
-    index.0 as usize
 }
 
 fn is_topic_character(character: char) -> bool {

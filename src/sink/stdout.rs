@@ -15,6 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use mio::Interest;
 
 use super::Taken;
+use crate::by_relation::ByRelation;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, RelationIndex, Ticket};
 use crate::exit_code::ExitCode;
@@ -173,8 +174,7 @@ impl Default for LineWriter {
 /// Writes records as lines.
 pub struct StdoutSink {
     encoder: Encoder,
-    /// By relation index.
-    topics: Vec<String>,
+    topics: ByRelation<String>,
     message_topic: String,
     lines: LineForm,
     output: LineWriter,
@@ -193,7 +193,7 @@ impl StdoutSink {
         StdoutSink {
             message_topic: encoder.message_topic().to_owned(),
             encoder,
-            topics: Vec::new(),
+            topics: ByRelation::default(),
             lines,
             output: LineWriter::new(),
             appended: 0,
@@ -213,11 +213,7 @@ impl StdoutSink {
         answer: &CatalogAnswer,
     ) -> Result<Prepared, super::Error> {
         let prepared = self.encoder.prepare(index, relation, answer)?;
-        let place = index.0 as usize;
-        if self.topics.len() <= place {
-            self.topics.resize_with(place + 1, String::new);
-        }
-        self.topics[place].clone_from(&prepared.topic);
+        self.topics.insert(index, prepared.topic.clone());
         Ok(prepared)
     }
 
@@ -229,9 +225,7 @@ impl StdoutSink {
     /// Forgets a relation that gets no more changes.
     pub fn forget(&mut self, index: RelationIndex, oid: u32) {
         self.encoder.forget(index, oid);
-        if let Some(topic) = self.topics.get_mut(index.0 as usize) {
-            *topic = String::new();
-        }
+        self.topics.remove(index);
     }
 
     /// Whether another change can be taken.
@@ -246,7 +240,7 @@ impl StdoutSink {
     /// The encoder's error.
     pub fn take(&mut self, change: &Change<'_>, ticket: Ticket) -> Result<Taken, super::Error> {
         let topic = match change.relation {
-            Some(index) => self.topics.get(index.0 as usize).ok_or(super::Error::Unprepared)?,
+            Some(index) => self.topics.get(index).ok_or(super::Error::Unprepared)?,
             None => &self.message_topic,
         };
         let records = self.encoder.encode(change)?;

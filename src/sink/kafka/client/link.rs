@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 
+use crate::by_relation::ByRelation;
 use crate::change::RelationIndex;
 use crate::limits::RECORD_OVERHEAD_BYTES;
 use crate::record::Destination;
@@ -40,7 +41,7 @@ pub struct Addresses {
 /// The thread of a transactional producer has the other share. It destroys the producer after the call that is in
 /// progress.
 pub struct Link {
-    topics: Vec<Option<(Topic, String)>>,
+    topics: ByRelation<(Topic, String)>,
     message_topic: Option<(Topic, String)>,
     checkpoint_topic: Option<Topic>,
     dead_letter_topic: Option<Topic>,
@@ -74,7 +75,7 @@ impl Link {
             None => None,
         };
         Ok(Link {
-            topics: Vec::new(),
+            topics: ByRelation::default(),
             message_topic: None,
             checkpoint_topic: None,
             dead_letter_topic: None,
@@ -199,21 +200,15 @@ impl Link {
     /// # Errors
     /// [`Error::Topic`].
     pub(in crate::sink::kafka) fn open_relation(&mut self, index: RelationIndex, name: &str) -> Result<(), Error> {
-        let place = index.0 as usize;
-        if self.topics.len() <= place {
-            self.topics.resize_with(place + 1, || None);
-        }
-        if self.topics[place].as_ref().is_none_or(|(_, known)| known != name) {
-            self.topics[place] = Some((open(self.client, name)?, name.to_owned()));
+        if self.topics.get(index).is_none_or(|(_, known)| known != name) {
+            self.topics.insert(index, (open(self.client, name)?, name.to_owned()));
         }
         Ok(())
     }
 
     /// Closes the topic of a relation that has nothing in flight.
     pub(in crate::sink::kafka) fn close_relation(&mut self, index: RelationIndex) {
-        if let Some(topic) = self.topics.get_mut(index.0 as usize) {
-            *topic = None;
-        }
+        self.topics.remove(index);
     }
 
     /// Opens the topic of messages, unless it is open.
@@ -253,7 +248,7 @@ impl Link {
     /// The topic of a destination and its name; `None` until it is opened.
     pub(in crate::sink::kafka) fn topic(&self, destination: Destination) -> Option<&(Topic, String)> {
         match destination {
-            Destination::Relation(index) => self.topics.get(index.0 as usize).and_then(Option::as_ref),
+            Destination::Relation(index) => self.topics.get(index),
             Destination::Message => self.message_topic.as_ref(),
         }
     }
