@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use super::error::Error;
-use crate::by_relation::ByRelation;
 use crate::change::{Change, RelationIndex};
 use crate::dump::Line;
 use crate::lsn::Lsn;
@@ -28,7 +27,6 @@ pub enum Dumped {
 /// Turns frames into lines.
 pub struct Dumping {
     encoder: Encoder,
-    topics: ByRelation<String>,
     /// Prepared relations that [`Dumping::take_prepared`] has not returned yet.
     prepared: Vec<(RelationIndex, Prepared)>,
     keepalives: bool,
@@ -39,7 +37,7 @@ impl Dumping {
     /// Writes the records of `encoder`; keepalives get lines only on request.
     #[must_use]
     pub fn new(encoder: Encoder, keepalives: bool) -> Self {
-        Dumping { encoder, topics: ByRelation::default(), prepared: Vec::new(), keepalives, xid: None }
+        Dumping { encoder, prepared: Vec::new(), keepalives, xid: None }
     }
 
     /// Handles one item and appends its line.
@@ -89,7 +87,6 @@ impl Dumping {
             return Ok(());
         }
         let prepared = self.encoder.prepare(index, relations.relation(index), relations.answer(index))?;
-        self.topics.insert(index, prepared.topic.clone());
         self.prepared.push((index, prepared));
         Ok(())
     }
@@ -159,13 +156,9 @@ impl Dumping {
         first_index: usize,
         line: &mut Line<'_>,
     ) -> Result<(usize, u64), sink::Error> {
-        let topic = match change.relation {
-            Some(index) => self.topics.get(index).cloned().ok_or(sink::Error::Unprepared)?,
-            None => self.encoder.message_topic().to_owned(),
-        };
         let records = self.encoder.encode(change)?;
         for (index, record) in records.iter().enumerate() {
-            line.record(first_index + index, &topic, record.key, record.header, record.value);
+            line.record(first_index + index, records.topic, record.key, record.header, record.value);
         }
         Ok((records.len(), records.values()))
     }

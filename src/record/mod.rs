@@ -253,11 +253,13 @@ impl Encoder {
         let position = &change.position;
         if let Operation::Message { prefix, content, .. } = change.operation {
             self.encode_message(prefix, content, position);
-            return Ok(self.records(Destination::Message));
+            return Ok(self.records(Destination::Message, self.route.message_topic()));
         }
         let unprepared = EncodeError::Unprepared { lsn: position.lsn };
         let Some(index) = change.relation else { return Err(unprepared) };
-        let Some(plan) = self.plans.get(index) else { return Err(unprepared) };
+        let (Some(plan), Some(topic)) = (self.plans.get(index), self.route.topic(index)) else {
+            return Err(unprepared);
+        };
         let mut table = TableEncoder {
             index,
             plan,
@@ -269,7 +271,7 @@ impl Encoder {
         };
         let encoded = table.encode(change.operation);
         encoded.map_err(|(fault, column)| fault.at(plan.place(column, position.lsn)))?;
-        Ok(self.records(Destination::Relation(index)))
+        Ok(self.records(Destination::Relation(index), topic))
     }
 
     /// Releases the buffer if a huge row has enlarged it. Call it after the records were taken: the next change may be
@@ -281,8 +283,8 @@ impl Encoder {
         }
     }
 
-    fn records(&self, destination: Destination) -> Records<'_> {
-        Records { destination, bytes: &self.workspace.bytes, ranges: &self.workspace.ranges }
+    fn records<'s>(&'s self, destination: Destination, topic: &'s str) -> Records<'s> {
+        Records { destination, topic, bytes: &self.workspace.bytes, ranges: &self.workspace.ranges }
     }
 
     fn encode_message(&mut self, prefix: &str, content: &[u8], position: &Position) {

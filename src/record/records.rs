@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::change::RelationIndex;
 
-/// The destination of a record.
+/// The destination of the records of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// The topic of a relation, from [`super::Prepared`].
@@ -32,8 +32,6 @@ impl HeaderName {
 /// A record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'s> {
-    /// The destination of the record.
-    pub destination: Destination,
     /// `None` for a table without a key, and for a truncate.
     pub key: Option<&'s [u8]>,
     /// At most one header, by name.
@@ -62,7 +60,10 @@ pub(in crate::record) struct Ranges {
 /// The records of one change, in the order in which they must be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Records<'s> {
-    pub(in crate::record) destination: Destination,
+    /// Where they go.
+    pub destination: Destination,
+    /// The name of its topic.
+    pub topic: &'s str,
     pub(in crate::record) bytes: &'s [u8],
     pub(in crate::record) ranges: &'s [Ranges],
 }
@@ -70,9 +71,8 @@ pub struct Records<'s> {
 impl<'s> Records<'s> {
     /// The records in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Record<'s>> + use<'s> {
-        let Records { destination, bytes, ranges } = *self;
+        let Records { bytes, ranges, .. } = *self;
         ranges.iter().map(move |ranges| Record {
-            destination,
             key: ranges.key.clone().map(|range| &bytes[range]),
             header: ranges.header.clone().map(|(header, range)| (header.name(), &bytes[range])),
             value: ranges.value.clone().map(|range| &bytes[range]),

@@ -210,7 +210,7 @@ fn a_key_change_is_delete_tombstone_create_each_naming_the_other_key() {
         let change = change(operation);
         let records = encoder.encode(&change).unwrap();
         assert_eq!((records.len(), records.values()), (3, 2));
-        assert!(records.iter().all(|record| record.destination == Destination::Relation(TABLE)));
+        assert_eq!((records.destination, records.topic), (Destination::Relation(TABLE), "srv.public.t"));
     }
 }
 
@@ -271,7 +271,7 @@ fn a_message_has_debeziums_own_layout() {
         let records = encoder.encode(&change).unwrap();
         let record = records.iter().next().unwrap();
         assert_eq!(records.len(), 1);
-        assert_eq!(record.destination, Destination::Message);
+        assert_eq!((records.destination, records.topic), (Destination::Message, "srv.message"));
         assert_eq!(record.key, Some(&br#"{"prefix":"p\"x"}"#[..]));
         assert_eq!(
             std::str::from_utf8(record.value.unwrap()).unwrap(),

@@ -106,6 +106,12 @@ impl Route {
         Ok(&self.claims.insert(index, claim).topic)
     }
 
+    /// The topic that a relation has.
+    #[must_use]
+    pub fn topic(&self, index: RelationIndex) -> Option<&str> {
+        self.claims.get(index).map(|claim| claim.topic.as_str())
+    }
+
     /// The relations with another name that have the topic this one would get.
     pub fn rivals(&self, namespace: &str, name: &str) -> impl Iterator<Item = RelationIndex> {
         let holders = self.holders.get(&self.topic_of(namespace, name)).map(Vec::as_slice).unwrap_or_default();

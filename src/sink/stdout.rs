@@ -15,7 +15,6 @@ use std::os::unix::fs::MetadataExt;
 use mio::Interest;
 
 use super::Taken;
-use crate::by_relation::ByRelation;
 use crate::catalog_facts::CatalogAnswer;
 use crate::change::{Change, RelationIndex, Ticket};
 use crate::exit_code::ExitCode;
@@ -174,8 +173,6 @@ impl Default for LineWriter {
 /// Writes records as lines.
 pub struct StdoutSink {
     encoder: Encoder,
-    topics: ByRelation<String>,
-    message_topic: String,
     lines: LineForm,
     output: LineWriter,
     /// All bytes appended so far, and all bytes written so far.
@@ -190,16 +187,7 @@ impl StdoutSink {
     /// Creates a sink that writes `lines`.
     #[must_use]
     pub fn new(encoder: Encoder, lines: LineForm) -> Self {
-        StdoutSink {
-            message_topic: encoder.message_topic().to_owned(),
-            encoder,
-            topics: ByRelation::default(),
-            lines,
-            output: LineWriter::new(),
-            appended: 0,
-            written: 0,
-            waiting: VecDeque::new(),
-        }
+        StdoutSink { encoder, lines, output: LineWriter::new(), appended: 0, written: 0, waiting: VecDeque::new() }
     }
 
     /// Prepares the encoder for a relation.
@@ -212,9 +200,7 @@ impl StdoutSink {
         relation: &Relation,
         answer: &CatalogAnswer,
     ) -> Result<Prepared, super::Error> {
-        let prepared = self.encoder.prepare(index, relation, answer)?;
-        self.topics.insert(index, prepared.topic.clone());
-        Ok(prepared)
+        Ok(self.encoder.prepare(index, relation, answer)?)
     }
 
     /// The encoder.
@@ -225,7 +211,6 @@ impl StdoutSink {
     /// Forgets a relation that gets no more changes.
     pub fn forget(&mut self, index: RelationIndex, oid: u32) {
         self.encoder.forget(index, oid);
-        self.topics.remove(index);
     }
 
     /// Whether another change can be taken.
@@ -239,10 +224,6 @@ impl StdoutSink {
     /// # Errors
     /// The encoder's error.
     pub fn take(&mut self, change: &Change<'_>, ticket: Ticket) -> Result<Taken, super::Error> {
-        let topic = match change.relation {
-            Some(index) => self.topics.get(index).ok_or(super::Error::Unprepared)?,
-            None => &self.message_topic,
-        };
         let records = self.encoder.encode(change)?;
         let mut taken = Taken { records: 0, values: records.values() };
         let before = self.output.buffer.len();
@@ -250,7 +231,7 @@ impl StdoutSink {
             taken.records += 1;
             match self.lines {
                 LineForm::Value => append_value(&record, &mut self.output.buffer),
-                LineForm::Record => append_record(topic, &record, &mut self.output.buffer),
+                LineForm::Record => append_record(records.topic, &record, &mut self.output.buffer),
             }
         }
         self.encoder.release();

@@ -175,7 +175,7 @@ impl KafkaSink {
         let may_be_too_large = self.waiting.is_request_limit_unknown();
         if let Some(record) = self.flight.suspect() {
             let (origin, topic) = match record.destination.map(|destination| self.link.topic(destination)) {
-                Some(found) => (self.dead_letters.origin(&found?.1), found?.1.clone()),
+                Some(found) => (self.dead_letters.origin(found?.name()), found?.name().to_owned()),
                 None => ("a rejected record".to_owned(), self.settings.on_error.topic()?.to_owned()),
             };
             let is_large = record.bytes > LARGE_RECORD_BYTES && self.availability.is_answering();
@@ -295,6 +295,9 @@ impl KafkaSink {
         // Allocates nothing unless a record is rejected.
         let (mut known, mut refused) = (Vec::new(), Vec::new());
         let lsn = change.position.unit_lsn();
+        let Some(topic) = self.link.topic(records.destination) else {
+            return Err(super::Error::Unprepared);
+        };
         let number = match change.operation {
             Operation::Read { .. } => self.numbering.next_read(),
             _ => self.numbering.next(ticket),
@@ -302,17 +305,14 @@ impl KafkaSink {
         for record in records.iter() {
             let ordinal = Ordinal { change: number, record: taken.records };
             taken.records += 1;
-            let Some((topic, name)) = self.link.topic(record.destination) else {
-                return Err(super::Error::Unprepared);
-            };
-            if let Some(found) = self.dead_letters.find(lsn, ordinal, name) {
+            if let Some(found) = self.dead_letters.find(lsn, ordinal, records.topic) {
                 known.push(found.clone());
                 continue;
             }
-            if self.waiting.must_wait(name, truncation, record.size()) {
+            if self.waiting.must_wait(records.topic, truncation, record.size()) {
                 self.waiting.hold(HeldRecord {
-                    destination: record.destination,
-                    topic: name.clone(),
+                    destination: records.destination,
+                    topic: records.topic.to_owned(),
                     key: record.key.map(<[u8]>::to_vec),
                     value: record.value.map(<[u8]>::to_vec),
                     header: record.header.map(|(name, value)| (name, value.to_vec())),
@@ -324,14 +324,14 @@ impl KafkaSink {
                 continue;
             }
             let header = record.header.map(|(name, value)| RecordHeader { name, value });
-            let (destination, bytes) = (Some(record.destination), record.size());
+            let (destination, bytes) = (Some(records.destination), record.size());
             let number = self.flight.number(InFlight { ticket, ordinal, destination, lsn, bytes });
             match topic.produce(record.key, record.value, header, number) {
                 Ok(()) => self.flight.add(record_size(record.key, record.value)),
                 Err(code) => {
                     self.flight.give_back(number);
                     let (key, value_bytes) = (record.key.map(<[u8]>::to_vec), record.value.map_or(0, <[u8]>::len));
-                    let failure = Failure { code, topic: name.clone(), key, value_bytes };
+                    let failure = Failure { code, topic: records.topic.to_owned(), key, value_bytes };
                     refused.push(Refused { lsn, ordinal, failure });
                 }
             }
@@ -571,7 +571,7 @@ impl KafkaSink {
                 }
             };
             let HeldRecord { lsn, ordinal, ticket, .. } = held;
-            let Some((topic, _)) = self.link.topic(held.destination) else {
+            let Some(topic) = self.link.topic(held.destination) else {
                 return Err(super::Error::Unprepared);
             };
             let (key, value) = (held.key.as_deref(), held.value.as_deref());

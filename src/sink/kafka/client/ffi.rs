@@ -108,6 +108,16 @@ impl Topic {
         NonNull::new(handle).map(|handle| Topic { handle, client }).ok_or_else(last_error)
     }
 
+    /// The topic's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        // SAFETY: the handle is live; librdkafka's copy of the name lives as long.
+        let name = unsafe { rd::rd_kafka_topic_name(self.handle.as_ptr()) };
+        // SAFETY: "Returns the topic name", a string that ends with a NUL byte; the handle outlives this borrow.
+        let name = unsafe { CStr::from_ptr(name) };
+        name.to_str().expect("the name was a string when the handle was created")
+    }
+
     /// Queues a record. librdkafka copies key and value. The delivery report returns the number.
     ///
     /// # Errors

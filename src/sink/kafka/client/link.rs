@@ -41,8 +41,8 @@ pub struct Addresses {
 /// The thread of a transactional producer has the other share. It destroys the producer after the call that is in
 /// progress.
 pub struct Link {
-    topics: ByRelation<(Topic, String)>,
-    message_topic: Option<(Topic, String)>,
+    topics: ByRelation<Topic>,
+    message_topic: Option<Topic>,
     checkpoint_topic: Option<Topic>,
     dead_letter_topic: Option<Topic>,
     admin: Admin,
@@ -200,8 +200,8 @@ impl Link {
     /// # Errors
     /// [`Error::Topic`].
     pub(in crate::sink::kafka) fn open_relation(&mut self, index: RelationIndex, name: &str) -> Result<(), Error> {
-        if self.topics.get(index).is_none_or(|(_, known)| known != name) {
-            self.topics.insert(index, (open(self.client, name)?, name.to_owned()));
+        if self.topics.get(index).is_none_or(|topic| topic.name() != name) {
+            self.topics.insert(index, open(self.client, name)?);
         }
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Link {
     /// [`Error::Topic`].
     pub(in crate::sink::kafka) fn open_messages(&mut self, name: &str) -> Result<(), Error> {
         if self.message_topic.is_none() {
-            self.message_topic = Some((open(self.client, name)?, name.to_owned()));
+            self.message_topic = Some(open(self.client, name)?);
         }
         Ok(())
     }
@@ -245,8 +245,8 @@ impl Link {
         Ok(())
     }
 
-    /// The topic of a destination and its name; `None` until it is opened.
-    pub(in crate::sink::kafka) fn topic(&self, destination: Destination) -> Option<&(Topic, String)> {
+    /// The topic of a destination; `None` until it is opened.
+    pub(in crate::sink::kafka) fn topic(&self, destination: Destination) -> Option<&Topic> {
         match destination {
             Destination::Relation(index) => self.topics.get(index),
             Destination::Message => self.message_topic.as_ref(),
