@@ -12,7 +12,7 @@ use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::publications::PublishedTable;
 use crate::position::{FullKeys, Stored};
-use crate::record::topic::sanitize;
+use crate::record::topic;
 use crate::sink;
 use crate::sink::kafka::client::admin::AdminError;
 use crate::sink::kafka::client::inquiry::Inquiry;
@@ -212,8 +212,7 @@ fn state_topic(settings: &StreamSettings, started: &Started) -> state_topic::Set
 }
 
 pub(super) fn topic_of(settings: &StreamSettings, table: &PublishedTable) -> String {
-    let prefix = settings.topic_prefix.as_deref().map_or(String::new(), |prefix| format!("{prefix}."));
-    sanitize(&format!("{prefix}{}.{}", table.schema, table.table))
+    topic::topic_of(settings.topic_prefix.as_deref(), &table.schema, &table.table)
 }
 
 /// librdkafka's properties: first those derived from the settings, then the user's.

@@ -45,8 +45,7 @@ impl RouteError {
 /// Assigns topics and remembers their relations.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// The prefix with its dot, or empty.
-    prefix: String,
+    prefix: Option<String>,
     message_topic: String,
     claims: ByRelation<Claim>,
     holders: HashMap<String, Vec<RelationIndex>>,
@@ -66,13 +65,16 @@ impl Route {
     ///
     /// If the prefix is not valid at the beginning of a topic name.
     pub fn new(prefix: Option<&str>) -> Result<Self, RouteError> {
-        let prefix = match prefix {
-            None => String::new(),
-            Some(prefix) if !prefix.is_empty() && prefix.chars().all(is_topic_character) => format!("{prefix}."),
-            Some(prefix) => return Err(RouteError::Prefix { prefix: prefix.to_owned() }),
-        };
-        let message_topic = fitting(format!("{prefix}message"))?;
-        Ok(Route { prefix, message_topic, claims: ByRelation::default(), holders: HashMap::new() })
+        if let Some(prefix) = prefix.filter(|prefix| prefix.is_empty() || !prefix.chars().all(is_topic_character)) {
+            return Err(RouteError::Prefix { prefix: prefix.to_owned() });
+        }
+        let message_topic = fitting(start(prefix) + "message")?;
+        Ok(Route {
+            prefix: prefix.map(str::to_owned),
+            message_topic,
+            claims: ByRelation::default(),
+            holders: HashMap::new(),
+        })
     }
 
     /// The topic of logical messages.
@@ -88,7 +90,7 @@ impl Route {
     /// If the name is too long, or another table has the topic.
     pub fn claim(&mut self, index: RelationIndex, namespace: &str, name: &str) -> Result<&str, RouteError> {
         self.release(index);
-        let topic = fitting(self.topic_of(namespace, name))?;
+        let topic = fitting(topic_of(self.prefix.as_deref(), namespace, name))?;
         let holder = self.holders.get(&topic).and_then(|holders| holders.first());
         if let Some(holder) = holder
             && let Some(other) = self.claims.get(*holder)
@@ -114,7 +116,8 @@ impl Route {
 
     /// The relations with another name that have the topic this one would get.
     pub fn rivals(&self, namespace: &str, name: &str) -> impl Iterator<Item = RelationIndex> {
-        let holders = self.holders.get(&self.topic_of(namespace, name)).map(Vec::as_slice).unwrap_or_default();
+        let holders =
+            self.holders.get(&topic_of(self.prefix.as_deref(), namespace, name)).map(Vec::as_slice).unwrap_or_default();
         holders.iter().copied().filter(move |holder| {
             let claim = self.claims.get(*holder);
             claim.is_some_and(|claim| claim.namespace != namespace || claim.name != name)
@@ -132,12 +135,19 @@ impl Route {
         self.holders.remove(&claim.topic);
         Some(claim.topic)
     }
+}
 
-    fn topic_of(&self, namespace: &str, name: &str) -> String {
-        let mut topic = self.prefix.clone();
-        [namespace, ".", name].into_iter().for_each(|part| topic.push_str(&sanitize(part)));
-        topic
-    }
+/// The topic of a table under a valid prefix, whether or not another table has it.
+#[must_use]
+pub fn topic_of(prefix: Option<&str>, namespace: &str, name: &str) -> String {
+    let mut topic = start(prefix);
+    [namespace, ".", name].into_iter().for_each(|part| topic.push_str(&sanitize(part)));
+    topic
+}
+
+/// The prefix with its dot, or nothing.
+fn start(prefix: Option<&str>) -> String {
+    prefix.map_or(String::new(), |prefix| format!("{prefix}."))
 }
 
 /// Replaces each character that is invalid in a topic name with `_`.
