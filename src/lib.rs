@@ -34,7 +34,7 @@ mod sink;
 mod snapshot;
 mod source;
 mod state_file;
-mod stats;
+mod status;
 mod terminal;
 #[doc(hidden)]
 pub mod testing;

@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use crate::record::Prepared;
 use crate::relations::Relation;
 use crate::session::Session;
-use crate::stats::Stats;
+use crate::status::Stats;
 use crate::wire::replication::{self, Frame};
 
 /// Logs statistics and relation warnings.
