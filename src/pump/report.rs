@@ -11,14 +11,14 @@ use crate::lsn::Lsn;
 use crate::record::Prepared;
 use crate::relations::Relation;
 use crate::session::Session;
-use crate::status::Stats;
+use crate::status::{Pace, Status};
 use crate::wire::replication::{self, Frame};
 
 /// Logs statistics and relation warnings.
 #[derive(Debug)]
 pub struct Report {
     slot: String,
-    stats: Stats,
+    pace: Pace,
     interval: Option<Duration>,
     /// Shows a snapshot, or the way to the end of the run.
     display: Option<Display>,
@@ -28,8 +28,8 @@ pub struct Report {
 impl Report {
     /// For a slot; the first statistics are due one interval from now.
     pub(super) fn new(slot: String, stats_interval: Option<Duration>, now: Instant) -> Self {
-        let stats = Stats::new(stats_interval, now);
-        Report { slot, stats, interval: stats_interval, display: None, backlog: None }
+        let pace = Pace::new(stats_interval, now);
+        Report { slot, pace, interval: stats_interval, display: None, backlog: None }
     }
 
     /// The slot of the report.
@@ -61,7 +61,7 @@ impl Report {
     /// The latest time of the next report.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let display = self.display.as_ref().and_then(Display::deadline);
-        [self.stats.deadline(), display].into_iter().flatten().min()
+        [self.pace.deadline(), display].into_iter().flatten().min()
     }
 
     /// Shows how far the run is, when that is due: the snapshot under way, or the backlog of a run with an end.
@@ -96,16 +96,15 @@ impl Report {
 
     /// Logs the statistics when they are due.
     pub(super) fn statistics(&mut self, session: &mut Session, refused: u64, turns: u64, now: Instant) {
-        if !self.stats.is_due(now) {
+        if !self.pace.is_due(now) {
             return;
         }
-        let (counters, outstanding) = (session.counters(), session.ring().outstanding());
-        let (confirmed, received) = (session.feedback().confirmed(), session.feedback().received());
-        let rate = self.stats.rate(counters.records, now);
+        let Status { confirmed, received, transactions, records, records_refused, in_flight, turns } =
+            Status::of(session, refused, turns);
+        let records_per_s = self.pace.rate(records, now);
         info!(
-            slot = self.slot.as_str(), confirmed:% = confirmed, received:% = received,
-            transactions = counters.transactions, records = counters.records, records_per_s = rate,
-            records_refused = refused, in_flight = outstanding, turns; "statistics"
+            slot = self.slot.as_str(), confirmed:% = confirmed, received:% = received, transactions, records,
+            records_per_s, records_refused, in_flight, turns; "statistics"
         );
     }
 
@@ -116,13 +115,13 @@ impl Report {
 
     /// Logs the end of the stream.
     pub(super) fn ended(&mut self, session: &mut Session, refused: u64, turns: u64, now: Instant) {
-        let counters = session.counters();
-        let confirmed = session.feedback().confirmed();
+        let Status { confirmed, transactions, records, records_refused, turns, .. } =
+            Status::of(session, refused, turns);
         self.display = None;
-        let rate = self.stats.rate_since_start(counters.records, now);
+        let records_per_s = self.pace.rate_since_start(records, now);
         info!(
-            slot = self.slot.as_str(), confirmed:% = confirmed, transactions = counters.transactions,
-            records = counters.records, records_per_s = rate, records_refused = refused, turns; "streaming ended"
+            slot = self.slot.as_str(), confirmed:% = confirmed, transactions, records, records_per_s, records_refused,
+            turns; "streaming ended"
         );
     }
 }
