@@ -22,7 +22,7 @@ use crate::session::{EnvelopeClock, Goal, Options, Session, Truncations};
 use crate::signal::StopSignals;
 use crate::sink::kafka::client::link::Addresses;
 use crate::sink::kafka::delivery;
-use crate::sink::stdout::{self, LineForm, LineWriter, StdoutSink};
+use crate::sink::stdout::{self, LineWriter, StdoutSink};
 use crate::sink::{self, KafkaSink, Sink};
 use crate::source::open::{self, Started};
 use crate::source::options::{Engine, SlotMode, Source, Takeover};
@@ -179,10 +179,7 @@ fn session(settings: &StreamSettings, started: &Started) -> Session {
             (false, config::Delivery::AtLeastOnce, false) => Confirming::Yes,
         },
         clock: if settings.dump.is_some() { EnvelopeClock::Commit } else { EnvelopeClock::Processing },
-        truncations: match settings.truncate {
-            config::Truncate::Emit => Truncations::Emit,
-            config::Truncate::Skip => Truncations::Skip,
-        },
+        truncations: settings.truncate,
         timing,
         entries_max: RING_ENTRIES_MAX,
     };
@@ -218,8 +215,8 @@ fn header(settings: &StreamSettings, started: &Started) -> Header {
 /// Settings that change the lines that `decode` prints.
 fn recorded_settings(settings: &StreamSettings) -> BTreeMap<String, String> {
     let truncate = match settings.truncate {
-        config::Truncate::Emit => "emit",
-        config::Truncate::Skip => "skip",
+        Truncations::Emit => "emit",
+        Truncations::Skip => "skip",
     };
     BTreeMap::from([("truncate".to_owned(), truncate.to_owned())])
 }
@@ -247,13 +244,7 @@ fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Res
 /// The sink for records.
 pub(super) fn sink(settings: &StreamSettings, delivery: delivery::Settings, encoder: Encoder) -> Result<Sink, Error> {
     Ok(match settings.sink {
-        config::Sink::Stdout => {
-            let lines = match settings.stdout {
-                config::StdoutForm::Value => LineForm::Value,
-                config::StdoutForm::Record => LineForm::Record,
-            };
-            Sink::Stdout(Box::new(StdoutSink::new(encoder, lines)))
-        }
+        config::Sink::Stdout => Sink::Stdout(Box::new(StdoutSink::new(encoder, settings.stdout))),
         config::Sink::Kafka => {
             let addresses = Addresses {
                 brokers: settings.brokers.clone().unwrap_or_default(),

@@ -27,8 +27,7 @@ pub use log_format::expected_log_format;
 pub use resolve::Config;
 pub use secret::Secret;
 pub use settings::{
-    Delivery, Engine, LogFormat, LogSettings, OnError, Sink, SlotSettings, SnapshotMode, StdoutForm, StreamSettings,
-    Topics, Truncate,
+    Delivery, Engine, LogFormat, LogSettings, OnError, Sink, SlotSettings, SnapshotMode, StreamSettings, Topics,
 };
 pub use units::Budget;
 

@@ -15,11 +15,13 @@ use super::mask::is_secret_property;
 use super::secret::{self, Environment, Secret};
 use super::settings::{
     Delivery, DumpFormat, Engine, LogFormat, LogSettings, OnError, Poll, Retry, Sink, SlotSettings, Snapshot,
-    SnapshotMode, State, StdoutForm, StreamSettings, Topics, Transaction, Truncate,
+    SnapshotMode, State, StreamSettings, Topics, Transaction,
 };
 use super::units::{parse_budget, parse_duration, parse_interval, parse_size};
 use super::value;
 use crate::limits::SNAPSHOT_CONNECTIONS_MAX;
+use crate::session::Truncations;
+use crate::sink::stdout::LineForm;
 
 const STATUS_INTERVAL_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(3_600);
 const RETRY_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3_600);
@@ -224,7 +226,7 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         sink: layers.required(Key::Sink, value::choice(&Sink::CHOICES))?,
         delivery: layers.required(Key::Delivery, value::choice(&Delivery::CHOICES))?,
         engine: layers.required(Key::Engine, value::choice(&Engine::CHOICES))?,
-        stdout: layers.required(Key::Stdout, value::choice(&StdoutForm::CHOICES))?,
+        stdout: layers.required(Key::Stdout, value::choice(&LineForm::CHOICES))?,
         dump: layers.optional(Key::Dump, value::choice(&DumpFormat::CHOICES))?,
         dump_keepalives: layers.is_on(Key::DumpKeepalives)?,
         record: layers.optional(Key::Record, value::not_empty)?.map(PathBuf::from),
@@ -232,7 +234,7 @@ fn parse(layers: &Layers) -> Result<StreamSettings, ConfigError> {
         endpos: layers.optional(Key::Endpos, value::valid_lsn)?,
         once: layers.is_on(Key::Once)?,
         wait: layers.required(Key::Wait, parse_budget)?,
-        truncate: layers.required(Key::Truncate, value::choice(&Truncate::CHOICES))?,
+        truncate: layers.required(Key::Truncate, value::choice(&Truncations::CHOICES))?,
         on_error: layers.required(Key::OnError, value::choice(&OnError::CHOICES))?,
         dead_letter_topic: layers.optional(Key::DeadLetterTopic, value::topic_prefix)?,
         status_interval: layers.required(Key::StatusInterval, |text| parse_duration(text, STATUS_INTERVAL_BOUNDS))?,

@@ -7,6 +7,8 @@ use super::secret::Secret;
 use super::units::Budget;
 use crate::lsn::Lsn;
 use crate::patterns::Pattern;
+use crate::session::Truncations;
+use crate::sink::stdout::LineForm;
 
 /// The settings of `stream`; `check` checks the same settings.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ pub struct StreamSettings {
     pub sink: Sink,
     pub delivery: Delivery,
     pub engine: Engine,
-    pub stdout: StdoutForm,
+    pub stdout: LineForm,
     /// Replaces the sink.
     pub dump: Option<DumpFormat>,
     pub dump_keepalives: bool,
@@ -39,7 +41,7 @@ pub struct StreamSettings {
     pub once: bool,
     /// How long to try the first connection; zero means once.
     pub wait: Budget,
-    pub truncate: Truncate,
+    pub truncate: Truncations,
     pub on_error: OnError,
     /// Always set if `on_error` is `DeadLetter`.
     pub dead_letter_topic: Option<String>,
@@ -123,14 +125,7 @@ impl OnError {
         [("stop", Self::Stop), ("skip", Self::Skip), ("dead-letter", Self::DeadLetter)];
 }
 
-/// What the sink stdout prints for a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StdoutForm {
-    Value,
-    Record,
-}
-
-impl StdoutForm {
+impl LineForm {
     pub const CHOICES: [(&str, Self); 2] = [("value", Self::Value), ("record", Self::Record)];
 }
 
@@ -143,14 +138,7 @@ impl DumpFormat {
     pub const CHOICES: [(&str, Self); 1] = [("json", Self::Json)];
 }
 
-/// What to do with a TRUNCATE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truncate {
-    Emit,
-    Skip,
-}
-
-impl Truncate {
+impl Truncations {
     pub const CHOICES: [(&str, Self); 2] = [("emit", Self::Emit), ("skip", Self::Skip)];
 }
 

@@ -8,6 +8,8 @@ use super::settings::{DumpFormat, Retry};
 use super::*;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
+use crate::session::Truncations;
+use crate::sink::stdout::LineForm;
 
 /// The file under a test's flags and variables.
 const FILE: &str = "walcat.toml";
@@ -126,7 +128,7 @@ fn flags_override_variables_which_override_the_file_which_overrides_the_defaults
 #[test]
 fn the_defaults_are_those_of_the_manual() {
     let settings = settings(&Case { file: REQUIRED, ..NOTHING });
-    assert_eq!((settings.sink, settings.stdout, settings.truncate), (Sink::Kafka, StdoutForm::Value, Truncate::Emit));
+    assert_eq!((settings.sink, settings.stdout, settings.truncate), (Sink::Kafka, LineForm::Value, Truncations::Emit));
     assert_eq!((settings.dump, settings.record, settings.startpos, settings.endpos), (None, None, None, None));
     assert!(!settings.once && !settings.create_slot && !settings.temporary_slot && !settings.dump_keepalives);
     assert_eq!(settings.wait, Budget::Within(Duration::ZERO));
@@ -341,7 +343,7 @@ fn between_settings_that_contradict_each_other_the_higher_layer_wins() {
     let found = settings(&Case { file: &file, flags: &flags, ..NOTHING });
     assert_eq!((found.once, found.endpos), (false, Some(Lsn(0x10))));
     assert_eq!((found.create_slot, found.temporary_slot), (false, true));
-    assert_eq!((found.dump, found.sink, found.stdout), (Some(DumpFormat::Json), Sink::Kafka, StdoutForm::Value));
+    assert_eq!((found.dump, found.sink, found.stdout), (Some(DumpFormat::Json), Sink::Kafka, LineForm::Value));
     assert_eq!(found.log.level, log::LevelFilter::Debug);
     let found = settings(&Case { file: &file, flags: &[(Key::CreateSlot, "false")], ..NOTHING });
     assert!(!found.create_slot);
@@ -504,9 +506,9 @@ fn the_short_text_of_a_choice_names_every_choice() {
         (Key::Sink, names(&Sink::CHOICES)),
         (Key::Delivery, names(&Delivery::CHOICES)),
         (Key::Engine, names(&Engine::CHOICES)),
-        (Key::Stdout, names(&StdoutForm::CHOICES)),
+        (Key::Stdout, names(&LineForm::CHOICES)),
         (Key::Dump, names(&DumpFormat::CHOICES)),
-        (Key::Truncate, names(&Truncate::CHOICES)),
+        (Key::Truncate, names(&Truncations::CHOICES)),
         (Key::OnError, names(&OnError::CHOICES)),
         (Key::LogFormat, names(&LogFormat::CHOICES)),
     ] {
