@@ -19,6 +19,7 @@ use crate::lsn::Lsn;
 use crate::pg;
 use crate::poller::Wakeup;
 use crate::position::Known;
+use crate::sink::kafka::exactly_once::ABORT_LIMIT;
 use crate::source::open;
 
 /// How the session is used.
@@ -161,7 +162,9 @@ impl Pump {
         let is_same = started.system.identifier == self.identity.system_identifier
             && started.system.timeline == self.identity.timeline;
         if !is_same || open::check_stored(Some(&known), &started.facts, false)?.is_cut {
-            // This server may decode differently from the other one.
+            // This server may decode differently from the other one. The wait is shorter than the server's for walcat.
+            self.output.close(ABORT_LIMIT, Instant::now());
+            self.settle_output()?;
             return self.go_on(started);
         }
         let now = Instant::now();

@@ -5,6 +5,7 @@
 
 mod asking;
 mod backlog;
+mod closing;
 pub mod copying;
 mod display;
 pub mod dumping;
@@ -238,8 +239,7 @@ impl Pump {
     pub fn run(mut self) -> Result<(), Error> {
         loop {
             let Err(error) = self.turns().and_then(|()| self.finish()) else {
-                let limit = self.abort_limit(Instant::now());
-                return Ok(self.output.close(limit)?);
+                return self.end_output();
             };
             if let Err(error) = self.recover(error) {
                 // A peek that fails returns nothing, so the last relation is one of an earlier peek.
@@ -252,8 +252,7 @@ impl Pump {
                 self.deliver_before_failing(&error);
                 self.confirm_before_failing();
                 // Report only the failure that ends the run.
-                let limit = self.abort_limit(Instant::now());
-                let _ = self.output.close(limit);
+                self.abandon_output();
                 if matches!(error, Error::Positions(_)) {
                     self.drop_new_slot();
                 }
@@ -417,6 +416,8 @@ impl Pump {
             Stage::Reading => false,
             _ if self.incremental.as_ref().is_some_and(Incremental::is_emitting) && !self.has_expired(now) => false,
             Stage::Draining => drained && has_begun && self.session.is_settled() && self.session.feedback().is_stored(),
+            // Nothing more is delivered.
+            Stage::Stopping { .. } if self.output.is_finding_cause() => true,
             Stage::Stopping { deadline } => {
                 drained && !self.waits_for_timeline() || deadline.is_some_and(|deadline| now >= deadline)
             }
@@ -425,7 +426,7 @@ impl Pump {
 
     /// How long to wait for the end of the open Kafka transaction at the end of the run. A broker that answers needs much
     /// less than the least time, and a frozen one must not prolong a stop.
-    fn abort_limit(&self, now: Instant) -> Duration {
+    pub(super) fn abort_limit(&self, now: Instant) -> Duration {
         const LIMIT_MIN: Duration = Duration::from_millis(500);
         match self.stage {
             Stage::Stopping { deadline: Some(deadline) } => {

@@ -41,12 +41,21 @@ impl Output {
         }
     }
 
-    /// Discards what only the end of a transaction would deliver; waits for that up to `limit`.
-    pub(super) fn close(&mut self, limit: Duration) -> Result<(), sink::Error> {
-        match self {
-            Output::Records(Sink::Kafka(kafka)) => Ok(kafka.close(limit)?),
-            _ => Ok(()),
+    /// Starts to discard what only the end of a transaction would deliver, which ends after `limit` at the latest.
+    pub(super) fn close(&mut self, limit: Duration, now: Instant) {
+        if let Output::Records(Sink::Kafka(kafka)) = self {
+            kafka.close(limit, now);
         }
+    }
+
+    /// Whether that is under way.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self, Output::Records(Sink::Kafka(kafka)) if kafka.is_closing())
+    }
+
+    /// Whether nothing more is delivered, and only the reason is being looked for.
+    pub(super) fn is_finding_cause(&self) -> bool {
+        matches!(self, Output::Records(Sink::Kafka(kafka)) if kafka.is_finding_cause())
     }
 
     /// Discards what was taken; also fails when nothing has been delivered for too long.
@@ -57,11 +66,10 @@ impl Output {
         }
     }
 
-    /// Fails when another instance has taken over the Kafka transactions.
-    pub(super) fn check_successor(&mut self) -> Result<(), sink::Error> {
-        match self {
-            Output::Records(Sink::Kafka(kafka)) => Ok(kafka.check_successor()?),
-            _ => Ok(()),
+    /// Starts to look whether another instance has taken over the Kafka transactions.
+    pub(super) fn check_successor(&mut self, now: Instant) {
+        if let Output::Records(Sink::Kafka(kafka)) = self {
+            kafka.check_successor(now);
         }
     }
 

@@ -39,10 +39,6 @@ impl Pump {
         if matches!(self.stage, Stage::Stopping { .. }) {
             return Err(self.unacknowledged());
         }
-        if matches!(error, Error::Postgres(pg::Error::SlotMoved { .. })) {
-            // Continuing would fence the instance that moved the slot.
-            self.output.check_successor()?;
-        }
         let received = self.session.feedback().received();
         // A quiet server sends nothing for hours, so a long-lived connection counts as a success too.
         let has_held = self.connected_at.elapsed() >= CONNECTION_HAS_HELD;
@@ -61,7 +57,12 @@ impl Pump {
         self.received_at_loss = received.max(self.received_at_loss);
         // Our own session would still hold the slot.
         self.feed.close(error.remedy() == Remedy::Producer);
-        self.output.close(ABORT_LIMIT)?;
+        self.output.close(ABORT_LIMIT, Instant::now());
+        if matches!(error, Error::Postgres(pg::Error::SlotMoved { .. })) {
+            // Continuing would fence the instance that moved the slot.
+            self.output.check_successor(Instant::now());
+        }
+        self.settle_output()?;
         if error.remedy() == Remedy::Producer {
             self.output.has_failed(&error.to_string(), Instant::now())?;
         }
@@ -84,11 +85,16 @@ impl Pump {
             };
             warn!(slot = self.report.slot(), received:% = received, error:% = error, retry_in_ms, gives_up_in_s; "{what}");
             match self.connect_again(delay, holder_look, None) {
-                Ok(started) => return self.go_on(started),
+                Ok(started) => {
+                    // A fence that was reported meanwhile; it is known within seconds, and the server waits longer.
+                    self.settle_output()?;
+                    return self.go_on(started);
+                }
                 Err(Error::Postgres(pg::Error::Interrupted)) => return Err(self.unacknowledged()),
                 // The holder may have taken over while this process was thought dead.
                 Err(again @ Error::SlotHeld { .. }) => {
-                    self.output.check_successor()?;
+                    self.output.check_successor(Instant::now());
+                    self.settle_output()?;
                     holder_look = HOLDER_LOOK_INTERVAL;
                     error = again;
                 }

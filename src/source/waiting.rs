@@ -41,6 +41,12 @@ impl<'p> Waiter<'p> {
         Waiter { signals_max, deadline: Some(deadline), ..self }
     }
 
+    /// The wait ends when this many signals have arrived.
+    #[must_use]
+    pub fn up_to(self, signals_max: u32) -> Self {
+        Waiter { signals_max, ..self }
+    }
+
     /// Waits until the socket is ready, or for a slice of time.
     ///
     /// # Errors
@@ -65,6 +71,14 @@ impl<'p> Waiter<'p> {
             }
             self.pause(left.min(SLICE))?;
         }
+    }
+
+    /// Sleeps until that time, or until something else wakes the loop.
+    ///
+    /// # Errors
+    /// Those of [`Waiter::wait`].
+    pub fn doze(&mut self, until: Instant) -> Result<(), pg::Error> {
+        self.pause(until.saturating_duration_since(Instant::now()).min(SLICE))
     }
 
     fn pause(&mut self, time: Duration) -> Result<(), pg::Error> {

@@ -22,6 +22,7 @@ mod dead_letters;
 mod exactly_once;
 mod exit_codes;
 mod failover;
+mod fences;
 mod half_open;
 mod hold;
 mod idle;

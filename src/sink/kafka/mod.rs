@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use log::warn;
+use log::{info, warn};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use self::availability::Availability;
@@ -28,11 +28,11 @@ use self::client::context::Failure;
 use self::client::ffi::RecordHeader;
 use self::client::link::{Addresses, Link, record_size};
 use self::client::request_size::{Codec, LARGE_RECORD_BYTES, REQUEST_BYTES_MAX_DEFAULT};
-use self::client::transaction_calls::{CallError, is_fenced};
+use self::client::transaction_calls::CallError;
 use self::delivery::Delivery;
 pub use self::error::{Error, Stuck};
-use self::exactly_once::ABORT_LIMIT;
-use self::exactly_once::fence::find_successor;
+use self::exactly_once::fence::Look;
+use self::exactly_once::{ABORT_LIMIT, Transactions};
 use self::flight::{Flight, InFlight, Numbering, Ordinal};
 use self::refusals::Delivering;
 use self::refusals::dead_letters::{DeadLetters, OnError, Refused};
@@ -132,7 +132,7 @@ impl KafkaSink {
     /// # Errors
     /// Those of [`KafkaSink::new`].
     pub fn renew(&mut self, now: Instant) -> Result<(), super::Error> {
-        self.close(ABORT_LIMIT)?;
+        self.close(ABORT_LIMIT, now);
         self.availability.begin_again(now);
         self.skipped.clear();
         self.dead_letters.begin();
@@ -187,28 +187,47 @@ impl KafkaSink {
         Some(Stuck { origin: self.dead_letters.origin(&topic), topic, lsn: held.lsn, bytes, may_be_too_large: false })
     }
 
-    /// Aborts the open Kafka transaction, if any. Waits for it up to `limit`.
-    ///
-    /// # Errors
-    /// [`Error::FencedBy`]. If Kafka fenced the producer itself, after a timeout, there is nothing more to do.
-    pub fn close(&mut self, limit: Duration) -> Result<(), Error> {
-        let Some(transactions) = self.delivery.transactions_mut() else { return Ok(()) };
-        match transactions.close(&mut self.link, limit) {
-            Err(Error::Fenced { .. }) => self.check_successor(),
-            _ => Ok(()),
+    /// Ends the Kafka transactions, and starts to abort an open one; [`KafkaSink::serve`] goes on with it up to `limit`.
+    pub fn close(&mut self, limit: Duration, now: Instant) {
+        if let Some(transactions) = self.delivery.transactions_mut() {
+            transactions.close(&mut self.link, limit, now);
         }
     }
 
-    /// Checks, for a few seconds at most, whether another instance has taken over the transactions.
-    ///
-    /// # Errors
-    /// [`Error::FencedBy`].
-    pub fn check_successor(&self) -> Result<(), Error> {
-        let Some(transactions) = self.delivery.transactions() else { return Ok(()) };
-        match find_successor(&self.link, transactions, String::new()) {
-            fenced @ Error::FencedBy { .. } => Err(fenced),
-            _ => Ok(()),
+    /// Whether an open Kafka transaction is being aborted.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.delivery.transactions().is_some_and(Transactions::is_aborting)
+    }
+
+    /// Starts to look, for a few seconds at most, whether another instance has taken over the transactions. Call it after
+    /// [`KafkaSink::close`]. [`KafkaSink::serve`] fails with [`Error::FencedBy`] if one has.
+    pub fn check_successor(&mut self, now: Instant) {
+        // Without a reader, nobody is found.
+        let _ = self.look_for_successor(None, now);
+    }
+
+    /// Whether the transactions are over, and only the reason is being looked for.
+    #[must_use]
+    pub fn is_finding_cause(&self) -> bool {
+        matches!(self.delivering, Delivering::Asking(_) | Delivering::Looking(_))
+    }
+
+    /// Looks for the instance that may have taken over, because Kafka has `fenced` the producer or for another reason.
+    fn look_for_successor(&mut self, fenced: Option<String>, now: Instant) -> Result<(), Error> {
+        let (Some(transactions), false) =
+            (self.delivery.transactions_mut(), matches!(self.delivering, Delivering::Looking(_)))
+        else {
+            return Ok(());
+        };
+        if let Some(reason) = &fenced {
+            let slot = transactions.settings().identity.slot.as_str();
+            info!(slot, reason = reason.as_str(); "Kafka has fenced the producer; looking for an instance that has taken over");
+            transactions.close_fenced();
         }
+        let look = Look::begin(&self.link, transactions, fenced, now)?;
+        self.delivering = Delivering::Looking(Box::new(look));
+        Ok(())
     }
 
     /// Whether records are delivered in Kafka transactions.
@@ -338,10 +357,12 @@ impl KafkaSink {
         }
         self.encoder.release();
         for found in known {
-            self.pass(ticket, &found, now)?;
+            let passed = self.pass(ticket, &found, now);
+            self.or_look(passed, now)?;
         }
         for new in refused {
-            self.pass_new(ticket, new, now)?;
+            let passed = self.pass_new(ticket, new, now);
+            self.or_look(passed, now)?;
         }
         if let Some(transactions) = self.delivery.transactions_mut() {
             // The rows of a chunk stay together, like those of a transaction.
@@ -364,6 +385,34 @@ impl KafkaSink {
     /// [`Error::Authentication`], [`Error::Fatal`], [`Error::Unreachable`], [`Error::CreateTopic`].
     pub fn serve(&mut self, now: Instant) -> Result<(), super::Error> {
         self.link.serve();
+        if let Some(transactions) = self.delivery.transactions_mut() {
+            let aborted = transactions.advance_abort(&mut self.link, now);
+            self.or_look(aborted, now)?;
+        }
+        if let Delivering::Looking(look) = &mut self.delivering {
+            // What fails meanwhile is a consequence.
+            while self.link.inbox().errors.try_recv().is_ok() {}
+            let is_over = look.advance(now);
+            if !matches!(is_over, Ok(false)) {
+                self.delivering = Delivering::GivenUp;
+            }
+            return Ok(is_over.map(drop)?);
+        }
+        match self.work(now) {
+            Err(super::Error::Kafka(error)) => Ok(self.or_look(Err(error), now)?),
+            result => result,
+        }
+    }
+
+    /// Turns the failure that Kafka has fenced the producer into a look for the instance that has taken over.
+    fn or_look(&mut self, result: Result<(), Error>, now: Instant) -> Result<(), Error> {
+        match result {
+            Err(Error::Fenced { reason }) if self.is_transactional() => self.look_for_successor(Some(reason), now),
+            result => result,
+        }
+    }
+
+    fn work(&mut self, now: Instant) -> Result<(), super::Error> {
         while let Ok(error) = self.link.inbox().errors.try_recv() {
             self.handle(&error, now)?;
         }
@@ -385,6 +434,7 @@ impl KafkaSink {
         // A report that is not processed yet can be the cause of a failure here.
         if self.link.inbox().reports.is_empty() {
             self.conclude_failing(now)?;
+            self.conclude_asking(now)?;
             if matches!(self.delivering, Delivering::Yes) {
                 self.advance_delivery(now)?;
             }
@@ -446,7 +496,8 @@ impl KafkaSink {
             }
             Delivery::ExactlyOnce(transactions) => transactions,
         };
-        let (is_outage, was_calling) = (self.availability.outage().is_some(), self.link.is_calling());
+        let is_outage = self.availability.outage().is_some();
+        let was_calling = self.link.is_calling() && !transactions.is_listing();
         let stored = transactions.stored();
         let result = transactions.advance(&mut self.link, &mut self.waiting, &mut self.flight, is_outage, now);
         self.dead_letters.forget_before(transactions.stored());
@@ -456,10 +507,7 @@ impl KafkaSink {
         if transactions.stored() > stored {
             self.availability.committed();
         }
-        match result {
-            Err(Error::Fenced { reason }) => Err(find_successor(&self.link, transactions, reason)),
-            result => result,
-        }
+        result
     }
 
     /// Whether the sink is waiting for the cluster: for a delivery report, or for the end of a transactional call.
@@ -487,6 +535,7 @@ impl KafkaSink {
             && self.skipped.is_empty()
             && self.link.inbox().reports.is_empty()
             && self.delivery.is_drained()
+            && !self.is_finding_cause()
     }
 
     /// The time by which [`KafkaSink::serve`] must be called again.
@@ -497,7 +546,7 @@ impl KafkaSink {
             self.delivery.transactions().and_then(|transactions| transactions.deadline(&self.flight, is_outage, now));
         let state = match self.delivering {
             Delivering::Yes => self.delivery.state().and_then(|state| state.deadline(is_outage, now)),
-            Delivering::Failing(_) | Delivering::GivenUp => None,
+            Delivering::Failing(_) | Delivering::Asking(_) | Delivering::Looking(_) | Delivering::GivenUp => None,
         };
         let broker_for = match (self.availability.outage(), self.settings.broker_for) {
             (Some((since, _)), Some(limit)) => Some(since + limit),
@@ -505,7 +554,7 @@ impl KafkaSink {
         };
         let probe = self.waiting.deadline(self.availability.wants_probe());
         let patience = self.availability.deadline(self.is_under_way());
-        let failing = self.delivering.deadline();
+        let failing = self.delivering.deadline(now);
         [broker_for, probe, patience, failing, transactions, state].into_iter().flatten().min()
     }
 
@@ -515,7 +564,6 @@ impl KafkaSink {
                 let (code, reason) =
                     client::ffi::fatal_error(self.link.client()).unwrap_or_else(|| (error.code, error.reason.clone()));
                 match self.delivery.transactions() {
-                    Some(transactions) if is_fenced(code) => Err(find_successor(&self.link, transactions, reason)),
                     Some(transactions) => Err(transactions.explain(CallError { code, reason })),
                     None => Err(Error::Fatal { code, reason }),
                 }

@@ -12,14 +12,14 @@
 
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{debug, info};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::lsn::Lsn;
 use crate::position::Stored;
 use crate::sink::kafka::client::context::Failure;
 use crate::sink::kafka::client::link::Link;
-use crate::sink::kafka::client::transaction_thread::Done;
+use crate::sink::kafka::client::transaction_thread::{Call, Done};
 use crate::sink::kafka::error::{Error, is_missing_topic};
 use crate::sink::kafka::exactly_once::checkpoint::{self, Checkpoint, Instance, Reader};
 use crate::sink::kafka::exactly_once::ledger::Found;
@@ -57,6 +57,8 @@ enum Stage {
     Announcing { is_any_written: bool },
     /// The topic is being read up to the start record.
     Reading(Option<Box<Reader>>),
+    /// The topic has no position, and the topics of other clusters are being listed.
+    Listing(Found),
     /// The stored position is known, but not judged yet.
     Found(Found),
     /// Positions are stored.
@@ -112,7 +114,7 @@ impl StateTopic {
     pub fn renew(&mut self) {
         self.is_open = false;
         self.lose();
-        if matches!(self.stage, Stage::Looking { .. } | Stage::Announcing { .. }) {
+        if matches!(self.stage, Stage::Looking { .. } | Stage::Announcing { .. } | Stage::Listing(_)) {
             self.stage = Stage::New;
         }
     }
@@ -247,7 +249,7 @@ impl StateTopic {
                 self.stage = Stage::Announcing { is_any_written: false };
             }
             Stage::New => {
-                link.look(self.settings.read_topics.clone())?;
+                link.ask(Call::Look { topics: self.settings.read_topics.clone() })?;
                 self.stage = Stage::Looking { again_at: None };
             }
             Stage::Looking { again_at: Some(at) } => {
@@ -255,7 +257,7 @@ impl StateTopic {
                     self.stage = Stage::New;
                 }
             }
-            Stage::Looking { again_at } => match link.looked() {
+            Stage::Looking { again_at } => match link.answer() {
                 None => {}
                 Some(Ok(Done::Begun { is_any_written })) => self.stage = Stage::Announcing { is_any_written },
                 // The brokers did not answer in time.
@@ -278,18 +280,23 @@ impl StateTopic {
                     }
                 };
                 reader.advance().map_err(in_this_delivery)?;
-                if let Some(found) = Found::of(reader.history()) {
-                    let slot = self.settings.slot.as_str();
-                    if found.stored.is_none() {
-                        for topic in reader.topics_of_other_systems() {
-                            warn!(slot, topic = topic.as_str();
-                                "another cluster has a checkpoint for this database and slot; check that dsn names the right server");
-                        }
+                match Found::of(reader.history()) {
+                    None => {}
+                    Some(found) if found.stored.is_some() => self.has_read(found),
+                    Some(found) => {
+                        link.ask(Call::List { prefix: checkpoint::TOPIC_PREFIX })?;
+                        self.stage = Stage::Listing(found);
                     }
-                    let end_lsn = found.stored.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn);
-                    info!(slot, stored:% = end_lsn; "checkpoint read");
-                    self.stage = Stage::Found(found);
                 }
+            }
+            Stage::Listing(found) => {
+                let Some(answer) = link.answer() else { return Ok(()) };
+                // A cluster that does not answer costs only the warning.
+                if let Ok(Done::Listed(topics)) = answer {
+                    checkpoint::warn_of_other_systems(&self.settings.slot, &topics, &self.topic);
+                }
+                let found = found.clone();
+                self.has_read(found);
             }
             Stage::Found(_) => {}
             Stage::Running => {
@@ -306,6 +313,12 @@ impl StateTopic {
             }
         }
         Ok(())
+    }
+
+    fn has_read(&mut self, found: Found) {
+        let end_lsn = found.stored.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn);
+        info!(slot = self.settings.slot.as_str(), stored:% = end_lsn; "checkpoint read");
+        self.stage = Stage::Found(found);
     }
 
     fn produce(
@@ -336,7 +349,8 @@ impl StateTopic {
             // A delivery report wakes the loop.
             Stage::Announcing { .. } => self.under_way.is_none().then_some(now),
             Stage::Running => (self.offered.is_some() && self.under_way.is_none()).then_some(now),
-            Stage::Found(_) => None,
+            // The answer wakes the loop.
+            Stage::Listing(_) | Stage::Found(_) => None,
         }
     }
 }

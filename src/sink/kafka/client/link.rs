@@ -3,7 +3,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
@@ -21,12 +21,6 @@ use crate::sink::kafka::client::transaction_thread::{Call, Done, TransactionThre
 use crate::sink::kafka::error::Error;
 use crate::sink::kafka::flight::{FLIGHT_MAX, OWN};
 use crate::sink::kafka::topics::ADMIN_TIMEOUT;
-
-/// How long to wait for librdkafka's main thread to report why a transaction has failed.
-const REASON_LIMIT: Duration = Duration::from_secs(2);
-
-/// How often librdkafka is served while walcat waits for a call.
-const SERVE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The addresses of the brokers, and librdkafka's properties.
 #[derive(Clone)]
@@ -110,42 +104,21 @@ impl Link {
         self.thread().result()
     }
 
-    /// Waits for that result until the deadline. Serves librdkafka meanwhile, because an abort needs that.
-    pub(in crate::sink::kafka) fn wait_for_call(&mut self, deadline: Instant) -> Option<Result<Done, CallError>> {
-        loop {
-            self.serve();
-            let look_at = (Instant::now() + SERVE_INTERVAL).min(deadline);
-            let result = self.thread().wait(look_at);
-            if result.is_some() || look_at >= deadline {
-                return result;
-            }
-        }
-    }
-
-    /// Why the open transaction has failed, if it has and librdkafka reports it in time.
-    pub(in crate::sink::kafka) fn failure_reason(&mut self) -> Option<CallError> {
-        if self.is_calling() {
-            return None;
-        }
-        self.call(Call::Reason);
-        self.wait_for_call(Instant::now() + REASON_LIMIT)?.err()
-    }
-
-    /// Asks whether any of these topics ever contained a record. The answer wakes the loop. A producer without
-    /// transactions has the thread only for this question.
+    /// Asks [`Call::Look`] or [`Call::List`]. The answer wakes the loop. A producer without transactions has the thread only
+    /// for such a question.
     ///
     /// # Errors
     /// [`Error::Os`] if the thread cannot be created.
-    pub(in crate::sink::kafka) fn look(&mut self, topics: Vec<String>) -> Result<(), Error> {
+    pub(in crate::sink::kafka) fn ask(&mut self, question: Call) -> Result<(), Error> {
         if self.transactions.is_none() {
             self.transactions = Some(TransactionThread::start(Arc::clone(&self.producer), self.wake.try_clone()?)?);
         }
-        self.call(Call::Look { topics });
+        self.call(question);
         Ok(())
     }
 
-    /// Takes the answer to [`Link::look`], if it has arrived.
-    pub(in crate::sink::kafka) fn looked(&mut self) -> Option<Result<Done, CallError>> {
+    /// Takes the answer to [`Link::ask`] of a producer without transactions, if it has arrived.
+    pub(in crate::sink::kafka) fn answer(&mut self) -> Option<Result<Done, CallError>> {
         let answer = self.call_result();
         if answer.is_some() {
             self.transactions = None;
@@ -276,6 +249,8 @@ pub fn record_size(key: Option<&[u8]>, value: Option<&[u8]>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::BaseRecord;
 
@@ -297,7 +272,13 @@ mod tests {
             link.call(Call::Init { topics: topics.to_vec() });
             assert!(asked_at.elapsed() < ROUND_TRIP, "the loop waited for {:?}", asked_at.elapsed());
             assert_eq!(link.call_result(), None);
-            link.wait_for_call(asked_at + LIMIT).expect("in time").unwrap()
+            while asked_at.elapsed() < LIMIT {
+                link.serve();
+                if let Some(result) = link.call_result() {
+                    return result.unwrap();
+                }
+            }
+            panic!("no answer within {LIMIT:?}");
         };
         cluster.broker_round_trip_time(1, ROUND_TRIP).unwrap();
         assert_eq!(ask(), Done::Begun { is_any_written: false });

@@ -24,14 +24,14 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rdkafka::producer::{BaseProducer, Producer as _};
 
 use crate::sink::kafka::client::context::Context;
 use crate::sink::kafka::client::ffi::{Native, Wake};
-use crate::sink::kafka::client::topic_ends::is_any_written;
+use crate::sink::kafka::client::topic_ends::{is_any_written, topics_with};
 use crate::sink::kafka::client::transaction_calls::{self, CallError};
 
 /// A call to librdkafka.
@@ -43,7 +43,7 @@ pub enum Call {
         /// The names of the topics.
         topics: Vec<String>,
     },
-    /// Check whether any of these topics ever contained a record. The only call for a producer without transactions.
+    /// Check whether any of these topics ever contained a record, for any producer.
     Look {
         /// The names of the topics.
         topics: Vec<String>,
@@ -54,10 +54,15 @@ pub enum Call {
     Abort(Duration),
     /// Find out why the transaction has failed; never succeeds.
     Reason,
+    /// List the topics whose names begin like this, for any producer.
+    List {
+        /// The beginning of the names.
+        prefix: &'static str,
+    },
 }
 
 /// The result of a successful call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Done {
     /// This process has the transactional id, if it asked for it.
     Begun {
@@ -66,6 +71,8 @@ pub enum Done {
     },
     /// The transaction has ended.
     Ended,
+    /// The names of the topics.
+    Listed(Vec<String>),
 }
 
 /// The thread as seen by the loop.
@@ -114,18 +121,6 @@ impl TransactionThread {
             Err(TryRecvError::Disconnected) => unreachable!("the thread lives as long as its channel"),
         }
     }
-
-    /// Waits for the result of the call until the deadline.
-    pub fn wait(&mut self, deadline: Instant) -> Option<Result<Done, CallError>> {
-        match self.results.recv_deadline(deadline) {
-            Ok(result) => {
-                self.is_calling = false;
-                Some(result)
-            }
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => unreachable!("the thread lives as long as its channel"),
-        }
-    }
 }
 
 fn work(
@@ -150,6 +145,7 @@ fn work(
             }
             Call::Abort(limit) => transaction_calls::abort(client, limit).map(|()| Done::Ended),
             Call::Reason => transaction_calls::begin(client).map(|()| Done::Ended),
+            Call::List { prefix } => topics_with(producer.client(), prefix).map(Done::Listed),
         };
         if results.send(result).is_err() {
             return;

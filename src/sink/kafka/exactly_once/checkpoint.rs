@@ -6,8 +6,9 @@
 //! and a checkpoint in every transaction.
 
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use log::warn;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
@@ -27,10 +28,7 @@ pub const START_KEY: &[u8] = b"start";
 pub const CHECKPOINT_KEY: &[u8] = b"checkpoint";
 
 /// The prefix of the topic's name.
-const TOPIC_PREFIX: &str = "__walcat.";
-
-/// The timeout for the list of topics.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+pub(in crate::sink::kafka) const TOPIC_PREFIX: &str = "__walcat.";
 
 /// A process that has, or had, the transactional id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,35 +207,21 @@ impl Reader {
         Ok(())
     }
 
-    /// Waits for a start record of another process after our own; `None` if there is none by the deadline. Records
-    /// before our own are old. With `has_announced`, our start record was in the topic; if it is missing, a later start
-    /// record has replaced it by compaction.
-    ///
-    /// # Errors
-    /// Those of [`Reader::advance`].
-    pub fn wait_for_other(&mut self, has_announced: bool, deadline: Instant) -> Result<Option<Instance>, Error> {
-        const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-        loop {
-            self.advance()?;
-            if let Some(other) = self.history.successor(has_announced && self.is_at_end) {
-                return Ok(Some(other.clone()));
-            }
-            if Instant::now() >= deadline {
-                return Ok(None);
-            }
-            std::thread::sleep(LOOK_INTERVAL);
-        }
+    /// A start record of another process after our own, if one was read. Records before our own are old. With
+    /// `has_announced`, our start record was in the topic; if it is missing, a later start record has replaced it by
+    /// compaction.
+    #[must_use]
+    pub fn successor(&self, has_announced: bool) -> Option<&Instance> {
+        self.history.successor(has_announced && self.is_at_end)
     }
 }
 
-impl Reader {
-    /// Checkpoint topics of other clusters for the same database and slot names: the cluster was recreated or copied,
-    /// or this is another cluster. Empty if Kafka does not answer.
-    #[must_use]
-    pub fn topics_of_other_systems(&self) -> Vec<String> {
-        let Ok(metadata) = self.consumer.fetch_metadata(None, METADATA_TIMEOUT) else { return Vec::new() };
-        let names = metadata.topics().iter().map(rdkafka::metadata::MetadataTopic::name);
-        names.filter(|name| is_of_other_system(name, &self.topic)).map(str::to_owned).collect()
+/// Warns if another cluster has a checkpoint topic for the same database and slot names: the cluster was recreated or
+/// copied, or this is another cluster. `topics` are those with [`TOPIC_PREFIX`].
+pub(in crate::sink::kafka) fn warn_of_other_systems(slot: &str, topics: &[String], ours: &str) {
+    for topic in topics.iter().filter(|topic| is_of_other_system(topic, ours)) {
+        warn!(slot, topic = topic.as_str();
+            "another cluster has a checkpoint for this database and slot; check that dsn names the right server");
     }
 }
 

@@ -340,7 +340,9 @@ impl Ledger {
     pub fn take(&mut self, ticket: Ticket, count: u32, is_transactional: bool) {
         assert!(count > 0, "a change has no records");
         let Stage::Open { records, .. } = &mut self.stage else {
-            panic!("a change was taken outside a Kafka transaction")
+            // One of its records was rejected at once, because the transaction has failed.
+            assert!(self.is_closed(), "a change was taken outside a Kafka transaction");
+            return;
         };
         *records += u64::from(count);
         self.inside |= is_transactional;

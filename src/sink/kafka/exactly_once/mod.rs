@@ -21,7 +21,7 @@ pub(in crate::sink::kafka) mod own_records;
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{debug, info};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use self::checkpoint::{Instance, Reader};
@@ -31,7 +31,7 @@ use crate::sink::kafka::client::link::Link;
 use crate::sink::kafka::client::transaction_calls::{CallError, failure, is_fenced};
 use crate::sink::kafka::client::transaction_thread::{Call, Done};
 use crate::sink::kafka::error::Error;
-use crate::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
+use crate::sink::kafka::exactly_once::ledger::{Bounds, Found, Ledger, Task, Traffic};
 use crate::sink::kafka::flight::Flight;
 use crate::sink::kafka::topics::Waiting;
 
@@ -77,12 +77,23 @@ impl Settings {
     }
 }
 
+/// What is under way besides the calls that the ledger asks for.
+enum Activity {
+    /// Nothing.
+    Rest,
+    /// The checkpoint topic is being read.
+    Reading(Box<Reader>),
+    /// It has no checkpoint, and the topics of other clusters are being listed.
+    Listing(Box<Reader>),
+    /// The open transaction is being aborted, at the longest until then.
+    Aborting { until: Instant },
+}
+
 /// The transactions of this process, across producers.
 pub struct Transactions {
     settings: Settings,
     ledger: Ledger,
-    /// Reads the checkpoint topic; present only while it is read.
-    reader: Option<Box<Reader>>,
+    activity: Activity,
     /// Whether the topics of the tables had records before the id was taken.
     is_any_written: bool,
 }
@@ -94,12 +105,12 @@ impl Transactions {
         let Settings { interval, records_max, timeout, .. } = settings;
         let bounds = Bounds { interval, records_max, timeout };
         let ledger = Ledger::new(bounds, settings.identity.clone(), Instance::this());
-        Transactions { settings, ledger, reader: None, is_any_written: false }
+        Transactions { settings, ledger, activity: Activity::Rest, is_any_written: false }
     }
 
     /// Restarts; returns whether a new producer is needed.
     pub fn renew(&mut self) -> bool {
-        self.reader = None;
+        self.activity = Activity::Rest;
         self.ledger.renew()
     }
 
@@ -143,7 +154,6 @@ impl Transactions {
         is_outage: bool,
         now: Instant,
     ) -> Result<(), Error> {
-        let slot = self.settings.identity.slot.as_str();
         let traffic = Traffic { is_flight_empty: flight.is_empty(), is_none_held: waiting.is_empty(), is_outage };
         match self.ledger.next(traffic, now)? {
             Task::Nothing => {}
@@ -184,30 +194,7 @@ impl Transactions {
                     debug!(slot, stored:% = stored; "transaction committed");
                 }
             }
-            Task::Read => {
-                let mut reader = match self.reader.take() {
-                    Some(reader) => reader,
-                    None => {
-                        let (brokers, properties) = link.addresses();
-                        let topic = self.settings.topic();
-                        Box::new(Reader::new(brokers, properties, &topic, self.ledger.instance())?)
-                    }
-                };
-                reader.advance()?;
-                if self.ledger.handle_history(reader.history()) {
-                    let stored = self.ledger.found().and_then(|found| found.stored);
-                    if stored.is_none() {
-                        for topic in reader.topics_of_other_systems() {
-                            warn!(slot, topic = topic.as_str();
-                                "another cluster has a checkpoint for this database and slot; check that dsn names the right server");
-                        }
-                    }
-                    let end_lsn = stored.map_or(Lsn::INVALID, |stored| stored.end_lsn);
-                    info!(slot, stored:% = end_lsn; "checkpoint read");
-                } else {
-                    self.reader = Some(reader);
-                }
-            }
+            Task::Read => self.read(link)?,
             Task::Seal(checkpoint) => {
                 let stored = checkpoint.stored.clone();
                 let checkpoint = checkpoint::render_checkpoint(*checkpoint);
@@ -219,24 +206,104 @@ impl Transactions {
         Ok(())
     }
 
-    /// The time by which [`Transactions::advance`] must be called again.
+    /// Reads the checkpoint topic. If it has no checkpoint, another cluster may have one: walcat then lists the topics first.
+    fn read(&mut self, link: &mut Link) -> Result<(), Error> {
+        let (slot, topic) = (self.settings.identity.slot.as_str(), self.settings.topic());
+        let mut reader = match std::mem::replace(&mut self.activity, Activity::Rest) {
+            Activity::Reading(reader) => reader,
+            Activity::Listing(reader) => {
+                match link.call_result() {
+                    None => {
+                        self.activity = Activity::Listing(reader);
+                        return Ok(());
+                    }
+                    Some(Ok(Done::Listed(topics))) => checkpoint::warn_of_other_systems(slot, &topics, &topic),
+                    // A cluster that does not answer costs only the warning.
+                    Some(_) => {}
+                }
+                self.has_read(&reader);
+                return Ok(());
+            }
+            Activity::Rest | Activity::Aborting { .. } => {
+                let (brokers, properties) = link.addresses();
+                Box::new(Reader::new(brokers, properties, &topic, self.ledger.instance())?)
+            }
+        };
+        reader.advance()?;
+        match Found::of(reader.history()) {
+            None => self.activity = Activity::Reading(reader),
+            Some(found) if found.stored.is_some() => self.has_read(&reader),
+            Some(_) => {
+                link.ask(Call::List { prefix: checkpoint::TOPIC_PREFIX })?;
+                self.activity = Activity::Listing(reader);
+            }
+        }
+        Ok(())
+    }
+
+    fn has_read(&mut self, reader: &Reader) {
+        assert!(
+            self.ledger.handle_history(reader.history()),
+            "the checkpoint topic was not read up to the start record"
+        );
+        let stored = self.ledger.found().and_then(|found| found.stored);
+        let (slot, end_lsn) =
+            (self.settings.identity.slot.as_str(), stored.map_or(Lsn::INVALID, |stored| stored.end_lsn));
+        info!(slot, stored:% = end_lsn; "checkpoint read");
+    }
+
+    /// Whether topics are being listed, which says nothing about the transactions.
+    #[must_use]
+    pub fn is_listing(&self) -> bool {
+        matches!(self.activity, Activity::Listing(_))
+    }
+
+    /// The time by which [`Transactions::advance`] and [`Transactions::advance_abort`] must be called again.
     #[must_use]
     pub fn deadline(&self, flight: &Flight, is_outage: bool, now: Instant) -> Option<Instant> {
+        if let Activity::Aborting { until } = self.activity {
+            return Some(until);
+        }
         let look = now + if is_outage { OUTAGE_LOOK_INTERVAL } else { LOOK_INTERVAL };
         self.ledger.deadline(flight.is_empty(), look, now)
     }
 
-    /// Aborts an open transaction, so that readers need not wait for Kafka's timeout. Waits for it up to `limit`.
+    /// Ends the transactions, and starts to abort an open one, so that readers need not wait for Kafka's timeout. walcat waits
+    /// for it up to `limit`.
+    pub fn close(&mut self, link: &mut Link, limit: Duration, now: Instant) {
+        let is_open = self.ledger.close();
+        if self.is_aborting() {
+            return;
+        }
+        self.activity = Activity::Rest;
+        if is_open && !link.is_calling() {
+            link.call(Call::Abort(ABORT_LIMIT));
+            self.activity = Activity::Aborting { until: now + limit };
+        }
+    }
+
+    /// Kafka has ended the open transaction itself.
+    pub fn close_fenced(&mut self) {
+        self.ledger.close();
+    }
+
+    /// Whether the open transaction is being aborted.
+    #[must_use]
+    pub fn is_aborting(&self) -> bool {
+        matches!(self.activity, Activity::Aborting { .. })
+    }
+
+    /// Checks whether the transaction is aborted.
     ///
     /// # Errors
     /// [`Error::Fenced`]. After any other failure, the next owner of the id or Kafka's timeout ends the transaction.
-    pub fn close(&mut self, link: &mut Link, limit: Duration) -> Result<(), Error> {
-        self.reader = None;
-        if !self.ledger.close() || link.is_calling() {
-            return Ok(());
+    pub fn advance_abort(&mut self, link: &mut Link, now: Instant) -> Result<(), Error> {
+        let Activity::Aborting { until } = self.activity else { return Ok(()) };
+        let result = link.call_result();
+        if result.is_some() || now >= until {
+            self.activity = Activity::Rest;
         }
-        link.call(Call::Abort(ABORT_LIMIT));
-        match link.wait_for_call(Instant::now() + limit) {
+        match result {
             Some(Err(error)) if is_fenced(error.code) => Err(failure(&error)),
             _ => Ok(()),
         }

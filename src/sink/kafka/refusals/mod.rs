@@ -12,9 +12,10 @@ use crate::lsn::Lsn;
 use crate::sink::kafka::client::context::{Failure, UNPROVEN};
 use crate::sink::kafka::client::ffi;
 use crate::sink::kafka::client::link::record_size;
-use crate::sink::kafka::client::transaction_calls::is_fenced;
+use crate::sink::kafka::client::transaction_calls::{CallError, is_fenced};
+use crate::sink::kafka::client::transaction_thread::Call;
 use crate::sink::kafka::error::is_missing_topic;
-use crate::sink::kafka::exactly_once::fence::find_successor;
+use crate::sink::kafka::exactly_once::fence::Look;
 use crate::sink::kafka::flight::{InFlight, Ordinal};
 use crate::sink::kafka::refusals::dead_letters::{OnError, Refused, is_passable, short_key};
 use crate::sink::kafka::{Error, KafkaSink};
@@ -22,18 +23,24 @@ use crate::sink::kafka::{Error, KafkaSink};
 /// How long to wait for the other reports of a failed Kafka transaction.
 const COLLECT_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long to wait for librdkafka's main thread to report why a transaction has failed.
+const REASON_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long to wait for records in flight before a producer without Kafka transactions is discarded: longer than
 /// librdkafka waits for an answer (`socket.timeout.ms`). Otherwise a broker could write a request that it still has
 /// after the repeated records.
 const DRAIN_LIMIT: Duration = Duration::from_secs(90);
 
 /// Whether the records taken so far are delivered.
-#[derive(Debug)]
 pub(super) enum Delivering {
     /// As far as known, they are.
     Yes,
     /// They will be discarded.
     Failing(Box<Failing>),
+    /// Their Kafka transaction has failed, and librdkafka is being asked why.
+    Asking(Box<Asking>),
+    /// Their Kafka transaction is over, and the instance that may have taken over is being looked for.
+    Looking(Box<Look>),
     /// They are discarded. With Kafka transactions, the ledger keeps this state.
     GivenUp,
 }
@@ -52,11 +59,21 @@ pub(super) struct Failing {
     first: Option<Refused>,
 }
 
+/// The question to librdkafka why a Kafka transaction has failed. Its answer is the result of a transactional call.
+pub(super) struct Asking {
+    /// A record that was discarded with the transaction.
+    refused: Refused,
+    /// When to stop waiting for the answer.
+    until: Instant,
+}
+
 impl Delivering {
-    /// The time by which the records are discarded.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// The latest time to serve the sink again.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
         match self {
             Delivering::Failing(failing) => Some(failing.deadline),
+            Delivering::Asking(asking) => Some(asking.until),
+            Delivering::Looking(look) => Some(look.deadline(now)),
             Delivering::Yes | Delivering::GivenUp => None,
         }
     }
@@ -122,17 +139,17 @@ impl KafkaSink {
             (std::mem::take(&mut failing.refusals), failing.missing.take(), failing.first.take());
         self.delivering = if self.is_transactional() { Delivering::Yes } else { Delivering::GivenUp };
         if let Some(refused) = refusals.iter().find(|refused| !self.may_pass(&refused.failure)) {
-            return Err(self.refusal(refused.clone()));
+            return self.fail_with(refused.clone(), now);
         }
         if let Some(missing) = missing {
             let Failure { code, topic, .. } = &missing.failure;
-            return Err(match self.is_gone(&missing.failure) {
-                true => Error::TopicGone { topic: topic.clone(), code: *code },
-                false => self.refusal(missing),
-            });
+            return match self.is_gone(&missing.failure) {
+                true => Err(Error::TopicGone { topic: topic.clone(), code: *code }),
+                false => self.fail_with(missing, now),
+            };
         }
         let Some(last) = refusals.last() else {
-            return first.map_or(Ok(()), |refused| Err(self.explain(refused)));
+            return first.map_or(Ok(()), |refused| self.explain(refused, now));
         };
         let Failure { code, topic, .. } = last.failure.clone();
         let reason = format!("Kafka rejected a record for topic {topic}: {code}");
@@ -146,11 +163,11 @@ impl KafkaSink {
         Err(if self.is_transactional() { Error::Aborted { reason } } else { Error::BatchRefused { topic, code } })
     }
 
-    /// The error if no record is at fault except possibly this one, which was reported first.
-    fn explain(&mut self, first: Refused) -> Error {
+    /// Fails if no record is at fault except possibly this one, which was reported first.
+    fn explain(&mut self, first: Refused, now: Instant) -> Result<(), Error> {
         match is_of_refused_batch(&first.failure) && !self.is_transactional() && self.dead_letters.will_differ() {
-            true => Error::BatchRefused { topic: first.failure.topic, code: first.failure.code },
-            false => self.refusal(first),
+            true => Err(Error::BatchRefused { topic: first.failure.topic, code: first.failure.code }),
+            false => self.fail_with(first, now),
         }
     }
 
@@ -207,7 +224,7 @@ impl KafkaSink {
             return Ok(());
         }
         if !self.may_pass(&refused.failure) {
-            return Err(self.refusal(refused));
+            return self.fail_with(refused, now);
         }
         self.pass(ticket, &refused, now)?;
         self.tell(&refused);
@@ -244,21 +261,42 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// The error for a rejection. In a transaction, only an error of the record itself ends the run.
-    fn refusal(&mut self, Refused { lsn, failure, .. }: Refused) -> Error {
+    /// Fails because of a rejected record. If its transaction failed before, librdkafka knows why, and is asked first.
+    fn fail_with(&mut self, refused: Refused, now: Instant) -> Result<(), Error> {
+        let may_ask = self.is_transactional() && !self.link.is_calling();
+        if may_ask && is_consequence(&refused.failure) && ffi::fatal_error(self.link.client()).is_none() {
+            self.link.call(Call::Reason);
+            self.delivering = Delivering::Asking(Box::new(Asking { refused, until: now + REASON_LIMIT }));
+            return Ok(());
+        }
+        Err(self.refusal(refused, None))
+    }
+
+    /// Fails once librdkafka has answered why the transaction failed, or does not answer in time.
+    ///
+    /// # Errors
+    /// The reason of the failure.
+    pub(super) fn conclude_asking(&mut self, now: Instant) -> Result<(), Error> {
+        let Delivering::Asking(asking) = &self.delivering else { return Ok(()) };
+        let answer = self.link.call_result();
+        if answer.is_none() && now < asking.until {
+            return Ok(());
+        }
+        let refused = asking.refused.clone();
+        self.delivering = Delivering::Yes;
+        Err(self.refusal(refused, answer.and_then(Result::err)))
+    }
+
+    /// The error for a rejection. In a transaction, only an error of the record itself ends the run. `cause` is the error
+    /// of the whole transaction, if librdkafka has reported it.
+    fn refusal(&self, Refused { lsn, failure, .. }: Refused, cause: Option<CallError>) -> Error {
         if let Some(state) = self.delivery.state()
             && state.topic() == failure.topic
         {
             return state.explain(failure.code, self.waiting.is_denied(&failure.topic));
         }
         let fatal = ffi::fatal_error(self.link.client());
-        // The transaction failed earlier: report that failure.
-        let is_consequence = matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight);
-        let cause = match (self.delivery.transactions(), &fatal) {
-            (Some(_), None) if is_consequence => self.link.failure_reason(),
-            _ => None,
-        };
-        let (link, transactions) = (&self.link, self.delivery.transactions());
+        let transactions = self.delivery.transactions();
         if let Some(transactions) = transactions
             && self.is_checkpoint(&failure)
         {
@@ -270,13 +308,10 @@ impl KafkaSink {
             }
         }
         match (transactions, fatal) {
-            (Some(transactions), Some((code, reason))) if is_fenced(code) => find_successor(link, transactions, reason),
-            (Some(transactions), _) if is_fenced(failure.code) => {
-                find_successor(link, transactions, failure.code.to_string())
-            }
-            (Some(transactions), _) if is_consequence => match cause.map(|cause| transactions.explain(cause)) {
-                Some(Error::Fenced { reason }) => find_successor(link, transactions, reason),
-                Some(error) => error,
+            (Some(_), Some((code, reason))) if is_fenced(code) => Error::Fenced { reason },
+            (Some(_), _) if is_fenced(failure.code) => Error::Fenced { reason: failure.code.to_string() },
+            (Some(transactions), _) if is_consequence(&failure) => match cause {
+                Some(cause) => transactions.explain(cause),
                 None => Error::Aborted { reason: format!("a record was not delivered: {}", failure.code) },
             },
             (Some(_), _) if !failure.is_permanent() => {
@@ -294,6 +329,11 @@ impl KafkaSink {
             },
         }
     }
+}
+
+/// Whether the record was discarded because its transaction had failed before.
+fn is_consequence(failure: &Failure) -> bool {
+    matches!(failure.code, Code::State | Code::PurgeQueue | Code::PurgeInflight)
 }
 
 /// Whether the record itself is not at fault: a broker rejects a batch because of one record, and names that record.
