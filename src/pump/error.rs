@@ -120,19 +120,24 @@ impl Error {
         }
     }
 
-    /// What fixes this failure, if anything does.
+    /// What fixes this failure, if anything does. Each variant is named, so that a new one is a decision.
     #[must_use]
     pub fn remedy(&self) -> Remedy {
+        let only_if = |fixed: bool, remedy| if fixed { remedy } else { Remedy::None };
         match self {
-            Error::Postgres(error) if error.may_pass() => Remedy::Connection,
-            Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => Remedy::Connection,
+            Error::Postgres(error) => only_if(error.may_pass(), Remedy::Connection),
+            Error::Sink(error) => only_if(error.is_discarded(), Remedy::Producer),
             Error::Session(session::Error::Differs { .. }) => Remedy::Connection,
-            Error::Sink(sink::Error::Kafka(
-                sink::kafka::Error::Aborted { .. }
-                | sink::kafka::Error::TopicGone { .. }
-                | sink::kafka::Error::BatchRefused { .. },
-            )) => Remedy::Producer,
-            _ => Remedy::None,
+            Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => Remedy::Connection,
+            Error::Session(
+                session::Error::Frame { .. }
+                | session::Error::Message { .. }
+                | session::Error::Order { .. }
+                | session::Error::Ticket(_),
+            ) => Remedy::None,
+            Error::Server { .. } | Error::Catalog { .. } | Error::Setup { .. } | Error::Positions(_) => Remedy::None,
+            Error::State(_) | Error::Record { .. } | Error::Loop(_) => Remedy::None,
+            Error::Rewritten { .. } | Error::Incomplete { .. } | Error::Unacknowledged { .. } => Remedy::None,
         }
     }
 

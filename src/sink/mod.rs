@@ -60,6 +60,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a new producer delivers what was discarded by this failure.
+    #[must_use]
+    pub fn is_discarded(&self) -> bool {
+        match self {
+            Error::Kafka(error) => error.class() == kafka::Class::Discarded,
+            Error::Stdout(_) | Error::Encode(_) | Error::Prepare(_) | Error::Unprepared => false,
+        }
+    }
+
     /// The exit code for this failure.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {

@@ -108,7 +108,44 @@ pub enum Error {
     Topic { topic: String, code: Code },
 }
 
+/// What the same process can do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Kafka discarded records: a new producer delivers them again.
+    Discarded,
+    /// Nothing: only the operator or a new process can.
+    Final,
+}
+
 impl Error {
+    /// Whether the run goes on after this failure. Each variant is named, so that a new one is a decision.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Aborted { .. } | Error::TopicGone { .. } | Error::BatchRefused { .. } => Class::Discarded,
+            // The sink looks for the successor first, and then fails with `FencedBy` or `Aborted`.
+            Error::Fenced { .. } | Error::FencedBy { .. } => Class::Final,
+            // `broker_for` is over, or the first contact has failed.
+            Error::Unreachable { .. } | Error::Unreached { .. } | Error::Interrupted => Class::Final,
+            Error::Fatal { .. } | Error::Unproven { .. } => Class::Final,
+            // The same records would fail again.
+            Error::Refused { .. } | Error::Passed { .. } | Error::TransactionTooLong { .. } => Class::Final,
+            // The operator has to change the configuration.
+            Error::Producer { .. }
+            | Error::Os(_)
+            | Error::Authentication { .. }
+            | Error::Transactional { .. }
+            | Error::Checkpoint { .. }
+            | Error::CheckpointPolicy { .. }
+            | Error::CheckpointDenied { .. }
+            | Error::CheckpointRefused { .. }
+            | Error::CheckpointGone { .. }
+            | Error::CreateTopic { .. }
+            | Error::Read { .. }
+            | Error::Topic { .. } => Class::Final,
+        }
+    }
+
     /// The exit code for this failure.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {

@@ -30,7 +30,7 @@ use self::client::link::{Addresses, Link, record_size};
 use self::client::request_size::{Codec, LARGE_RECORD_BYTES, REQUEST_BYTES_MAX_DEFAULT};
 use self::client::transaction_calls::CallError;
 use self::delivery::Delivery;
-pub use self::error::{Error, Stuck};
+pub use self::error::{Class, Error, Stuck};
 use self::exactly_once::fence::Look;
 use self::exactly_once::{ABORT_LIMIT, Transactions};
 use self::flight::{Flight, InFlight, Numbering, Ordinal};
