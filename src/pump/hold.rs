@@ -98,7 +98,7 @@ impl Pump {
     /// Whether walcat leaves the server's data unread: there is no room, or the job is done.
     fn is_blocked(&self, now: Instant) -> bool {
         let has_room = self.session.has_room() && self.output.has_room(now);
-        self.stage != Stage::Reading || self.session.is_done() || !has_room
+        !self.stage.is_reading() || self.session.is_done() || !has_room
     }
 
     /// The time since which Kafka has not accepted the records in flight. walcat still reads, but the server's shutdown
@@ -110,7 +110,7 @@ impl Pump {
 
     /// Whether there is a use for a session again.
     fn wants_session(&self, now: Instant) -> bool {
-        self.stage == Stage::Reading && !self.is_blocked(now) && self.outage_since().is_none()
+        self.stage.is_reading() && !self.is_blocked(now) && self.outage_since().is_none()
     }
 
     fn release(&mut self, now: Instant) {

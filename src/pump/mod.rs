@@ -73,7 +73,7 @@ pub struct Times {
 }
 
 /// What the loop is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Stage {
     /// Reading the stream.
     Reading,
@@ -81,6 +81,24 @@ enum Stage {
     Draining,
     /// A signal came: delivering what was read until the deadline.
     Stopping { deadline: Option<Instant> },
+    /// The source has failed: delivering what was read whole until the deadline. Then the failure is reported, whatever
+    /// else fails meanwhile.
+    Failing { error: Box<Error>, deadline: Instant },
+}
+
+impl Stage {
+    fn is_reading(&self) -> bool {
+        matches!(self, Stage::Reading)
+    }
+
+    /// The time at which nothing more is delivered.
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Stage::Reading | Stage::Draining => None,
+            Stage::Stopping { deadline } => *deadline,
+            Stage::Failing { deadline, .. } => Some(*deadline),
+        }
+    }
 }
 
 /// The loop and everything it owns.
@@ -238,27 +256,41 @@ impl Pump {
     /// Every other end of the run. walcat first confirms what was delivered, if the connection still works.
     pub fn run(mut self) -> Result<(), Error> {
         loop {
-            let Err(error) = self.turns().and_then(|()| self.finish()) else {
-                return self.end_output();
-            };
-            if let Err(error) = self.recover(error) {
-                // A peek that fails returns nothing, so the last relation is one of an earlier peek.
-                let latest = match self.source.engine {
-                    Engine::Streaming => self.session.relations().latest(),
-                    Engine::Polling(_) => None,
-                };
-                let table = latest.map(|last| format!("{}.{}", last.namespace, last.name));
-                let error = error.after(self.session.feedback().received(), table);
-                self.deliver_before_failing(&error);
-                self.confirm_before_failing();
-                // Report only the failure that ends the run.
-                self.abandon_output();
-                if matches!(error, Error::Positions(_)) {
-                    self.drop_new_slot();
+            let ended = self.turns();
+            let ended = match std::mem::replace(&mut self.stage, Stage::Draining) {
+                Stage::Failing { error, deadline } => {
+                    self.stage = Stage::Stopping { deadline: Some(deadline) };
+                    return Err(self.fail(*error));
                 }
-                return Err(error);
+                stage => {
+                    self.stage = stage;
+                    ended.and_then(|()| self.finish())
+                }
+            };
+            let Err(error) = ended else { return self.end_output() };
+            let Err(error) = self.recover(error) else { continue };
+            // A peek that fails returns nothing, so the last relation is one of an earlier peek.
+            let latest = match self.source.engine {
+                Engine::Streaming => self.session.relations().latest(),
+                Engine::Polling(_) => None,
+            };
+            let table = latest.map(|last| format!("{}.{}", last.namespace, last.name));
+            let error = error.after(self.session.feedback().received(), table);
+            match self.delivers_before(&error) {
+                true => self.begin_failing(error),
+                false => return Err(self.fail(error)),
             }
         }
+    }
+
+    /// Ends the run with this failure.
+    fn fail(&mut self, error: Error) -> Error {
+        self.confirm_before_failing();
+        self.abandon_output();
+        if matches!(error, Error::Positions(_)) {
+            self.drop_new_slot();
+        }
+        error
     }
 
     /// Drops the slot that this run created if a checkpoint of another slot forbids its use.
@@ -284,7 +316,7 @@ impl Pump {
             let read = self.read(now)?;
             let has_rows = self.serve_snapshot(read == Read::Drained, now)?;
             self.keep_full_keys();
-            if self.stage == Stage::Reading && self.session.is_done() {
+            if self.stage.is_reading() && self.session.is_done() {
                 self.stage = Stage::Draining;
             }
             serve_output(&mut self.output, &mut self.session, now)?;
@@ -387,7 +419,7 @@ impl Pump {
             warn!(slot = self.report.slot(); "second signal: stopping at once");
             return Err(self.unacknowledged());
         }
-        if !matches!(self.stage, Stage::Stopping { .. }) {
+        if !matches!(self.stage, Stage::Stopping { .. } | Stage::Failing { .. }) {
             self.log_first_signal();
             self.stage = Stage::Stopping { deadline: self.times.shutdown_timeout.map(|timeout| now + timeout) };
         }
@@ -417,9 +449,9 @@ impl Pump {
             _ if self.incremental.as_ref().is_some_and(Incremental::is_emitting) && !self.has_expired(now) => false,
             Stage::Draining => drained && has_begun && self.session.is_settled() && self.session.feedback().is_stored(),
             // Nothing more is delivered.
-            Stage::Stopping { .. } if self.output.is_finding_cause() => true,
-            Stage::Stopping { deadline } => {
-                drained && !self.waits_for_timeline() || deadline.is_some_and(|deadline| now >= deadline)
+            Stage::Stopping { .. } | Stage::Failing { .. } if self.output.is_finding_cause() => true,
+            Stage::Stopping { .. } | Stage::Failing { .. } => {
+                drained && !self.waits_for_timeline() || self.has_expired(now)
             }
         }
     }
@@ -428,17 +460,13 @@ impl Pump {
     /// less than the least time, and a frozen one must not prolong a stop.
     pub(super) fn abort_limit(&self, now: Instant) -> Duration {
         const LIMIT_MIN: Duration = Duration::from_millis(500);
-        match self.stage {
-            Stage::Stopping { deadline: Some(deadline) } => {
-                deadline.saturating_duration_since(now).clamp(LIMIT_MIN, ABORT_LIMIT)
-            }
-            Stage::Stopping { deadline: None } | Stage::Reading | Stage::Draining => ABORT_LIMIT,
-        }
+        let left = |deadline: Instant| deadline.saturating_duration_since(now).clamp(LIMIT_MIN, ABORT_LIMIT);
+        self.stage.deadline().map_or(ABORT_LIMIT, left)
     }
 
     /// Whether the time for a stop is over.
     fn has_expired(&self, now: Instant) -> bool {
-        matches!(self.stage, Stage::Stopping { deadline: Some(deadline) } if now >= deadline)
+        self.stage.deadline().is_some_and(|deadline| now >= deadline)
     }
 
     fn send_status_update(&mut self, now: Instant) -> Result<(), Error> {
@@ -492,10 +520,7 @@ impl Pump {
     }
 
     fn deadline(&mut self, now: Instant) -> Instant {
-        let stopping = match self.stage {
-            Stage::Stopping { deadline } => deadline,
-            Stage::Reading | Stage::Draining => None,
-        };
+        let stopping = self.stage.deadline();
         let catalog = self.asking.deadline(now);
         let delivered = self.session.feedback().delivered();
         let store = Store::of(&mut self.state_file, &mut self.output).deadline(delivered, now);
@@ -503,7 +528,7 @@ impl Pump {
         let store = store.filter(|_| !self.watch.is_needed());
         let own = [self.report.deadline(), self.outage.deadline(), self.watch.deadline(), self.hold_deadline()];
         let huge = self.huge.deadline(now);
-        let is_reading = self.stage == Stage::Reading;
+        let is_reading = self.stage.is_reading();
         let snapshot = self.incremental.as_ref().filter(|_| is_reading).and_then(|one| one.deadline(now));
         let others = [feed, self.output.deadline(now), stopping, catalog, store, huge, snapshot].into_iter().chain(own);
         others.flatten().fold(self.session.feedback().deadline(), Instant::min)
@@ -577,21 +602,21 @@ impl Pump {
         Error::Unacknowledged { confirmed: self.session.feedback().confirmed() }
     }
 
-    /// Delivers everything that was read whole, although a failure of the source ends the run.
-    fn deliver_before_failing(&mut self, error: &Error) {
-        match error {
-            // This includes a lost or dropped slot: no other source has what was read from it.
-            Error::Server { .. } | Error::Postgres(_) | Error::Stalled(_) | Error::Setup { .. } => {
-                self.feed.close(false);
-            }
-            Error::Session(_) => {}
-            _ => return,
+    /// Whether everything that was read whole is delivered before this failure ends the run. This includes the failure of a
+    /// lost or dropped slot: no other source has what was read from it.
+    fn delivers_before(&self, error: &Error) -> bool {
+        let is_of_source =
+            matches!(error, Error::Server { .. } | Error::Postgres(_) | Error::Stalled(_) | Error::Setup { .. });
+        is_of_source || matches!(error, Error::Session(_))
+    }
+
+    fn begin_failing(&mut self, error: Error) {
+        if !matches!(error, Error::Session(_)) {
+            self.feed.close(false);
         }
         self.asking.give_up(None);
         let limit = self.times.shutdown_timeout.unwrap_or(FINISH_TIMEOUT);
-        self.stage = Stage::Stopping { deadline: Some(Instant::now() + limit) };
-        // Report only the failure that ends the run.
-        let _ = self.turns();
+        self.stage = Stage::Failing { error: Box::new(error), deadline: Instant::now() + limit };
     }
 
     /// Confirms what was delivered before the failure, so that the next run does not deliver it again.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use log::debug;
 
-use super::{Dump, Dumped, Error, Output, Pump, Received, Report, Stage};
+use super::{Dump, Dumped, Error, Output, Pump, Received, Report};
 use crate::change::RelationIndex;
 use crate::clock::unix_now_ns;
 use crate::limits::MESSAGES_PER_TURN_MAX;
@@ -50,7 +50,7 @@ impl Pump {
     }
 
     pub(super) fn may_read(&self, now: Instant) -> bool {
-        self.stage == Stage::Reading
+        self.stage.is_reading()
             && !self.session.is_done()
             && !self.incremental.as_ref().is_some_and(super::Incremental::is_emitting)
             && !self.asking.is_open()

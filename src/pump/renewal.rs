@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
+use super::Pump;
 use super::error::Error;
 use super::hold::Hold;
 use super::reading::Read;
-use super::{Pump, Stage};
 use crate::limits::{MESSAGE_BUFFER_KEPT_BYTES, RENEWAL_REST};
 
 /// The huge messages of the present session, for which libpq's buffer had to grow.
@@ -62,7 +62,7 @@ impl Pump {
 
     /// Whether a new session would start exactly where this one is, with nothing left to deliver or confirm.
     fn is_at_rest(&mut self) -> bool {
-        self.stage == Stage::Reading
+        self.stage.is_reading()
             && matches!(self.hold, Hold::InUse)
             && !self.session.is_done()
             && !self.session.is_inside_transaction()

@@ -15,7 +15,7 @@ impl Pump {
         let urgency = match self.stage {
             Stage::Reading if feedback.is_reply_owed() || self.feed.waits_for_confirmation() => Urgency::AtOnce,
             Stage::Reading => Urgency::WhenDue,
-            Stage::Draining | Stage::Stopping { .. } => Urgency::Last,
+            Stage::Draining | Stage::Stopping { .. } | Stage::Failing { .. } => Urgency::Last,
         };
         let latest = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
         let store = Store::of(&mut self.state_file, &mut self.output);

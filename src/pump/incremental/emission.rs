@@ -29,7 +29,7 @@ impl Pump {
         if has_nothing && !incremental.must_look(now) {
             return Ok(false);
         }
-        let is_reading = self.stage == super::super::Stage::Reading;
+        let is_reading = self.stage.is_reading();
         let mut is_busy = false;
         if is_reading {
             is_busy = incremental.poll(self.session.relations(), self.output.encoder(), now);
