@@ -5,7 +5,7 @@ use std::io;
 use crate::config::ConfigError;
 use crate::exit_code::ExitCode;
 use crate::lsn::Lsn;
-use crate::{pg, pump, record, recording, sink};
+use crate::{pg, pump, record, recording, sink, source};
 
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +105,12 @@ impl Error {
 
 impl From<pg::Error> for Error {
     fn from(error: pg::Error) -> Self {
+        Error::Pump(error.into())
+    }
+}
+
+impl From<source::Error> for Error {
+    fn from(error: source::Error) -> Self {
         Error::Pump(error.into())
     }
 }

@@ -32,7 +32,6 @@ pub mod position {
     pub use crate::position::{Disagreement, Facts, Identity, Known, Start, Stored, Switch, Vouched};
 }
 pub mod pump {
-    pub use crate::pump::Error;
     pub mod store {
         pub use crate::pump::store::{Store, Urgency};
     }
@@ -80,6 +79,7 @@ pub mod snapshot {
     pub use crate::snapshot::{Touched, View};
 }
 pub mod source {
+    pub use crate::source::Error;
     pub mod open {
         pub use crate::source::open::check_stored;
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rows of the table, lowest first: the text that each first cell begins with.
-const LAYERS: [&str; 6] = ["words", "wire", "core", "edges", "pump", "command line"];
+const LAYERS: [&str; 7] = ["words", "wire", "core", "edges", "source", "pump", "command line"];
 const EDGES: usize = 3;
 
 fn source() -> PathBuf {
@@ -51,18 +51,40 @@ fn module_of(file: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The top-level modules that a text names with `crate::`, outside comments.
-fn imported(text: &str) -> Vec<String> {
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let paths = code.flat_map(|line| line.split("crate::").skip(1).map(str::to_owned).collect::<Vec<_>>());
+/// How many modules a file is below the root of the crate.
+fn depth_of(file: &Path) -> usize {
+    let path = file.strip_prefix(source()).expect("a file of src");
+    path.iter().count() - usize::from(path.ends_with("mod.rs"))
+}
+
+/// The first name of each path in a use tree, or of the one path: `a`, `a::b`, `{a, b::{c, d}}`.
+fn first_names(tree: &str) -> Vec<String> {
     let name = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
-    paths
-        .flat_map(|path| match path.strip_prefix('{') {
-            Some(group) => group.split(',').map(|item| name(item.trim())).collect(),
-            None => vec![name(&path)],
-        })
-        .filter(|name| !name.is_empty())
-        .collect()
+    let Some(group) = tree.strip_prefix('{') else { return vec![name(tree)] };
+    let (mut names, mut nesting, mut item) = (Vec::new(), 0, String::new());
+    for c in group.chars() {
+        match c {
+            '}' if nesting == 0 => break,
+            ',' if nesting == 0 => names.push(name(std::mem::take(&mut item).trim())),
+            _ => {
+                nesting += i32::from(c == '{') - i32::from(c == '}');
+                item.push(c);
+            }
+        }
+    }
+    names.push(name(item.trim()));
+    names
+}
+
+/// The top-level modules that a text names with `crate::`, or with as many `super::` as lead to the root, outside comments.
+fn imported(text: &str, depth: usize) -> Vec<String> {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = lines.collect::<Vec<_>>().join("\n");
+    // In a module of tests `super` is the file.
+    let own = code.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let root = "super::".repeat(depth);
+    let paths = code.split("crate::").skip(1).chain(own.split(root.as_str()).skip(1));
+    paths.flat_map(first_names).filter(|name| !name.is_empty() && name != "super").collect()
 }
 
 #[test]
@@ -76,7 +98,7 @@ fn a_module_imports_its_own_layer_or_a_lower_one() {
         }
         let own = *layers.get(&module).unwrap_or_else(|| panic!("{module} is in no row of src/README.md"));
         let text = fs::read_to_string(&file).expect("a source file");
-        for import in imported(&text) {
+        for import in imported(&text, depth_of(&file)) {
             let other = *layers.get(&import).unwrap_or_else(|| panic!("{}: unknown module {import}", file.display()));
             assert!(
                 other <= own,
@@ -103,7 +125,16 @@ fn each_module_of_the_table_exists() {
 
 #[test]
 fn imports_are_found_in_every_form() {
-    assert_eq!(imported("use crate::lsn::Lsn;\n// use crate::pump;"), ["lsn"]);
-    assert_eq!(imported("use crate::{pg, sink};"), ["pg", "sink"]);
-    assert_eq!(imported("    let x: crate::clock::T = crate::lsn::y();"), ["clock", "lsn"]);
+    for (text, depth, expected) in [
+        ("use crate::lsn::Lsn;\n// use crate::pump;", 1, vec!["lsn"]),
+        ("use crate::{pg, sink};", 1, vec!["pg", "sink"]),
+        ("    let x: crate::clock::T = crate::lsn::y();", 1, vec!["clock", "lsn"]),
+        ("use crate::{\n    pg::{self, Server},\n    // pump,\n    sink,\n};", 2, vec!["pg", "sink"]),
+        ("use crate::pump::{\n    Error,\n};", 2, vec!["pump"]),
+        ("use super::super::pump::Error;\nuse super::open;", 2, vec!["pump"]),
+        ("use super::pump::Error;", 1, vec!["pump"]),
+        ("fn f() {}\n#[cfg(test)]\nmod tests {\n    use super::super::open;\n}", 2, vec![]),
+    ] {
+        assert_eq!(imported(text, depth), expected, "{text}");
+    }
 }

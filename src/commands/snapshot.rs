@@ -19,6 +19,7 @@ use crate::record::Encoder;
 use crate::signal::StopSignals;
 use crate::sink;
 use crate::sink::kafka::delivery;
+use crate::source;
 use crate::source::open;
 use crate::source::options::Source;
 use crate::source::slot;
@@ -107,7 +108,7 @@ pub(super) fn initial(
     let Some(file) = state_file else {
         let message = "an initial snapshot needs a place for its progress".to_owned();
         let hint = "set file in the table [state] of the configuration file".to_owned();
-        return Err(pump::Error::Setup { message, hint }.into());
+        return Err(source::Error::Setup { message, hint }.into());
     };
     let system = open::identify(&mut connection, &mut waiter)?.0;
     drop(connection);

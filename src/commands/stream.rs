@@ -65,7 +65,7 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     }
     let mut waiter = Waiter::new(&mut poller, &mut signals);
     super::incremental::check(settings, &source, state_file.as_ref(), &mut waiter)?;
-    let started = open::start(&source, &mut || Store::on_disk(&mut state_file).read(), &mut waiter)?;
+    let started = open::start(&source, &mut || Ok(Store::on_disk(&mut state_file).read()?), &mut waiter)?;
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
     let recorder = recording.map(|target| Recorder::begin(target, &header(settings, &started))).transpose()?;

@@ -16,8 +16,8 @@ use crate::pg;
 use crate::poller::Wakeup;
 use crate::position::Vouched;
 use crate::sink::kafka::exactly_once::ABORT_LIMIT;
-use crate::source::Feed;
 use crate::source::waiting::Waiter;
+use crate::source::{self, Feed};
 
 impl Pump {
     /// Ends the stream in order: a last status update, CopyDone, and the server's own CopyDone.
@@ -100,7 +100,7 @@ impl Pump {
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.confirm_before_failing();
         self.abandon_output();
-        if matches!(error, Error::Positions(_)) {
+        if matches!(error, Error::Source(source::Error::Positions(_))) {
             self.drop_new_slot();
         }
         error
@@ -109,8 +109,10 @@ impl Pump {
     /// Whether everything that was read whole is delivered before this failure ends the run. This includes the failure of a
     /// lost or dropped slot: no other source has what was read from it.
     pub(super) fn delivers_before(&self, error: &Error) -> bool {
-        let is_of_source =
-            matches!(error, Error::Server { .. } | Error::Postgres(_) | Error::Stalled(_) | Error::Setup { .. });
+        let is_of_source = matches!(
+            error,
+            Error::Server { .. } | Error::Postgres(_) | Error::Stalled(_) | Error::Source(source::Error::Setup { .. })
+        );
         is_of_source || matches!(error, Error::Session(_))
     }
 

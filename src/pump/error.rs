@@ -7,7 +7,7 @@ use crate::feedback::Stalled;
 use crate::lsn::Lsn;
 use crate::pg::sqlstate;
 use crate::position::Disagreement;
-use crate::{pg, session, sink, state_file};
+use crate::{pg, session, sink, source, state_file};
 
 /// A failure that ends the run.
 #[derive(Debug, thiserror::Error)]
@@ -30,39 +30,43 @@ pub enum Error {
     /// The server is silent.
     #[error("the connection to PostgreSQL is dead: {0}")]
     Stalled(#[from] Stalled),
-    /// The setup on the server does not allow the request.
-    #[error("{message}")]
-    Setup { message: String, hint: String },
-    /// The slot, the server and a store disagree.
+    /// The source cannot start.
     #[error(transparent)]
-    Positions(#[from] Disagreement),
+    Source(source::Error),
     /// The checkpoint comes from a process that still delivered after walcat asked for the server's position.
     #[error("the checkpoint at {checkpoint} is past {wal_end}, the end of the WAL when the stream started")]
     Overtaken { checkpoint: Lsn, wal_end: Lsn },
     /// The state file failed.
     #[error(transparent)]
     State(#[from] state_file::Error),
-    /// Another process held the slot for longer than allowed.
-    #[error("another process has held the slot {slot} for {seconds} s ({holder})")]
-    SlotHeld { slot: String, holder: String, seconds: u64 },
     /// The recording cannot be written.
     #[error("cannot write the recording {path}: {source}")]
     Record { path: String, source: io::Error },
     /// The operating system refused to wait or to catch signals.
     #[error("cannot set up the event loop: {0}")]
     Loop(#[from] io::Error),
-    /// A table was rewritten before its snapshot could be read.
-    #[error(
-        "the table {table} was rewritten while the snapshot began (ALTER TABLE, TRUNCATE, CLUSTER or VACUUM FULL), so the \
-         snapshot does not see its rows"
-    )]
-    Rewritten { table: String },
     /// A signal ended a snapshot.
     #[error("stopped by a signal before the snapshot was complete, after {rows} rows")]
     Incomplete { rows: u64 },
     /// A signal ended the run before everything that was read was acknowledged.
     #[error("stopped by a signal before everything that was read was acknowledged (confirmed up to {confirmed})")]
     Unacknowledged { confirmed: Lsn },
+}
+
+impl From<source::Error> for Error {
+    fn from(error: source::Error) -> Self {
+        match error {
+            source::Error::Postgres(error) => Error::Postgres(error),
+            source::Error::State(error) => Error::State(error),
+            error => Error::Source(error),
+        }
+    }
+}
+
+impl From<Disagreement> for Error {
+    fn from(error: Disagreement) -> Self {
+        Error::Source(error.into())
+    }
 }
 
 /// The table of the last relation or row: a row that the server cannot print most likely belongs to it.
@@ -96,10 +100,8 @@ impl Error {
             }
             Error::Sink(error) => error.exit_code(),
             Error::Session(error) => error.exit_code(),
-            Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } | Error::Rewritten { .. } => {
-                ExitCode::Unavailable
-            }
-            Error::Setup { .. } | Error::Positions(_) => ExitCode::Setup,
+            Error::Source(error) => error.exit_code(),
+            Error::Stalled(_) | Error::Overtaken { .. } => ExitCode::Unavailable,
             Error::State(error) => error.exit_code(),
             Error::Record { .. } | Error::Loop(_) => ExitCode::Os,
             Error::Unacknowledged { .. } | Error::Incomplete { .. } => ExitCode::TryAgain,
@@ -128,16 +130,24 @@ impl Error {
             Error::Postgres(error) => only_if(error.may_pass(), Remedy::Connection),
             Error::Sink(error) => only_if(error.is_discarded(), Remedy::Producer),
             Error::Session(session::Error::Differs { .. }) => Remedy::Connection,
-            Error::Stalled(_) | Error::Overtaken { .. } | Error::SlotHeld { .. } => Remedy::Connection,
+            Error::Stalled(_) | Error::Overtaken { .. } => Remedy::Connection,
+            Error::Source(source::Error::Postgres(error)) => only_if(error.may_pass(), Remedy::Connection),
+            Error::Source(source::Error::SlotHeld { .. }) => Remedy::Connection,
+            Error::Source(
+                source::Error::State(_)
+                | source::Error::Setup { .. }
+                | source::Error::Positions(_)
+                | source::Error::Rewritten { .. },
+            ) => Remedy::None,
             Error::Session(
                 session::Error::Frame { .. }
                 | session::Error::Message { .. }
                 | session::Error::Order { .. }
                 | session::Error::Ticket(_),
             ) => Remedy::None,
-            Error::Server { .. } | Error::Catalog { .. } | Error::Setup { .. } | Error::Positions(_) => Remedy::None,
+            Error::Server { .. } | Error::Catalog { .. } => Remedy::None,
             Error::State(_) | Error::Record { .. } | Error::Loop(_) => Remedy::None,
-            Error::Rewritten { .. } | Error::Incomplete { .. } | Error::Unacknowledged { .. } => Remedy::None,
+            Error::Incomplete { .. } | Error::Unacknowledged { .. } => Remedy::None,
         }
     }
 
@@ -164,14 +174,8 @@ impl Error {
                 error.hint()
             }
             Error::Sink(error) => error.hint(),
-            Error::Setup { hint, .. } => Some(hint.clone()),
-            Error::Positions(disagreement) => Some(disagreement.hint().to_owned()),
+            Error::Source(error) => error.hint(),
             Error::State(error) => Some(error.hint().to_owned()),
-            Error::SlotHeld { .. } => Some(
-                "stop the other process (--takeover ends a dead or frozen one; a working one reconnects); after a \
-                 crash the server frees the slot within wal_sender_timeout: [retry] for says how long walcat waits"
-                    .to_owned(),
-            ),
             Error::Session(_) => Some(
                 "nothing after the last confirmed LSN is lost; send us a recording of it: walcat stream --record FILE"
                     .to_owned(),
@@ -180,7 +184,6 @@ impl Error {
             Error::Overtaken { .. } | Error::Unacknowledged { .. } => {
                 Some("start walcat again: nothing is lost".to_owned())
             }
-            Error::Rewritten { .. } => Some("start walcat again: it reads another snapshot".to_owned()),
             Error::Incomplete { .. } => Some(
                 "start walcat again: with --snapshot only it reads all rows again, with initial it says how to go on"
                     .to_owned(),

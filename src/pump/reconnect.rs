@@ -18,6 +18,7 @@ use super::{Pump, Stage};
 use crate::pg;
 use crate::position::Known;
 use crate::sink::kafka::exactly_once::ABORT_LIMIT;
+use crate::source;
 use crate::source::open::{self, Started};
 use crate::source::options::{SlotMode, Source, Takeover};
 use crate::source::waiting::Waiter;
@@ -52,8 +53,9 @@ impl Pump {
             self.restarts.succeeded();
         }
         let has_read = received > self.received_at_loss;
-        self.source.engine.be_patient(&error, has_read);
-        self.session.feedback().be_patient(matches!(error, Error::Stalled(_)), has_read);
+        let is_stalled = matches!(error, Error::Stalled(_));
+        self.source.engine.be_patient(is_stalled, has_read);
+        self.session.feedback().be_patient(is_stalled, has_read);
         self.received_at_loss = received.max(self.received_at_loss);
         // Our own session would still hold the slot.
         self.feed.close(error.remedy() == Remedy::Producer);
@@ -92,7 +94,7 @@ impl Pump {
                 }
                 Err(Error::Postgres(pg::Error::Interrupted)) => return Err(self.unacknowledged()),
                 // The holder may have taken over while this process was thought dead.
-                Err(again @ Error::SlotHeld { .. }) => {
+                Err(again @ Error::Source(source::Error::SlotHeld { .. })) => {
                     self.output.check_successor(Instant::now());
                     self.settle_output()?;
                     holder_look = HOLDER_LOOK_INTERVAL;
@@ -112,7 +114,9 @@ impl Pump {
                 "giving up on reconnecting: the time of [retry] for is spent");
         }
         match error {
-            Error::SlotHeld { slot, holder, .. } => Error::SlotHeld { slot, holder, seconds },
+            Error::Source(source::Error::SlotHeld { slot, holder, .. }) => {
+                source::Error::SlotHeld { slot, holder, seconds }.into()
+            }
             error => error,
         }
     }
@@ -170,7 +174,7 @@ impl Pump {
         let started = waiter
             .sleep(delay)
             .map_err(Error::from)
-            .and_then(|()| open::start(&source, &mut || Ok(known.clone()), &mut waiter));
+            .and_then(|()| Ok(open::start(&source, &mut || Ok(known.clone()), &mut waiter)?));
         match failure {
             Some(failure) => Err(failure),
             None => started,

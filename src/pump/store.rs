@@ -15,7 +15,7 @@ use crate::sink::kafka::delivery::Delivery;
 use crate::sink::kafka::exactly_once::Transactions;
 use crate::sink::kafka::state_topic::StateTopic;
 use crate::snapshot::Progress;
-use crate::state_file::StateFile;
+use crate::state_file::{self, StateFile};
 
 /// Where delivered positions are kept. Borrowed from its owner for one step of the loop.
 pub enum Store<'a> {
@@ -71,8 +71,8 @@ impl<'a> Store<'a> {
     /// Reads the position that is stored before the stream starts. Kafka's is found later: see [`Store::found`].
     ///
     /// # Errors
-    /// [`Error::State`].
-    pub fn read(&mut self) -> Result<Option<Known>, Error> {
+    /// If the file cannot be read.
+    pub fn read(&mut self) -> Result<Option<Known>, state_file::Error> {
         match self {
             Store::File(file) => {
                 file.reload()?;

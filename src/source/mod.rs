@@ -1,10 +1,13 @@
 //! Where changes come from: the replication stream, or polls of a slot.
 
+pub mod error;
 pub mod open;
 pub mod options;
 pub mod slot;
 pub mod snapshot;
 pub mod waiting;
+
+pub use self::error::Error;
 
 use std::os::fd::RawFd;
 use std::time::Instant;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::lsn::Lsn;
 use crate::pg::Kind;
 use crate::pg::peek;
-use crate::pump::Error;
 
 /// The time between two attempts to connect or to take the slot.
 pub(crate) const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
@@ -74,12 +73,12 @@ pub enum Engine {
 impl Engine {
     /// A peek that takes longer than the server may be silent looks like a dead connection: it gets twice the time, and
     /// again twice, until something is read.
-    pub(crate) fn be_patient(&mut self, error: &Error, has_read: bool) {
+    pub(crate) fn be_patient(&mut self, is_stalled: bool, has_read: bool) {
         let Engine::Polling(settings) = self else { return };
         if has_read {
             settings.patience_factor = 1;
         }
-        if matches!(error, Error::Stalled(_)) {
+        if is_stalled {
             settings.patience_factor = settings.patience_factor.saturating_mul(2);
         }
     }

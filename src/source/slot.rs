@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use crate::pg::server;
 use crate::pg::slots::{self, Created, Slot};
 use crate::pg::{self, Connection, Kind, Server, sqlstate};
-use crate::pump::Error;
+use crate::source::error::Error;
 use crate::source::options::{ATTEMPT_INTERVAL, Engine, SlotMode, Source};
 use crate::source::waiting::Waiter;
 use crate::wire::replication::command::{FAILOVER_SINCE, SlotOptions};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
+use super::error::Error;
 use super::open::{self, check_publications, check_version};
 use super::options::Source;
 use super::slot;
@@ -19,7 +20,6 @@ use crate::pg::copy_out::CopyOut;
 use crate::pg::server::System;
 use crate::pg::tables::{self, Table, json_cell};
 use crate::pg::{self, Connection, Direction, Kind};
-use crate::pump::Error;
 use crate::wire::replication::command::SlotOptions;
 
 /// The name of the readers' commands in messages.

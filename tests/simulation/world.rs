@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use walcat::testing::lsn::Lsn;
 use walcat::testing::position::{Disagreement, Facts, Known, Start};
-use walcat::testing::pump;
 use walcat::testing::sink::kafka::exactly_once::checkpoint::Instance;
 use walcat::testing::sink::kafka::exactly_once::history::History;
+use walcat::testing::source;
 use walcat::testing::source::open::check_stored;
 
 use crate::kafka::Kafka;
@@ -167,7 +167,7 @@ pub fn begin(known: Option<&Known>, facts: &Facts, under_way: &[u64], world: &mu
             }
             Ok(start)
         }
-        Err(pump::Error::Positions(disagreement)) => Err(refuse(&disagreement, under_way, world)),
+        Err(source::Error::Positions(disagreement)) => Err(refuse(&disagreement, under_way, world)),
         Err(error) => panic!("seed {}: {error}", world.seed),
     }
 }

@@ -17,13 +17,13 @@ use crate::error::Error;
 use crate::pg::publications::{self, PublishedTable};
 use crate::pg::server::{self, SERVER_VERSION_MIN, System};
 use crate::pg::{self, Connection, Wait, slots, sqlstate};
-use crate::pump;
 use crate::pump::store::Store;
 use crate::record::topic::Route;
 use crate::sink::kafka::TopicTemplate;
 use crate::sink::kafka::client::admin::{AdminError, NewTopic};
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::exactly_once::checkpoint;
+use crate::source;
 use crate::source::open::{self, Rehearsed};
 use crate::source::options::{SlotMode, Source};
 use crate::state_file::StateFile;
@@ -119,7 +119,7 @@ fn postgres(
     if settings.engine == config::Engine::Streaming {
         let slot_is_read = slot.as_ref().is_some_and(|slot| slot.active);
         report.line(&checks::wal_senders(facts.used_wal_senders, facts.max_wal_senders, slot_is_read))?;
-        let failure = rehearsal.take_if(|error| matches!(error, pump::Error::Postgres(pg::Error::Connect { .. })));
+        let failure = rehearsal.take_if(|error| matches!(error, source::Error::Postgres(pg::Error::Connect { .. })));
         report.line(&checks::replication_connection(failure.map(|error| (error.to_string(), error.hint()))))?;
     }
     let (used, max) = (facts.used_replication_slots, facts.max_replication_slots);
@@ -217,8 +217,12 @@ fn rehearse(
     settings: &StreamSettings,
     mut state_file: Option<StateFile>,
     commands: &mut Commands,
-) -> Result<Rehearsed, pump::Error> {
-    open::rehearse(&stream_source(settings), &mut || Store::on_disk(&mut state_file).read(), &mut commands.waiter())
+) -> Result<Rehearsed, source::Error> {
+    open::rehearse(
+        &stream_source(settings),
+        &mut || Ok(Store::on_disk(&mut state_file).read()?),
+        &mut commands.waiter(),
+    )
 }
 
 /// Reports whether the publications are older than the changes that the slot holds.

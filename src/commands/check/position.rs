@@ -10,11 +10,11 @@ use crate::config::StreamSettings;
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::position::{Facts, Known};
-use crate::pump;
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::client::topic_reader;
 use crate::sink::kafka::exactly_once::look;
 use crate::sink::{self, kafka as sink_kafka};
+use crate::source;
 use crate::source::open::{self, Rehearsed};
 
 /// The memory for records that librdkafka reads ahead.
@@ -28,8 +28,8 @@ enum Failure {
     Unread(String),
 }
 
-impl From<pump::Error> for Failure {
-    fn from(error: pump::Error) -> Self {
+impl From<source::Error> for Failure {
+    fn from(error: source::Error) -> Self {
         Failure::Stream(Box::new(error.into()))
     }
 }

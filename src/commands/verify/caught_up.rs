@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pg::Connection;
 use crate::pg::slots;
-use crate::pump;
+use crate::source;
 use crate::source::slot::{self, missing_slot};
 use crate::source::waiting::Waiter;
 
@@ -40,7 +40,7 @@ pub(super) fn check_slot(
     slot::check_plugin(&found)?;
     slot::check_database(&found, &connection.database())?;
     if let Some(why) = found.lost() {
-        return Err(Error::Pump(pump::Error::Setup {
+        return Err(Error::from(source::Error::Setup {
             message: format!("the slot {} is permanently lost: {why}", settings.slot),
             hint: "its stream has not delivered what the tables have; drop the slot, create a new one and reload the tables \
                    with walcat snapshot start (see RELOADING in walcat(1))"
