@@ -41,17 +41,18 @@ use self::outage::OutageReport;
 use self::output::serve_output;
 pub use self::output::{Dump, Output};
 use self::reading::Read;
+use self::reconnect::Reconnects;
 use self::recorder::Recorder;
 use self::renewal::Huge;
 use self::report::Report;
 use self::stage::Stage;
 use self::store::Store;
 use self::watch::Watch;
-use crate::backoff::{Backoff, Policy};
+use crate::backoff::Policy;
 use crate::lsn::Lsn;
 use crate::pg::catalog::Catalog;
 use crate::poller::Poller;
-use crate::position::{Facts, Identity, Vouched};
+use crate::position::{Facts, Identity};
 use crate::session::Session;
 use crate::signal::StopSignals;
 use crate::source::open::Started;
@@ -93,26 +94,11 @@ pub struct Pump {
     facts: Facts,
     /// Watches whether the timeline changes during the stream.
     watch: Watch,
-    /// What was delivered when walcat last asked the standby, and what the standby has vouched for.
-    asked_for: Vouched,
-    vouched: Vouched,
-    /// Whether a position waits for that answer.
-    is_wanted: bool,
     /// Whether the last checkpoint was past the end of the WAL, and walcat has asked the server again since.
     was_overtaken: bool,
-    backoff: Backoff,
-    /// The same for failing Kafka transactions, without a limit: `broker_for` limits the wait for Kafka.
-    restarts: Backoff,
+    reconnects: Reconnects,
     /// The slot that this run created, until a stored position was compared with it.
     new_slot: Option<String>,
-    /// When the present connection started to stream.
-    connected_at: Instant,
-    /// The pid of the walsender or backend of the present session, or of the last one.
-    session_pid: i32,
-    /// The received position when the connection was last lost.
-    received_at_loss: Lsn,
-    /// How many records were left out when the stream was last interrupted.
-    refused_at_loss: u64,
 }
 
 /// The parts of a pump.
@@ -202,18 +188,10 @@ impl Pump {
             incremental,
             facts: parts.started.facts,
             watch,
-            asked_for: Vouched::default(),
-            vouched: Vouched::default(),
-            is_wanted: false,
             // Without reconnects the first answer is final.
             was_overtaken: parts.retry.budget == Some(Duration::ZERO),
-            backoff: Backoff::new(parts.retry),
-            restarts: Backoff::new(Policy { budget: None, ..parts.retry }),
+            reconnects: Reconnects::new(parts.retry, session_pid, now),
             new_slot: parts.started.new_slot,
-            connected_at: now,
-            session_pid,
-            received_at_loss: Lsn::INVALID,
-            refused_at_loss: 0,
         })
     }
 

@@ -15,6 +15,8 @@ use super::renewal::Huge;
 use super::store::Store;
 use super::watch::Watch;
 use super::{Pump, Stage};
+use crate::backoff::{Backoff, Policy};
+use crate::lsn::Lsn;
 use crate::pg;
 use crate::position::Known;
 use crate::sink::kafka::exactly_once::ABORT_LIMIT;
@@ -31,6 +33,67 @@ const HOLDER_LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// A connection that lasted this long counts as a working one.
 const CONNECTION_HAS_HELD: Duration = Duration::from_secs(30);
 
+/// What the next attempt depends on: the attempts before, and the present session.
+#[derive(Debug)]
+pub(super) struct Reconnects {
+    backoff: Backoff,
+    /// The same for failing Kafka transactions, without a limit: `broker_for` limits the wait for Kafka.
+    restarts: Backoff,
+    /// When the present connection started to stream.
+    connected_at: Instant,
+    /// The pid of the walsender or backend of the present session, or of the last one.
+    session_pid: i32,
+    /// The received position when the connection was last lost.
+    received_at_loss: Lsn,
+    /// How many records were left out when the stream was last interrupted.
+    refused_at_loss: u64,
+}
+
+impl Reconnects {
+    /// For the first session.
+    pub fn new(retry: Policy, session_pid: i32, now: Instant) -> Self {
+        Reconnects {
+            backoff: Backoff::new(retry),
+            restarts: Backoff::new(Policy { budget: None, ..retry }),
+            connected_at: now,
+            session_pid,
+            received_at_loss: Lsn::INVALID,
+            refused_at_loss: 0,
+        }
+    }
+
+    /// A session has ended with this position received and so many records left out. Returns whether it has read anything.
+    fn interrupted(&mut self, received: Lsn, refused: u64) -> bool {
+        // A quiet server sends nothing for hours, so a long-lived connection counts as a success too.
+        let has_held = self.connected_at.elapsed() >= CONNECTION_HAS_HELD;
+        let has_read = received > self.received_at_loss;
+        if has_read || has_held {
+            self.backoff.succeeded();
+            self.restarts.succeeded();
+        }
+        // The next attempt leaves out one record more.
+        if refused > std::mem::replace(&mut self.refused_at_loss, refused) {
+            self.restarts.succeeded();
+        }
+        self.received_at_loss = received.max(self.received_at_loss);
+        has_read
+    }
+
+    /// The attempts of this remedy; none if it needs no attempt.
+    fn attempts(&mut self, remedy: Remedy) -> Option<&mut Backoff> {
+        match remedy {
+            Remedy::Producer => Some(&mut self.restarts),
+            Remedy::Connection => Some(&mut self.backoff),
+            Remedy::None => None,
+        }
+    }
+
+    /// The time that is left for connecting again; none for no limit.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        self.backoff.left(now)
+    }
+}
+
 impl Pump {
     /// Reconnects if that fixes `error`; otherwise, or when the budget is spent, returns the error that ends the run.
     pub(super) fn recover(&mut self, error: Error) -> Result<(), Error> {
@@ -41,22 +104,10 @@ impl Pump {
             return Err(self.unacknowledged());
         }
         let received = self.session.feedback().received();
-        // A quiet server sends nothing for hours, so a long-lived connection counts as a success too.
-        let has_held = self.connected_at.elapsed() >= CONNECTION_HAS_HELD;
-        if received > self.received_at_loss || has_held {
-            self.backoff.succeeded();
-            self.restarts.succeeded();
-        }
-        // The next attempt leaves out one record more.
-        let refused = self.output.refused_count();
-        if refused > std::mem::replace(&mut self.refused_at_loss, refused) {
-            self.restarts.succeeded();
-        }
-        let has_read = received > self.received_at_loss;
+        let has_read = self.reconnects.interrupted(received, self.output.refused_count());
         let is_stalled = matches!(error, Error::Stalled(_));
         self.source.engine.be_patient(is_stalled, has_read);
         self.session.feedback().be_patient(is_stalled, has_read);
-        self.received_at_loss = received.max(self.received_at_loss);
         // Our own session would still hold the slot.
         self.feed.close(error.remedy() == Remedy::Producer);
         self.output.close(ABORT_LIMIT, Instant::now());
@@ -71,11 +122,7 @@ impl Pump {
         let (mut error, began) = (error, Instant::now());
         let mut holder_look = HOLDER_LOOK;
         loop {
-            let backoff = match error.remedy() {
-                Remedy::Producer => &mut self.restarts,
-                Remedy::Connection => &mut self.backoff,
-                Remedy::None => return Err(error),
-            };
+            let Some(backoff) = self.reconnects.attempts(error.remedy()) else { return Err(error) };
             let Some(delay) = backoff.failed(Instant::now(), fastrand::f64()) else {
                 return Err(self.given_up(error, began));
             };
@@ -150,14 +197,14 @@ impl Pump {
             slot_mode: SlotMode::Existing,
             startpos: None,
             connect_for: Some(Duration::ZERO),
-            slot_for: match (is_read_again, self.backoff.left(Instant::now())) {
+            slot_for: match (is_read_again, self.reconnects.left(Instant::now())) {
                 (true, left) => Some(left.map_or(holder_look, |left| left.min(holder_look))),
                 (false, left) => left,
             },
             accept_gap: false,
             takeover: match self.source.takeover {
                 Takeover::Never => Takeover::Never,
-                Takeover::Anybody | Takeover::Own(_) => Takeover::Own(self.session_pid),
+                Takeover::Anybody | Takeover::Own(_) => Takeover::Own(self.reconnects.session_pid),
             },
             ..self.source.clone()
         };
@@ -184,7 +231,7 @@ impl Pump {
     /// Replaces the old connection by the new one.
     pub(super) fn attach(&mut self, started: Started, now: Instant) {
         self.feed = started.feed;
-        self.session_pid = self.feed.session_pid();
+        self.reconnects.session_pid = self.feed.session_pid();
         self.asking.give_up(Some(started.server.clone()));
         self.outage.follow(started.server.clone());
         if let Some(incremental) = &mut self.incremental {
@@ -200,9 +247,8 @@ impl Pump {
             self.identity.timeline,
             now,
         );
-        (self.asked_for, self.vouched, self.is_wanted) = Default::default();
         Store::of(&mut self.state_file, &mut self.output).ask_timeline(self.watch.is_needed());
-        self.connected_at = now;
+        self.reconnects.connected_at = now;
         self.hold = Hold::InUse;
         self.huge = Huge::default();
     }
@@ -237,7 +283,7 @@ impl Pump {
         }
         if is_cut || self.identity.timeline != last_timeline {
             self.session.cut_goal(self.facts.shared_up_to(last_timeline).unwrap_or(self.facts.wal_end));
-            self.received_at_loss = self.session.feedback().received();
+            self.reconnects.received_at_loss = self.session.feedback().received();
             let feedback = self.session.feedback();
             // Store the position before this server confirms anything: one of the old timeline does not apply here.
             store.begin(self.identity.at(feedback.delivered(), feedback.records_end()), now)?;

@@ -50,7 +50,7 @@ impl Pump {
             return Ok(false);
         }
         // Without time to reconnect, a slot that is still held for a moment would end the run.
-        if self.backoff.left(now) == Some(Duration::ZERO) {
+        if self.reconnects.left(now) == Some(Duration::ZERO) {
             return Ok(false);
         }
         info!(slot = self.report.slot(), message_bytes;

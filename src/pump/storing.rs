@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::store::{Store, Urgency};
+use super::watch::Answer;
 use super::{Error, Pump, Stage};
 use crate::position::Vouched;
 
@@ -20,9 +21,8 @@ impl Pump {
         let latest = Vouched { delivered: feedback.delivered(), records_end: feedback.records_end() };
         let store = Store::of(&mut self.state_file, &mut self.output);
         let is_wanted = store.wants_timeline(latest.delivered, urgency, now);
-        if (is_wanted || self.watch.is_due(now)) && self.watch.ask(now) {
-            self.asked_for = latest;
-            self.is_wanted = is_wanted;
+        if is_wanted || self.watch.is_due(now) {
+            self.watch.ask(latest, is_wanted, now);
         }
         self.keep(latest, urgency, now)
     }
@@ -31,19 +31,17 @@ impl Pump {
     /// offered.
     pub(super) fn keep(&mut self, latest: Vouched, urgency: Urgency, now: Instant) -> Result<(), Error> {
         let mut store = Store::of(&mut self.state_file, &mut self.output);
-        let position = if self.watch.is_needed() { store.offered(latest, self.vouched) } else { latest };
+        let position = if self.watch.is_needed() { store.offered(latest, self.watch.vouched()) } else { latest };
         store.keep(&self.identity, position, self.session.feedback(), urgency, now)
     }
 
     /// Handles the standby's answer. Everything received before the question belongs to the history of that timeline.
     fn handle_timeline(&mut self) {
-        let Some(timeline) = self.watch.answer() else { return };
+        let Some(Answer { timeline, is_wanted }) = self.watch.answer() else { return };
         if timeline != self.identity.timeline {
             self.identity.go_on(timeline, self.identity.records.lsn);
             self.facts.timeline = timeline;
         }
-        self.vouched = self.asked_for;
-        let is_wanted = std::mem::take(&mut self.is_wanted);
         let is_promoted = !self.watch.is_needed();
         Store::of(&mut self.state_file, &mut self.output).timeline_is(timeline, is_promoted, is_wanted);
     }

@@ -13,6 +13,7 @@ use log::{debug, info};
 
 use crate::pg::lookup::Lookup;
 use crate::pg::{Direction, Server};
+use crate::position::Vouched;
 
 /// The timeline, and whether the server is a standby. A standby's own functions show only the timeline of its last
 /// restartpoint, and the received one only to privileged roles.
@@ -38,7 +39,21 @@ pub(super) struct Watch {
     /// Whether the last question failed.
     has_failed: bool,
     asked_at: Instant,
+    /// What was delivered when walcat last asked, and whether a position waits for the answer.
+    asked_for: Vouched,
+    is_wanted: bool,
+    /// What the standby has vouched for.
+    vouched: Vouched,
     timeline: u32,
+}
+
+/// The standby's answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    /// The present timeline. Everything received before the question belongs to its history.
+    pub timeline: u32,
+    /// Whether a position has waited for it.
+    pub is_wanted: bool,
 }
 
 impl Watch {
@@ -52,7 +67,17 @@ impl Watch {
         now: Instant,
     ) -> Self {
         let lookup = is_standby.then(|| Lookup::new("the standby's timeline", dsn, server));
-        Watch { slot, lookup, is_asking: false, has_failed: false, asked_at: now, timeline }
+        Watch {
+            slot,
+            lookup,
+            is_asking: false,
+            has_failed: false,
+            asked_at: now,
+            asked_for: Vouched::default(),
+            is_wanted: false,
+            vouched: Vouched::default(),
+            timeline,
+        }
     }
 
     /// Whether the timeline may change.
@@ -60,20 +85,27 @@ impl Watch {
         self.lookup.is_some()
     }
 
-    /// Asks, unless a question is open. Returns whether it asked: the answer covers everything received before.
-    pub fn ask(&mut self, now: Instant) -> bool {
-        let Some(lookup) = &mut self.lookup else { return false };
+    /// Asks, unless a question is open. The answer covers what is delivered; `is_wanted` if a position waits for it.
+    pub fn ask(&mut self, delivered: Vouched, is_wanted: bool, now: Instant) {
+        let Some(lookup) = &mut self.lookup else { return };
         if self.is_asking || (self.has_failed && now < self.asked_at + INTERVAL) {
-            return false;
+            return;
         }
         self.asked_at = now;
         self.is_asking = lookup.ask(QUERY, &[]).is_ok();
         self.has_failed = !self.is_asking;
-        self.is_asking
+        if self.is_asking {
+            (self.asked_for, self.is_wanted) = (delivered, is_wanted);
+        }
     }
 
-    /// The timeline, once the answer has arrived. A failure returns none, and walcat asks again.
-    pub fn answer(&mut self) -> Option<u32> {
+    /// What the standby has vouched for.
+    pub fn vouched(&self) -> Vouched {
+        self.vouched
+    }
+
+    /// The answer, once it has arrived. A failure returns none, and walcat asks again.
+    pub fn answer(&mut self) -> Option<Answer> {
         if !self.is_asking {
             return None;
         }
@@ -96,7 +128,8 @@ impl Watch {
         if role == "primary" {
             self.lookup = None;
         }
-        Some(timeline)
+        self.vouched = self.asked_for;
+        Some(Answer { timeline, is_wanted: std::mem::take(&mut self.is_wanted) })
     }
 
     /// Whether the next regular question is due.
