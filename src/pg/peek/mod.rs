@@ -13,6 +13,9 @@
 //! Source: PostgreSQL documentation, "9.28.6 Replication Management Functions" and "34.6 Retrieving Query Results in
 //! Chunks" (single-row mode).
 
+mod sql;
+mod state;
+
 use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -26,14 +29,8 @@ use super::sqlstate;
 use crate::lsn::Lsn;
 use crate::session::IDLE_PREFIX;
 use crate::wire::replication::command::{quote_identifier, quote_literal};
-
-const PEEK: &str = "pg_logical_slot_peek_binary_changes";
-const EMIT: &str = "pg_logical_emit_message";
-const ADVANCE: &str = "pg_replication_slot_advance";
-
-/// The flushed position.
-const FLUSHED: &str = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-     ELSE pg_catalog.pg_current_wal_flush_lsn() END";
+use sql::{ADVANCE, EMIT, PEEK};
+use state::{Idle, Round, State};
 
 /// The settings of the polling.
 #[derive(Clone, Debug)]
@@ -80,54 +77,6 @@ pub enum Peeked {
     Row(Row),
     /// Everything committed before this position has been read.
     ReadUpTo(Lsn),
-}
-
-/// The state of a round.
-#[derive(Clone, Copy, Debug, Default)]
-struct Round {
-    /// The flushed position before it.
-    flushed: Lsn,
-    rows: u32,
-    /// The last row's LSN.
-    last: Lsn,
-    /// Where the round ends, if it reads only what was delivered before.
-    upto: Option<Lsn>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum State {
-    /// Waiting for the next round.
-    Waiting { until: Instant },
-    /// The transaction begins.
-    Beginning(Round),
-    /// Rows arrive.
-    Peeking(Round),
-    /// The transaction ends.
-    Ending(Round),
-    /// Waiting until everything that was read is delivered.
-    Delivering(Round),
-    /// Moving the slot.
-    Advancing { round: Round, to: Lsn },
-    /// Writing a message, which the next round reads.
-    Emitting,
-    /// Sending a query so that the server does not end a session that is idle between two rounds.
-    Pinging(Idle),
-}
-
-/// What an idle session waits for.
-#[derive(Clone, Copy, Debug)]
-enum Idle {
-    Round { until: Instant },
-    Delivery(Round),
-}
-
-impl From<Idle> for State {
-    fn from(idle: Idle) -> Self {
-        match idle {
-            Idle::Round { until } => State::Waiting { until },
-            Idle::Delivery(round) => State::Delivering(round),
-        }
-    }
 }
 
 /// The polling source.
@@ -456,36 +405,6 @@ impl Peek {
 
     fn has_too_many_rows(&self, round: Round) -> bool {
         round.rows >= self.settings.changes_max
-    }
-
-    fn peek_command(&self, upto: Option<Lsn>) -> String {
-        let upto = upto.map_or("NULL".to_owned(), |lsn| format!("'{lsn}'"));
-        format!(
-            "SELECT lsn, data FROM pg_catalog.{PEEK}({}, {upto}, {}, 'proto_version', '1', 'publication_names', {}, \
-             'messages', 'true')",
-            quote_literal(&self.slot),
-            self.settings.changes_max,
-            self.publications
-        )
-    }
-
-    fn begin_command(&self) -> String {
-        let begin = begin_pinned(self.connection.server_version());
-        // The session's own value, outside this transaction.
-        let idle = "(SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout')";
-        format!("{begin} {}, {idle}", self.look_command())
-    }
-
-    /// The query for the flushed position and the position of the slot.
-    fn look_command(&self) -> String {
-        let slot = quote_literal(&self.slot);
-        format!(
-            "SELECT {FLUSHED}, (SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot})"
-        )
-    }
-
-    fn advance_command(&self, to: Lsn) -> String {
-        format!("SELECT pg_catalog.{ADVANCE}({}, '{to}')", quote_literal(&self.slot))
     }
 
     fn send(&mut self, command: &str) -> Result<(), Error> {
