@@ -22,7 +22,7 @@ use crate::sink::kafka::client::link::Link;
 use crate::sink::kafka::client::transaction_thread::{Call, Done};
 use crate::sink::kafka::error::{Error, is_missing_topic};
 use crate::sink::kafka::exactly_once::checkpoint::{self, Checkpoint, Instance, Reader};
-use crate::sink::kafka::exactly_once::ledger::Found;
+use crate::sink::kafka::exactly_once::history::Found;
 use crate::sink::kafka::exactly_once::own_records::OwnRecords;
 use crate::sink::kafka::flight::Flight;
 use crate::sink::kafka::topics::Waiting;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::lsn::Lsn;
+use crate::position::Stored;
 use crate::sink::kafka::exactly_once::checkpoint::{Checkpoint, Instance, Start};
 
 /// A record of the topic.
@@ -79,11 +81,30 @@ impl History {
     }
 }
 
+/// The contents of the checkpoint topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The stored position.
+    pub stored: Option<Stored>,
+    /// The slot's position when the first instance started, if nothing had been read from the slot.
+    pub unread_slot_at: Option<Lsn>,
+}
+
+impl Found {
+    /// What was read, once it is complete: it is when the start record of the reading instance was read.
+    #[must_use]
+    pub fn of(history: &History) -> Option<Self> {
+        history.has_seen_start.then(|| Found {
+            stored: history.checkpoint.as_ref().map(|checkpoint| checkpoint.stored.clone()),
+            unread_slot_at: history.first_start.as_ref().and_then(|start| start.unread_slot_at),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Lsn;
-    use crate::position::{FullKeys, Stored};
+    use crate::position::FullKeys;
     use crate::sink::kafka::exactly_once::checkpoint::{Start, render_checkpoint, render_start};
 
     fn instance(pid: u32, renewal: u32) -> Instance {

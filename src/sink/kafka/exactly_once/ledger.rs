@@ -6,6 +6,9 @@
 //! Invariants: a Kafka transaction contains whole PostgreSQL transactions and the checkpoint after them. A position is
 //! stored only when the commit of its transaction has succeeded. No record settles before that.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -17,8 +20,9 @@ use crate::session::Sealed;
 use crate::sink::kafka::client::transaction_calls::CallError;
 use crate::sink::kafka::error::Error;
 use crate::sink::kafka::exactly_once::checkpoint::{Checkpoint, Instance};
-use crate::sink::kafka::exactly_once::history::History;
+use crate::sink::kafka::exactly_once::history::{Found, History};
 use crate::sink::kafka::exactly_once::own_records::OwnRecords;
+use crate::sink::kafka::exactly_once::vouching::Vouching;
 use crate::snapshot::Progress;
 
 /// The maximum number of units of confirmation in one Kafka transaction: half of the ring.
@@ -71,39 +75,6 @@ pub enum Task {
 enum Asking {
     NotAsked,
     Asked,
-}
-
-/// Whether the timeline must be requested before a checkpoint is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Vouching {
-    /// The timeline does not change during the stream.
-    Never,
-    /// The timeline can change; no checkpoint waits for it now.
-    Later,
-    /// A checkpoint waits for the timeline, and no more changes are taken.
-    Wanted,
-    /// The timeline is known for the checkpoint that waited.
-    Answered,
-}
-
-/// The contents of the checkpoint topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// The stored position.
-    pub stored: Option<Stored>,
-    /// The slot's position when the first instance started, if nothing had been read from the slot.
-    pub unread_slot_at: Option<Lsn>,
-}
-
-impl Found {
-    /// What was read, once it is complete: it is when the start record of the reading instance was read.
-    #[must_use]
-    pub fn of(history: &History) -> Option<Self> {
-        history.has_seen_start.then(|| Found {
-            stored: history.checkpoint.as_ref().map(|checkpoint| checkpoint.stored.clone()),
-            unread_slot_at: history.first_start.as_ref().and_then(|start| start.unread_slot_at),
-        })
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -234,7 +205,7 @@ impl Ledger {
 
     /// Whether to request the timeline before each checkpoint: the server is a standby, which can be promoted.
     pub fn ask_timeline(&mut self, may_change: bool) {
-        self.vouching = if may_change { Vouching::Later } else { Vouching::Never };
+        self.vouching = Vouching::of(may_change);
     }
 
     /// Whether a checkpoint waits for the timeline of the changes taken so far.
@@ -245,9 +216,8 @@ impl Ledger {
 
     /// The timeline, as requested after a checkpoint began to wait for it.
     pub fn timeline_is(&mut self, timeline: u32) {
-        if self.vouching == Vouching::Wanted {
+        if self.vouching.answer() {
             self.identity.timeline = timeline;
-            self.vouching = Vouching::Answered;
         }
     }
 
@@ -257,25 +227,10 @@ impl Ledger {
         self.vouching = Vouching::Never;
     }
 
-    /// Whether a checkpoint can be written now.
-    fn knows_timeline(&mut self) -> bool {
-        match self.vouching {
-            Vouching::Never => true,
-            Vouching::Answered => {
-                self.vouching = Vouching::Later;
-                true
-            }
-            Vouching::Later | Vouching::Wanted => {
-                self.vouching = Vouching::Wanted;
-                false
-            }
-        }
-    }
-
     /// Whether changes can be taken now.
     #[must_use]
     pub fn has_room(&self, now: Instant) -> bool {
-        if matches!(self.vouching, Vouching::Wanted | Vouching::Answered) {
+        if self.vouching.holds_changes() {
             return false;
         }
         match self.stage {
@@ -438,7 +393,7 @@ impl Ledger {
             Stage::Initializing { .. } | Stage::Announcing { .. } | Stage::Committing { .. } => Task::Await,
             Stage::Reading => Task::Read,
             Stage::Idle if self.idle_due_at(now).is_some_and(|due_at| now >= due_at) => {
-                if !self.knows_timeline() {
+                if !self.vouching.knows_timeline() {
                     return Ok(Task::Nothing);
                 }
                 let sealed = Sealed { commit_lsn: self.idle, end_lsn: self.idle, xid: 0 };
@@ -452,7 +407,7 @@ impl Ledger {
                 let is_due = self.hurry || !self.has_room(now);
                 let sealed = self.sealed;
                 match sealed {
-                    Some(sealed) if is_due && traffic.is_none_held && self.knows_timeline() => {
+                    Some(sealed) if is_due && traffic.is_none_held && self.vouching.knows_timeline() => {
                         let records = Reached { timeline: self.identity.timeline, lsn: sealed.end_lsn };
                         Task::Seal(self.checkpoint(sealed, records))
                     }
@@ -602,246 +557,5 @@ impl Ledger {
             Some(at) if self.idle.bytes_since(self.stored) < CHECKPOINT_BYTES => Some(at + CHECKPOINT_INTERVAL),
             _ => Some(now),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rdkafka::error::RDKafkaErrorCode as Code;
-
-    use super::*;
-    use crate::sink::kafka::exactly_once::checkpoint::{self, render_checkpoint, render_start};
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const QUIET: Traffic = Traffic { is_flight_empty: true, is_none_held: true, is_outage: false };
-
-    fn stored(end_lsn: u64) -> Stored {
-        let records = Some(Reached { timeline: 1, lsn: Lsn(end_lsn) });
-        let (system_identifier, slot) = ("7".to_owned(), "s".to_owned());
-        Stored {
-            system_identifier,
-            timeline: 1,
-            slot,
-            end_lsn: Lsn(end_lsn),
-            records,
-            full_keys: FullKeys::new(),
-            snapshot: None,
-        }
-    }
-
-    fn instance() -> Instance {
-        Instance { host: "h".to_owned(), pid: 7, started_unix_ms: 1, renewal: 0 }
-    }
-
-    fn ledger() -> Ledger {
-        let bounds = Bounds { interval: SECOND, records_max: 100, timeout: 60 * SECOND };
-        Ledger::new(bounds, stored(0), instance())
-    }
-
-    /// A ledger that has read this checkpoint and begins at `start`.
-    fn begun(found: Option<u64>, start: u64, now: Instant) -> Ledger {
-        let mut ledger = ledger();
-        assert_eq!(ledger.next(QUIET, now).unwrap(), Task::TakeId);
-        ledger.asked();
-        ledger.answered(Ok(()), now).unwrap();
-        assert_eq!(ledger.next(QUIET, now).unwrap(), Task::Announce);
-        ledger.announced();
-        commit(&mut ledger, now);
-        let mut history = History::new(ledger.instance());
-        if let Some(found) = found {
-            let (stored, instance) = (stored(found), instance());
-            history.take(&render_checkpoint(Checkpoint { stored, commit_lsn: Lsn(1), xid: 1, instance })).unwrap();
-        }
-        assert!(!ledger.handle_history(&history), "our start record has not been read");
-        history.take(&render_start(checkpoint::Start { instance: instance(), unread_slot_at: Some(Lsn(1)) })).unwrap();
-        assert!(ledger.handle_history(&history));
-        let read = ledger.found().unwrap();
-        assert_eq!((read.stored.map(|stored| stored.end_lsn.0), read.unread_slot_at), (found, Some(Lsn(1))));
-        assert!(!ledger.has_room(now) && !ledger.has_begun(), "the position is not checked");
-        let records = Reached { timeline: 1, lsn: Lsn(start) };
-        ledger.begin_at(Start { lsn: Lsn(start), records, is_cut: false }, 1);
-        ledger
-    }
-
-    fn commit(ledger: &mut Ledger, now: Instant) -> Option<Lsn> {
-        let busy = Traffic { is_flight_empty: false, ..QUIET };
-        assert_eq!(ledger.next(busy, now).unwrap(), Task::Nothing, "records are in flight");
-        assert_eq!(ledger.next(QUIET, now).unwrap(), Task::Commit);
-        ledger.asked();
-        assert_eq!(ledger.next(QUIET, now).unwrap(), Task::Await);
-        ledger.answered(Ok(()), now).unwrap()
-    }
-
-    fn take(ledger: &mut Ledger, ticket: u64, now: Instant) {
-        ledger.open(now);
-        ledger.take(Ticket(ticket), 1, true);
-    }
-
-    fn seal(ledger: &mut Ledger, end_lsn: u64) {
-        ledger.seal(Sealed { commit_lsn: Lsn(end_lsn - 1), end_lsn: Lsn(end_lsn), xid: 1 });
-    }
-
-    #[test]
-    fn a_kafka_transaction_holds_whole_postgresql_transactions_and_settles_with_its_commit() {
-        let now = Instant::now();
-        let mut ledger = begun(Some(100), 100, now);
-        take(&mut ledger, 0, now);
-        seal(&mut ledger, 200);
-        take(&mut ledger, 1, now);
-        let later = now + 2 * SECOND;
-        assert!(ledger.has_room(later), "the partly taken one must be read to its end");
-        ledger.hurry();
-        assert_eq!(ledger.next(QUIET, later).unwrap(), Task::Nothing);
-        seal(&mut ledger, 300);
-        assert!(!ledger.has_room(later), "the interval is over");
-        let held = Traffic { is_none_held: false, ..QUIET };
-        assert_eq!(ledger.next(held, later).unwrap(), Task::Nothing, "a record waits for its topic");
-        let Task::Seal(checkpoint) = ledger.next(QUIET, later).unwrap() else { panic!("no checkpoint") };
-        assert_eq!(checkpoint.stored, stored(300));
-        ledger.sealed_with(&checkpoint.stored);
-        assert_eq!((ledger.settled(), ledger.stored()), (None, Lsn(100)));
-        assert_eq!(commit(&mut ledger, later), Some(Lsn(300)));
-        assert_eq!(ledger.stored(), Lsn(300));
-        assert_eq!(
-            (ledger.settled(), ledger.settled(), ledger.settled()),
-            (Some((Ticket(0), 1)), Some((Ticket(1), 1)), None)
-        );
-    }
-
-    #[test]
-    fn a_commit_that_failed_stores_and_settles_nothing() {
-        let now = Instant::now();
-        for code in [Code::RequestTimedOut, Code::InvalidProducerEpoch, Code::TopicAuthorizationFailed] {
-            let mut ledger = begun(Some(100), 100, now);
-            take(&mut ledger, 0, now);
-            seal(&mut ledger, 200);
-            ledger.hurry();
-            let Task::Seal(checkpoint) = ledger.next(QUIET, now).unwrap() else { panic!("no checkpoint") };
-            ledger.sealed_with(&checkpoint.stored);
-            ledger.next(QUIET, now).unwrap();
-            ledger.asked();
-            let error = CallError { code, reason: "none".to_owned() };
-            assert!(ledger.answered(Err(error), now).is_err());
-            assert_eq!((ledger.stored(), ledger.settled()), (Lsn(100), None));
-            assert!(!ledger.has_room(now) && !ledger.close(), "its outcome is not known");
-            assert!(ledger.renew(), "the producer cannot be used any more");
-        }
-    }
-
-    #[test]
-    fn a_position_that_no_checkpoint_has_is_stored_before_it_counts() {
-        let now = Instant::now();
-        for (found, start) in [(None, 100), (Some(100), 200), (Some(300), 200)] {
-            let mut ledger = begun(found, start, now);
-            assert_eq!(ledger.stored(), Lsn::INVALID, "{found:?}");
-            let Task::Seal(checkpoint) = ledger.next(QUIET, now).unwrap() else { panic!("no checkpoint") };
-            assert_eq!(checkpoint.stored.end_lsn, Lsn(start));
-            ledger.sealed_with(&checkpoint.stored);
-            assert_eq!(commit(&mut ledger, now), Some(Lsn(start)));
-        }
-        let mut ledger = begun(Some(100), 100, now);
-        assert_eq!((ledger.stored(), ledger.next(QUIET, now).unwrap()), (Lsn(100), Task::Nothing));
-    }
-
-    #[test]
-    fn an_idle_position_waits_for_the_clock_and_not_for_who_ends_or_asks() {
-        let now = Instant::now();
-        let mut ledger = begun(None, 100, now);
-        let Task::Seal(checkpoint) = ledger.next(QUIET, now).unwrap() else { panic!("no checkpoint") };
-        ledger.sealed_with(&checkpoint.stored);
-        commit(&mut ledger, now);
-        ledger.offer(Lsn(200), false);
-        assert_eq!(ledger.next(QUIET, now).unwrap(), Task::Nothing);
-        assert_eq!(ledger.deadline(true, now, now), Some(now + CHECKPOINT_INTERVAL));
-        assert!(matches!(ledger.next(QUIET, now + CHECKPOINT_INTERVAL).unwrap(), Task::Seal(_)));
-        ledger.offer(Lsn(150), true);
-        let Task::Seal(checkpoint) = ledger.next(QUIET, now).unwrap() else { panic!("no checkpoint") };
-        assert_eq!(checkpoint.stored.end_lsn, Lsn(200), "a lower position changes nothing");
-        assert_eq!(checkpoint.stored.records_end().lsn, Lsn(100), "it had no records");
-    }
-
-    #[test]
-    fn only_what_is_not_being_committed_is_given_up() {
-        let now = Instant::now();
-        assert!(!begun(Some(100), 100, now).close(), "nothing is open");
-        let mut open = begun(Some(100), 100, now);
-        take(&mut open, 0, now);
-        assert!(open.close());
-        assert!(open.renew(), "it needs another producer");
-        assert_eq!((open.settled(), open.stored(), open.instance().renewal), (None, Lsn::INVALID, 1));
-        let mut asked = ledger();
-        asked.asked();
-        assert!(!asked.close());
-        assert!(!asked.renew(), "a late answer would fence another producer");
-        assert_eq!(asked.next(QUIET, now).unwrap(), Task::Await);
-    }
-
-    #[test]
-    fn a_postgresql_transaction_that_is_too_long_twice_is_too_long() {
-        let now = Instant::now();
-        for (is_outage, is_too_long) in [(false, true), (true, false)] {
-            let mut ledger = begun(Some(100), 100, now);
-            let traffic = Traffic { is_outage, ..QUIET };
-            for round in 0..2 {
-                take(&mut ledger, 0, now);
-                assert_eq!(ledger.deadline(true, now, now), Some(now + 54 * SECOND));
-                assert_eq!(ledger.next(traffic, now + 53 * SECOND).unwrap(), Task::Nothing);
-                let error = ledger.next(traffic, now + 54 * SECOND).unwrap_err();
-                let expected = is_too_long && round == 1;
-                assert_eq!(matches!(error, Error::TransactionTooLong { .. }), expected, "{error}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_checkpoint_waits_for_the_timeline_of_a_standby_and_takes_nothing_more_meanwhile() {
-        let now = Instant::now();
-        let mut ledger = ledger();
-        ledger.ask_timeline(true);
-        ledger.stage = Stage::Idle;
-        assert!(ledger.has_room(now) && !ledger.wants_timeline());
-        // An answer that arrives before a checkpoint waits was requested before its records were taken.
-        ledger.timeline_is(2);
-        assert!(!ledger.knows_timeline() && ledger.wants_timeline());
-        assert!(!ledger.has_room(now));
-        ledger.timeline_is(2);
-        assert!(!ledger.has_room(now) && !ledger.wants_timeline());
-        assert!(ledger.knows_timeline() && ledger.has_room(now));
-        assert!(!ledger.knows_timeline(), "the next one asks again");
-        ledger.is_promoted(3);
-        assert!(ledger.knows_timeline() && ledger.has_room(now));
-    }
-
-    #[test]
-    fn a_position_that_differs_from_the_stored_one_is_stored_even_if_nothing_follows() {
-        let now = Instant::now();
-        let start = |lsn| Start { lsn: Lsn(lsn), records: Reached::NOTHING, is_cut: false };
-        for (what, stored, lsn, timeline, is_due) in [
-            ("as it was stored", Some(stored(100)), 100, 1, false),
-            ("a first one", None, 100, 1, true),
-            ("accepted below what is stored", Some(stored(200)), 100, 1, true),
-            ("accepted above it", Some(stored(50)), 100, 1, true),
-            ("on another timeline", Some(stored(100)), 100, 2, true),
-        ] {
-            let mut ledger = ledger();
-            ledger.stage = Stage::Found(Found { stored, unread_slot_at: None });
-            ledger.begin_at(start(lsn), timeline);
-            assert_eq!(ledger.idle_due_at(now), is_due.then_some(now), "{what}");
-            assert_eq!(ledger.stored(), if is_due { Lsn::INVALID } else { Lsn(lsn) }, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_record_that_lies_before_the_last_one_is_in_another_topic() {
-        let now = Instant::now();
-        let mut ledger = begun(Some(100), 100, now);
-        ledger.delivered_own(7);
-        ledger.delivered_own(9);
-        assert!(!ledger.own_records.are_elsewhere());
-        take(&mut ledger, 0, now);
-        seal(&mut ledger, 200);
-        ledger.sealed_with(&stored(200));
-        ledger.delivered_own(0);
-        assert!(ledger.next(QUIET, now).is_err(), "its commit would store nothing");
     }
 }

@@ -17,6 +17,7 @@ pub mod history;
 pub mod ledger;
 pub mod look;
 pub(in crate::sink::kafka) mod own_records;
+mod vouching;
 
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
@@ -31,7 +32,8 @@ use crate::sink::kafka::client::link::Link;
 use crate::sink::kafka::client::transaction_calls::{CallError, failure, is_fenced};
 use crate::sink::kafka::client::transaction_thread::{Call, Done};
 use crate::sink::kafka::error::Error;
-use crate::sink::kafka::exactly_once::ledger::{Bounds, Found, Ledger, Task, Traffic};
+use crate::sink::kafka::exactly_once::history::Found;
+use crate::sink::kafka::exactly_once::ledger::{Bounds, Ledger, Task, Traffic};
 use crate::sink::kafka::flight::Flight;
 use crate::sink::kafka::topics::Waiting;
 
