@@ -196,7 +196,8 @@ fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::e
         },
         database: started.system.database.clone(),
         slot_at: started.facts.confirmed,
-        read_topics: started.read_tables.iter().map(|table| topic_of(settings, table)).collect(),
+        topics: started.tables.iter().map(|table| topic_of(settings, table)).collect(),
+        was_slot_read: started.was_read,
     })
 }
 
@@ -207,7 +208,8 @@ fn state_topic(settings: &StreamSettings, started: &Started) -> state_topic::Set
         database: started.system.database.clone(),
         slot: settings.slot.clone(),
         slot_at: started.facts.confirmed,
-        read_topics: started.read_tables.iter().map(|table| topic_of(settings, table)).collect(),
+        topics: started.tables.iter().map(|table| topic_of(settings, table)).collect(),
+        was_slot_read: started.was_read,
     }
 }
 

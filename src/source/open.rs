@@ -43,8 +43,10 @@ pub struct Started {
     pub is_cut: bool,
     /// The facts against which a stored position is judged.
     pub facts: Facts,
-    /// The published tables, as far as the server knows them, if the slot was read before; otherwise none.
-    pub read_tables: Vec<PublishedTable>,
+    /// The published tables, as far as the server knows them.
+    pub tables: Vec<PublishedTable>,
+    /// Whether the server knows that the slot was read before. It forgets this in a crash.
+    pub was_read: bool,
     /// Whether the server is a standby, whose timeline may change.
     pub is_standby: bool,
     /// The slot, if this run created it.
@@ -84,7 +86,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
         let known = store()?;
         // A standby that is promoted after this counts as a standby, and walcat asks for its timeline again.
         let is_standby = server::is_standby(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
-        let read_tables = read_tables(source, &name, &mut connection, waiter)?;
+        let (tables, was_read) = tables(source, &name, &mut connection, waiter)?;
         let (system, switches) = identify(&mut connection, waiter)?;
         let replayed = server::replayed(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
         let decodable = replayed.unwrap_or(system.flushed).min(system.flushed);
@@ -116,7 +118,8 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
                     decodable,
                     is_cut,
                     facts,
-                    read_tables,
+                    tables,
+                    was_read,
                     is_standby,
                     new_slot,
                 });
@@ -137,7 +140,7 @@ pub struct Rehearsed {
     pub facts: Facts,
     /// Whether the slot exists.
     pub has_slot: bool,
-    /// The published tables if the slot was read before; otherwise none.
+    /// The published tables if the server knows that the slot was read before; otherwise none.
     pub read_tables: Vec<PublishedTable>,
 }
 
@@ -158,7 +161,10 @@ pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<
     let confirmed = slot::rehearse(source, &mut connection, waiter)?;
     let known = store()?;
     let read_tables = match confirmed {
-        Some(_) => read_tables(source, &source.slot, &mut connection, waiter)?,
+        Some(_) => match tables(source, &source.slot, &mut connection, waiter)? {
+            (tables, true) => tables,
+            (_, false) => Vec::new(),
+        },
         None => Vec::new(),
     };
     let (system, switches) = identify(&mut connection, waiter)?;
@@ -277,18 +283,19 @@ pub(crate) fn check_new_slot(source: &Source, system_identifier: &str, store: &m
     }
 }
 
-/// Returns the published tables, if the slot was read before.
-fn read_tables(
+/// Returns the published tables, and whether the server knows that the slot was read before.
+fn tables(
     source: &Source,
     slot: &str,
     connection: &mut Connection,
     waiter: &mut Waiter<'_>,
-) -> Result<Vec<PublishedTable>, Error> {
+) -> Result<(Vec<PublishedTable>, bool), Error> {
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    if source.publications.is_empty() || slots::is_unread(connection, slot, wait)? {
-        return Ok(Vec::new());
+    if source.publications.is_empty() {
+        return Ok((Vec::new(), false));
     }
-    Ok(publications::published_tables(connection, &source.publications, wait)?)
+    let was_read = !slots::is_unread(connection, slot, wait)?;
+    Ok((publications::published_tables(connection, &source.publications, wait)?, was_read))
 }
 
 /// Checks that walcat supports the server's version.

@@ -90,6 +90,27 @@ fn a_process_that_knew_its_position_does_not_start_over_when_the_checkpoint_topi
     assert_eq!(times(&world), once_each(1..=10));
 }
 
+/// The crash takes what shows that the slot was read, and the slot goes back to its start.
+#[test]
+fn a_slot_that_looks_new_after_a_crash_is_warned_of_if_its_topics_have_records() {
+    let pg = Postgres::start("looks-new", 15, &[]);
+    let state = file("looks-new.toml", STATE);
+    const WARNING: &str = "no position is stored for this slot, but the topics of its tables have records";
+    for arguments in [["--delivery", "exactly-once"], ["--config", state.as_str()]] {
+        let world = World::on(&pg, Kafka::shared(), TABLE);
+        let once = || world.stream_to_kafka().with(&arguments).with(&["--once"]).run().expect_code(0);
+        world.sql("INSERT INTO t SELECT generate_series(1, 10)");
+        let first = once();
+        assert!(!first.log.contains(WARNING), "{}", first.log);
+        world.kafka.delete_topic(&topic(&world));
+        pg.stop("immediate");
+        pg.restart();
+        once().expect_log(&[WARNING]);
+        let third = once();
+        assert!(!third.log.contains(WARNING), "{}", third.log);
+    }
+}
+
 /// A broker that creates topics automatically creates one whose records it deletes after some time.
 #[test]
 fn a_checkpoint_topic_that_is_deleted_under_a_running_stream_ends_it() {

@@ -44,8 +44,10 @@ pub struct Settings {
     pub slot: String,
     /// The slot's position at the start.
     pub slot_at: Lsn,
-    /// The topics of the published tables if the slot may have been read before; otherwise empty.
-    pub read_topics: Vec<String>,
+    /// The topics of the published tables.
+    pub topics: Vec<String>,
+    /// Whether PostgreSQL knows that the slot was read before.
+    pub was_slot_read: bool,
 }
 
 enum Stage {
@@ -54,7 +56,7 @@ enum Stage {
     /// Whether the topics of the tables have records is being asked; after a failure, again at this time.
     Looking { again_at: Option<Instant> },
     /// The start record is to be written, or in flight.
-    Announcing { is_any_written: bool },
+    Announcing,
     /// The topic is being read up to the start record.
     Reading(Option<Box<Reader>>),
     /// The topic has no position, and the topics of other clusters are being listed.
@@ -71,6 +73,8 @@ pub struct StateTopic {
     topic: String,
     instance: Instance,
     stage: Stage,
+    /// Whether the topics of the tables had records before the start.
+    is_any_written: bool,
     /// Whether the topic exists, and this producer has opened it.
     is_open: bool,
     /// The position to write next.
@@ -94,6 +98,7 @@ impl StateTopic {
             topic,
             instance: Instance::this(),
             stage: Stage::New,
+            is_any_written: false,
             is_open: false,
             offered: None,
             under_way: None,
@@ -114,7 +119,7 @@ impl StateTopic {
     pub fn renew(&mut self) {
         self.is_open = false;
         self.lose();
-        if matches!(self.stage, Stage::Looking { .. } | Stage::Announcing { .. } | Stage::Listing(_)) {
+        if matches!(self.stage, Stage::Looking { .. } | Stage::Announcing | Stage::Listing(_)) {
             self.stage = Stage::New;
         }
     }
@@ -186,7 +191,7 @@ impl StateTopic {
         self.own_records.delivered(offset, true);
         let Some(position) = self.under_way.take() else { return };
         match self.stage {
-            Stage::Announcing { .. } => self.stage = Stage::Reading(None),
+            Stage::Announcing => self.stage = Stage::Reading(None),
             _ if self.own_records.are_elsewhere() => {}
             _ => {
                 self.stored = position;
@@ -245,11 +250,11 @@ impl StateTopic {
             self.is_open = true;
         }
         match &mut self.stage {
-            Stage::New if self.settings.read_topics.is_empty() => {
-                self.stage = Stage::Announcing { is_any_written: false };
+            Stage::New if self.settings.topics.is_empty() => {
+                self.stage = Stage::Announcing;
             }
             Stage::New => {
-                link.ask(Call::Look { topics: self.settings.read_topics.clone() })?;
+                link.ask(Call::Look { topics: self.settings.topics.clone() })?;
                 self.stage = Stage::Looking { again_at: None };
             }
             Stage::Looking { again_at: Some(at) } => {
@@ -259,13 +264,17 @@ impl StateTopic {
             }
             Stage::Looking { again_at } => match link.answer() {
                 None => {}
-                Some(Ok(Done::Begun { is_any_written })) => self.stage = Stage::Announcing { is_any_written },
+                Some(Ok(Done::Begun { is_any_written })) => {
+                    self.is_any_written = is_any_written;
+                    self.stage = Stage::Announcing;
+                }
                 // The brokers did not answer in time.
                 Some(_) => *again_at = Some(now + OUTAGE_LOOK_INTERVAL),
             },
-            Stage::Announcing { is_any_written } => {
+            Stage::Announcing => {
                 if self.under_way.is_none() {
-                    let unread_slot_at = (!*is_any_written).then_some(self.settings.slot_at);
+                    let was_read = self.settings.was_slot_read && self.is_any_written;
+                    let unread_slot_at = (!was_read).then_some(self.settings.slot_at);
                     let start = checkpoint::Start { instance: self.instance.clone(), unread_slot_at };
                     let value = checkpoint::render_start(start);
                     self.produce(link, waiting, flight, (checkpoint::START_KEY, &value), Lsn::INVALID)?;
@@ -316,6 +325,9 @@ impl StateTopic {
     }
 
     fn has_read(&mut self, found: Found) {
+        if found.stored.is_none() && self.is_any_written && !self.settings.was_slot_read {
+            checkpoint::warn_of_records(&self.settings.slot);
+        }
         let end_lsn = found.stored.as_ref().map_or(Lsn::INVALID, |stored| stored.end_lsn);
         info!(slot = self.settings.slot.as_str(), stored:% = end_lsn; "checkpoint read");
         self.stage = Stage::Found(found);
@@ -347,7 +359,7 @@ impl StateTopic {
             Stage::Looking { again_at } => *again_at,
             Stage::Reading(_) => Some(look),
             // A delivery report wakes the loop.
-            Stage::Announcing { .. } => self.under_way.is_none().then_some(now),
+            Stage::Announcing => self.under_way.is_none().then_some(now),
             Stage::Running => (self.offered.is_some() && self.under_way.is_none()).then_some(now),
             // The answer wakes the loop.
             Stage::Listing(_) | Stage::Found(_) => None,
@@ -388,7 +400,8 @@ mod tests {
             database: "d".to_owned(),
             slot: "s".to_owned(),
             slot_at: Lsn(start),
-            read_topics: Vec::new(),
+            topics: Vec::new(),
+            was_slot_read: false,
         });
         assert_eq!(state.topic(), "__walcat.7.d.s");
         state.begin(position(start));

@@ -118,6 +118,13 @@ pub fn topic(system_identifier: &str, database: &str, slot: &str) -> String {
     sanitize(&format!("{TOPIC_PREFIX}{system_identifier}.{database}.{slot}"))
 }
 
+/// Warns that a slot that looks new may have been read: PostgreSQL forgets in a crash that it was.
+pub fn warn_of_records(slot: &str) {
+    warn!(slot;
+        "no position is stored for this slot, but the topics of its tables have records: if they are from this slot, the \
+         checkpoint topic was deleted, and changes after the slot's position are delivered again");
+}
+
 /// The transactional id.
 #[must_use]
 pub fn transactional_id(system_identifier: &str, database: &str, slot: &str) -> String {

@@ -61,8 +61,10 @@ pub struct Settings {
     pub database: String,
     /// The slot's position at the start.
     pub slot_at: Lsn,
-    /// The topics of the published tables if the slot may have been read before; otherwise empty.
-    pub read_topics: Vec<String>,
+    /// The topics of the published tables.
+    pub topics: Vec<String>,
+    /// Whether PostgreSQL knows that the slot was read before.
+    pub was_slot_read: bool,
 }
 
 impl Settings {
@@ -167,13 +169,14 @@ impl Transactions {
                     link.open_checkpoints(&topic)?;
                     // If the topic is created again after this process stored a position, the previous topic was lost.
                     let is_asked = !self.ledger.known().is_valid();
-                    let topics = if is_asked { self.settings.read_topics.clone() } else { Vec::new() };
+                    let topics = if is_asked { self.settings.topics.clone() } else { Vec::new() };
                     link.call(Call::Init { topics });
                     self.ledger.asked();
                 }
             }
             Task::Announce => {
-                let is_read = self.ledger.known().is_valid() || self.is_any_written;
+                let was_read = self.settings.was_slot_read && self.is_any_written;
+                let is_read = self.ledger.known().is_valid() || was_read;
                 let unread_slot_at = (!is_read).then_some(self.settings.slot_at);
                 let start = checkpoint::Start { instance: self.ledger.instance().clone(), unread_slot_at };
                 let start = checkpoint::render_start(start);
@@ -249,6 +252,9 @@ impl Transactions {
             "the checkpoint topic was not read up to the start record"
         );
         let stored = self.ledger.found().and_then(|found| found.stored);
+        if stored.is_none() && self.is_any_written && !self.settings.was_slot_read {
+            checkpoint::warn_of_records(&self.settings.identity.slot);
+        }
         let (slot, end_lsn) =
             (self.settings.identity.slot.as_str(), stored.map_or(Lsn::INVALID, |stored| stored.end_lsn));
         info!(slot, stored:% = end_lsn; "checkpoint read");
