@@ -105,7 +105,7 @@ pub fn render_start(start: Start) -> Vec<u8> {
 /// The value of a checkpoint.
 #[must_use]
 pub fn render_checkpoint(checkpoint: Checkpoint) -> Vec<u8> {
-    render(&Record::Checkpoint(checkpoint))
+    render(&Record::Checkpoint(Box::new(checkpoint)))
 }
 
 fn render(record: &Record) -> Vec<u8> {
@@ -271,7 +271,7 @@ mod tests {
             r#"{"type":"checkpoint","system_identifier":"1","timeline":1,"slot":"s","end_lsn":"0/10","records":{"timeline":1,"lsn":"0/10"},"full_keys":{"16400":["b","a"]},"commit_lsn":"0/8","xid":5,"instance":{"host":"h","pid":7,"started_unix_ms":1700000000000,"renewal":2}}"#
         );
         match serde_json::from_slice(&text).unwrap() {
-            Record::Checkpoint(found) => assert_eq!(found, checkpoint),
+            Record::Checkpoint(found) => assert_eq!(*found, checkpoint),
             other => panic!("{other:?}"),
         }
         for unread_slot_at in [None, Some(Lsn(0x10))] {

@@ -11,7 +11,7 @@ use crate::sink::kafka::exactly_once::checkpoint::{Checkpoint, Instance, Start};
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(in crate::sink::kafka) enum Record {
     Start(Start),
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
 }
 
 /// The records of the topic that were read so far, from its beginning.
@@ -58,7 +58,7 @@ impl History {
                 self.newest_start = Some(start.instance);
             }
             Record::Checkpoint(checkpoint) if self.is_late(&checkpoint) => {}
-            Record::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint),
+            Record::Checkpoint(checkpoint) => self.checkpoint = Some(*checkpoint),
         }
         Ok(())
     }
