@@ -2,14 +2,19 @@
 //! has no meaning yet.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_default;
 use signal_hook_mio::v1_0::Signals;
 
 /// The received signals.
 pub struct StopSignals {
     signals: Signals,
     received: u32,
+    /// Whether a stop request ends the process by itself.
+    ends_at_once: Arc<AtomicBool>,
 }
 
 impl StopSignals {
@@ -18,7 +23,17 @@ impl StopSignals {
     /// # Errors
     /// If the operating system has no descriptor left.
     pub fn install() -> io::Result<Self> {
-        Ok(StopSignals { signals: Signals::new([SIGTERM, SIGINT, SIGHUP])?, received: 0 })
+        let ends_at_once = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            register_conditional_default(signal, Arc::clone(&ends_at_once))?;
+        }
+        Ok(StopSignals { signals: Signals::new([SIGTERM, SIGINT, SIGHUP])?, received: 0, ends_at_once })
+    }
+
+    /// Whether a stop request ends the process by itself from now on: for a command that waits for something else than the
+    /// poller, and has nothing to drain.
+    pub fn end_at_once(&self, ends: bool) {
+        self.ends_at_once.store(ends, Ordering::Relaxed);
     }
 
     /// The source for the poller.

@@ -38,6 +38,11 @@ impl Commands {
         Ok(Commands { poller, signals })
     }
 
+    /// Whether a signal ends the process by itself, because nothing here would notice it.
+    pub(super) fn end_at_once(&self, ends: bool) {
+        self.signals.end_at_once(ends);
+    }
+
     /// A wait that ends at the first signal.
     pub(super) fn waiter(&mut self) -> Waiter<'_> {
         Waiter::new(&mut self.poller, &mut self.signals)
@@ -93,10 +98,15 @@ pub fn drop(settings: &SlotSettings, force: bool) -> Result<(), Error> {
     // The server refuses to drop an active slot, so there is nothing to ask.
     if !slot.active && !force {
         let bytes = discarded_bytes(&server::facts(&mut connection, wait)?);
-        if !is_confirmed_by_user(&settings.slot, bytes)? {
+        commands.end_at_once(true);
+        let is_confirmed = is_confirmed_by_user(&settings.slot, bytes)?;
+        commands.end_at_once(false);
+        if !is_confirmed {
             return print(&format!("slot {} not dropped\n", settings.slot));
         }
     }
+    let mut waiter = commands.waiter();
+    let wait = &mut |socket, way| waiter.wait(socket, way);
     let bytes = discarded_bytes(&server::facts(&mut connection, wait)?);
     slots::drop(&mut connection, &settings.slot, wait)?;
     let confirmed = slot.confirmed();

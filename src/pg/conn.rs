@@ -87,15 +87,14 @@ impl Connection {
         wait: &mut Wait<'_>,
     ) -> Result<Self, Error> {
         let mut connecting = Connecting::start(dsn, server, kind)?;
-        let mut handle = loop {
+        let handle = loop {
             if connecting.poll(Instant::now())? {
-                break connecting.into_handle();
+                break connecting.into_handle()?;
             }
             if let Some((socket, direction)) = connecting.socket() {
                 wait(socket, direction)?;
             }
         };
-        handle.set_nonblocking();
         let mut connection = Connection { handle, kind };
         if kind != Kind::Pooled {
             connection.command("SET", &pin_session(connection.server_version()), wait)?;

@@ -194,9 +194,15 @@ impl Connecting {
         Some((self.handle.socket()?, self.direction))
     }
 
-    /// The open connection.
-    pub fn into_handle(self) -> Handle {
-        self.handle
+    /// The open connection, whose sends do not block.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the connection broke meanwhile.
+    pub fn into_handle(mut self) -> Result<Handle, Error> {
+        if self.handle.set_nonblocking() {
+            return Ok(self.handle);
+        }
+        Err(Error::Lost { message: "libpq cannot make the connection non-blocking".to_owned() })
     }
 
     /// Starts again without the host whose time limit has passed.

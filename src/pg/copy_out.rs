@@ -141,8 +141,7 @@ impl CopyOut {
                     self.state = State::Connecting(connecting);
                     return Ok(Some(Copied::Pending));
                 }
-                let mut handle = connecting.into_handle();
-                handle.set_nonblocking();
+                let handle = connecting.into_handle()?;
                 let settings = format!("{} SET row_security = off", pin_session(handle.server_version()));
                 let settings = CString::new(settings).expect("our commands contain no NUL byte");
                 self.send(handle, &settings)?;

@@ -233,6 +233,7 @@ impl Handle {
     }
 
     /// Makes sends non-blocking (PQsetnonblocking). Returns whether that worked.
+    #[must_use]
     pub fn set_nonblocking(&mut self) -> bool {
         // SAFETY: the handle is open.
         unsafe { pq::PQsetnonblocking(self.raw(), 1) == 0 }

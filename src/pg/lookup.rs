@@ -113,8 +113,7 @@ impl Lookup {
                         self.state = State::Connecting { connecting, query };
                         return Ok(None);
                     }
-                    let mut handle = connecting.into_handle();
-                    handle.set_nonblocking();
+                    let handle = connecting.into_handle()?;
                     self.state = begin(handle, query, false).map_err(|(_, error)| error)?;
                 }
                 State::Asking { mut asked, command, .. } => match self.progress(&mut asked) {

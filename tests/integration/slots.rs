@@ -1,5 +1,8 @@
 //! `walcat slot`: its output, its question, and what it does not change.
 
+use std::io::{Read, Write};
+use std::process::Stdio;
+
 use crate::servers::{Kafka, Postgres, World, eventually};
 use crate::walcat::{Finished, Walcat};
 
@@ -56,6 +59,33 @@ fn on_a_terminal_the_drop_of_a_slot_is_asked_for() {
     assert!(exists(&world));
     drop_on_a_terminal(&world, "y").expect_code(0).expect_log(&[&question, " dropped; "]);
     assert!(!exists(&world));
+}
+
+#[test]
+fn a_signal_at_the_question_ends_it_at_once_and_drops_nothing() {
+    let world = World::new(TABLE);
+    let line = format!("{} slot drop --slot {} --dsn '{}'", env!("CARGO_BIN_EXE_walcat"), world.slot, world.dsn());
+    let mut terminal = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script");
+    let (mut keyboard, mut screen) = (terminal.stdin.take().expect("stdin"), terminal.stdout.take().expect("stdout"));
+    let mut shown = Vec::new();
+    while !String::from_utf8_lossy(&shown).contains("[y/N] ") {
+        let mut byte = [0];
+        assert_eq!(screen.read(&mut byte).expect("screen"), 1, "{}", String::from_utf8_lossy(&shown));
+        shown.push(byte[0]);
+    }
+    const CONTROL_C: &[u8] = b"\x03";
+    keyboard.write_all(CONTROL_C).expect("keyboard");
+    // The end of the input, which answers no if the signal does not end it.
+    drop(keyboard);
+    screen.read_to_end(&mut shown).expect("screen");
+    let status = terminal.wait().expect("script");
+    assert_eq!(status.code(), Some(128 + libc::SIGINT), "{}", String::from_utf8_lossy(&shown));
+    assert!(exists(&world));
 }
 
 #[test]

@@ -269,6 +269,8 @@ fn kafka(settings: &StreamSettings, found: &Found, commands: &mut Commands, repo
         Err(error) => return report.line(&checks::brokers(brokers, Some((error.to_string(), error.hint())))),
     };
     report.line(&checks::brokers(brokers, None))?;
+    // The answers of Kafka are waited for one by one.
+    commands.end_at_once(true);
     let keeps_topic = settings.state.topic && !stream::is_look(settings);
     if let (true, Some(system)) = (keeps_topic || settings.delivery == config::Delivery::ExactlyOnce, &found.system) {
         let topic = checkpoint::topic(&system.identifier, &system.database, &settings.slot);
