@@ -1,4 +1,4 @@
-//! The only place where the loop sleeps: mio's poll, tokens for the sources that can wake it, and a deadline for each sleep.
+//! The only place where the loop sleeps: mio's poll, the sources that can wake it, and a deadline for each sleep.
 //!
 //! mio is edge-triggered: a descriptor that was not drained would not wake the loop again, so [`Poller::arm`] registers it
 //! again before every sleep.
@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use crate::limits::SNAPSHOT_CONNECTIONS_MAX;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
@@ -26,35 +25,19 @@ pub enum Wakeup {
     Kafka,
     /// Standard output accepts bytes again.
     Stdout,
-    /// A signal.
-    Signal,
     /// The socket of the connection with this number that reads a snapshot.
     Reader(u8),
 }
 
-impl Wakeup {
-    const COUNT: usize = 7 + SNAPSHOT_CONNECTIONS_MAX as usize;
-
-    fn index(self) -> usize {
-        match self {
-            Wakeup::Postgres => 0,
-            Wakeup::Catalog => 1,
-            Wakeup::Outage => 2,
-            Wakeup::Timeline => 3,
-            Wakeup::Kafka => 4,
-            Wakeup::Stdout => 5,
-            Wakeup::Signal => 6,
-            Wakeup::Reader(number) => 7 + usize::from(number),
-        }
-    }
-}
+/// No event is looked at: after each sleep the loop serves everything.
+const TOKEN: Token = Token(0);
 
 /// The poll, and the descriptor of each registered source.
 #[derive(Debug)]
 pub struct Poller {
     poll: Poll,
     events: Events,
-    armed: [Option<RawFd>; Wakeup::COUNT],
+    armed: Vec<(Wakeup, RawFd)>,
     turns: u64,
 }
 
@@ -64,37 +47,44 @@ impl Poller {
     /// # Errors
     /// If the operating system has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Poller { poll: Poll::new()?, events: Events::with_capacity(8), armed: [None; Wakeup::COUNT], turns: 0 })
+        Ok(Poller { poll: Poll::new()?, events: Events::with_capacity(8), armed: Vec::new(), turns: 0 })
     }
 
-    /// Registers a descriptor again for the next sleep; a changed descriptor replaces the earlier one.
+    /// Registers a descriptor again for the next sleep; a changed descriptor replaces the earlier one. A descriptor belongs to
+    /// the source that has armed it last: a start waits for a socket under another name than the loop does.
     ///
     /// # Errors
     /// The error of epoll_ctl: EPERM for a descriptor that is always ready, such as a regular file.
     pub fn arm(&mut self, wakeup: Wakeup, descriptor: RawFd, interest: Interest) -> io::Result<()> {
-        let (registry, token) = (self.poll.registry(), Token(wakeup.index()));
-        let armed = &mut self.armed[wakeup.index()];
-        if *armed == Some(descriptor) {
-            match registry.reregister(&mut SourceFd(&descriptor), token, interest) {
+        let registry = self.poll.registry();
+        if self.armed.contains(&(wakeup, descriptor)) {
+            match registry.reregister(&mut SourceFd(&descriptor), TOKEN, interest) {
                 // The descriptor was closed and opened again under the same number: the kernel has removed it from the set.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 result => return result,
             }
-        } else if let Some(old) = armed.take() {
-            // The descriptor may be closed already, which has removed it from the set.
-            let _ = registry.deregister(&mut SourceFd(&old));
         }
-        registry.register(&mut SourceFd(&descriptor), token, interest)?;
-        *armed = Some(descriptor);
+        self.forget(|owner, armed| owner == wakeup || armed == descriptor);
+        self.poll.registry().register(&mut SourceFd(&descriptor), TOKEN, interest)?;
+        self.armed.push((wakeup, descriptor));
         Ok(())
     }
 
     /// Removes a source from the set.
     pub fn disarm(&mut self, wakeup: Wakeup) {
-        if let Some(descriptor) = self.armed[wakeup.index()].take() {
-            // The descriptor may be closed already, which has removed it from the set.
-            let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
-        }
+        self.forget(|owner, _| owner == wakeup);
+    }
+
+    fn forget(&mut self, is_forgotten: impl Fn(Wakeup, RawFd) -> bool) {
+        let registry = self.poll.registry();
+        self.armed.retain(|&(owner, descriptor)| {
+            let is_forgotten = is_forgotten(owner, descriptor);
+            if is_forgotten {
+                // The descriptor may be closed already, which has removed it from the set.
+                let _ = registry.deregister(&mut SourceFd(&descriptor));
+            }
+            !is_forgotten
+        });
     }
 
     /// Registers the source of the signals, once.
@@ -102,7 +92,7 @@ impl Poller {
     /// # Errors
     /// The error of epoll_ctl.
     pub fn register_signals(&mut self, signals: &mut impl mio::event::Source) -> io::Result<()> {
-        self.poll.registry().register(signals, Token(Wakeup::Signal.index()), Interest::READABLE)
+        self.poll.registry().register(signals, TOKEN, Interest::READABLE)
     }
 
     /// Sleeps until something is ready or the deadline has passed.
@@ -124,5 +114,50 @@ impl Poller {
     #[must_use]
     pub fn turns(&self) -> u64 {
         self.turns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn wakes(poller: &mut Poller) -> bool {
+        let began = Instant::now();
+        poller.wait(began + LONG).unwrap();
+        began.elapsed() < LONG
+    }
+
+    #[test]
+    fn a_descriptor_that_another_source_had_wakes_the_loop_after_that_source_is_disarmed() {
+        let mut poller = Poller::new().unwrap();
+        let (socket, mut peer) = UnixStream::pair().unwrap();
+        poller.arm(Wakeup::Postgres, socket.as_raw_fd(), Interest::READABLE).unwrap();
+        poller.arm(Wakeup::Reader(7), socket.as_raw_fd(), Interest::READABLE).unwrap();
+        poller.disarm(Wakeup::Postgres);
+        peer.write_all(b"x").unwrap();
+        assert!(wakes(&mut poller));
+    }
+
+    #[test]
+    fn a_number_that_was_closed_and_is_used_again_wakes_the_loop_for_its_new_source() {
+        let mut poller = Poller::new().unwrap();
+        let (socket, peer) = UnixStream::pair().unwrap();
+        let number = socket.as_raw_fd();
+        poller.arm(Wakeup::Catalog, number, Interest::READABLE).unwrap();
+        drop((socket, peer));
+        let (socket, mut peer) = UnixStream::pair().unwrap();
+        poller.arm(Wakeup::Outage, socket.as_raw_fd(), Interest::READABLE).unwrap();
+        poller.disarm(Wakeup::Catalog);
+        peer.write_all(b"x").unwrap();
+        assert!(wakes(&mut poller));
+        // Arming it again reports what is still to be read.
+        poller.arm(Wakeup::Outage, socket.as_raw_fd(), Interest::READABLE).unwrap();
+        assert!(wakes(&mut poller));
     }
 }
