@@ -43,7 +43,7 @@ pub(super) const TERMINATE: &str = "pg_terminate_backend";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Temporary: the same may work a little later.
-    Passing,
+    Transient,
     /// Authentication failed, or a privilege is missing.
     Permission,
     /// The setup of walcat or of the server.
@@ -61,7 +61,7 @@ pub enum Class {
 impl Class {
     fn exit_code(self) -> ExitCode {
         match self {
-            Class::Passing => ExitCode::Unavailable,
+            Class::Transient => ExitCode::Unavailable,
             Class::Permission => ExitCode::Permission,
             Class::Setup => ExitCode::Setup,
             Class::Data => ExitCode::Data,
@@ -89,8 +89,8 @@ impl Error {
         match self {
             Error::Conninfo { .. } => Class::Setup,
             Error::Connect { needs_password: true, .. } => Class::Permission,
-            Error::Connect { sqlstate, .. } => sqlstate.as_deref().map_or(Class::Passing, sqlstate::class_of),
-            Error::Lost { .. } | Error::SlotMoved { .. } => Class::Passing,
+            Error::Connect { sqlstate, .. } => sqlstate.as_deref().map_or(Class::Transient, sqlstate::class_of),
+            Error::Lost { .. } | Error::SlotMoved { .. } => Class::Transient,
             Error::Command { sqlstate, .. } => sqlstate::class_of(sqlstate),
             Error::Unprintable { .. } => Class::Data,
             Error::Answer { .. } => Class::Protocol,
@@ -101,8 +101,8 @@ impl Error {
 
     /// Whether the same may work a little later.
     #[must_use]
-    pub fn may_pass(&self) -> bool {
-        self.class() == Class::Passing
+    pub fn is_transient(&self) -> bool {
+        self.class() == Class::Transient
     }
 
     /// The exit code that this failure ends with.

@@ -32,7 +32,7 @@ pub const INTERNAL_ERROR: &str = "XX000";
 pub(super) fn class_of(sqlstate: &str) -> Class {
     match sqlstate {
         INSUFFICIENT_PRIVILEGE => Class::Permission,
-        OBJECT_IN_USE => Class::Passing,
+        OBJECT_IN_USE => Class::Transient,
         INVALID_CATALOG_NAME
         | UNDEFINED_OBJECT
         | DUPLICATE_OBJECT
@@ -46,7 +46,7 @@ pub(super) fn class_of(sqlstate: &str) -> Class {
         CHARACTER_NOT_IN_REPERTOIRE | UNTRANSLATABLE_CHARACTER => Class::Data,
         _ if sqlstate.starts_with("28") => Class::Permission,
         _ if sqlstate.starts_with("42") || sqlstate.starts_with("3F") => Class::Setup,
-        _ => Class::Passing,
+        _ => Class::Transient,
     }
 }
 
@@ -68,10 +68,10 @@ mod tests {
             (INVALID_CATALOG_NAME, Class::Setup),
             (UNDEFINED_OBJECT, Class::Setup),
             (OBJECT_NOT_IN_PREREQUISITE_STATE, Class::Setup),
-            (OBJECT_IN_USE, Class::Passing),
-            (TOO_MANY_CONNECTIONS, Class::Passing),
-            ("57P03", Class::Passing),
-            ("57P01", Class::Passing),
+            (OBJECT_IN_USE, Class::Transient),
+            (TOO_MANY_CONNECTIONS, Class::Transient),
+            ("57P03", Class::Transient),
+            ("57P01", Class::Transient),
             (PROTOCOL_VIOLATION, Class::Protocol),
             (UNTRANSLATABLE_CHARACTER, Class::Data),
         ] {

@@ -147,7 +147,7 @@ impl Asking {
 
     /// Schedules another attempt if a retry can help.
     fn failed(&mut self, error: pg::Error, slot: &str, now: Instant) -> Result<(), Error> {
-        if !error.may_pass() {
+        if !error.is_transient() {
             return Err(error.into());
         }
         let since = *self.failing_since.get_or_insert(now);

@@ -127,11 +127,11 @@ impl Error {
     pub fn remedy(&self) -> Remedy {
         let only_if = |fixed: bool, remedy| if fixed { remedy } else { Remedy::None };
         match self {
-            Error::Postgres(error) => only_if(error.may_pass(), Remedy::Connection),
+            Error::Postgres(error) => only_if(error.is_transient(), Remedy::Connection),
             Error::Sink(error) => only_if(error.is_discarded(), Remedy::Producer),
             Error::Session(session::Error::Differs { .. }) => Remedy::Connection,
             Error::Stalled(_) | Error::Overtaken { .. } => Remedy::Connection,
-            Error::Source(source::Error::Postgres(error)) => only_if(error.may_pass(), Remedy::Connection),
+            Error::Source(source::Error::Postgres(error)) => only_if(error.is_transient(), Remedy::Connection),
             Error::Source(source::Error::SlotHeld { .. }) => Remedy::Connection,
             Error::Source(
                 source::Error::State(_)

@@ -323,7 +323,7 @@ pub(crate) fn connect(source: &Source, kind: Kind, waiter: &mut Waiter<'_>) -> R
             Err(error) => error,
         };
         let may_wait = source.connect_for.is_none_or(|limit| started.elapsed() < limit);
-        if !error.may_pass() || !may_wait {
+        if !error.is_transient() || !may_wait {
             return Err(error.into());
         }
         if !told {

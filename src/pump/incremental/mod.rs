@@ -600,7 +600,7 @@ impl Incremental {
         // What is gone shows in the list of the tables.
         let is_gone = matches!(error.sqlstate(), Some(sqlstate::UNDEFINED_TABLE | sqlstate::UNDEFINED_COLUMN));
         match oid {
-            Some(oid) if is_reading && !is_gone && !error.may_pass() => self.end_table(oid, &error.to_string()),
+            Some(oid) if is_reading && !is_gone && !error.is_transient() => self.end_table(oid, &error.to_string()),
             _ => {
                 self.retry_later(now);
                 let retry_in_ms = u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX);

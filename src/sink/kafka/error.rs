@@ -60,7 +60,7 @@ pub enum Error {
     BatchRefused { topic: String, code: Code },
     /// One Kafka transaction has more rejected records than can be left out.
     #[error("too many records were rejected in one Kafka transaction: {reason}")]
-    Passed { reason: String },
+    TooManyRefused { reason: String },
     /// Another producer has the transactional id, or Kafka has aborted the transaction.
     #[error("the Kafka producer is fenced: {reason}")]
     Fenced { reason: String },
@@ -129,7 +129,7 @@ impl Error {
             Error::Unreachable { .. } | Error::Unreached { .. } | Error::Interrupted => Class::Final,
             Error::Fatal { .. } | Error::Unproven { .. } => Class::Final,
             // The same records would fail again.
-            Error::Refused { .. } | Error::Passed { .. } | Error::TransactionTooLong { .. } => Class::Final,
+            Error::Refused { .. } | Error::TooManyRefused { .. } | Error::TransactionTooLong { .. } => Class::Final,
             // The operator has to change the configuration.
             Error::Producer { .. }
             | Error::Os(_)
@@ -158,7 +158,7 @@ impl Error {
             | Error::CheckpointPolicy { .. } => ExitCode::Setup,
             Error::CheckpointDenied { .. } => ExitCode::Permission,
             Error::FencedBy { .. } => ExitCode::Fenced,
-            Error::Passed { .. } => ExitCode::Data,
+            Error::TooManyRefused { .. } => ExitCode::Data,
             Error::Transactional { code: Code::InvalidTransactionTimeout, .. } => ExitCode::Setup,
             Error::Transactional { .. } => ExitCode::Permission,
             Error::Os(_) => ExitCode::Os,
@@ -258,7 +258,7 @@ impl Error {
             }
             Error::Read { code: Code::TopicAuthorizationFailed, .. } => "grant the ACL Read on the topic",
             Error::Read { .. } => "check the brokers and the topic, then run walcat verify again",
-            Error::Passed { .. } => "raise max.message.bytes of the topic: the slot still holds the changes",
+            Error::TooManyRefused { .. } => "raise max.message.bytes of the topic: the slot still holds the changes",
             Error::Interrupted => "start walcat again: nothing is lost",
             Error::Os(_) | Error::Topic { .. } => return None,
         };

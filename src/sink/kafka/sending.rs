@@ -78,11 +78,11 @@ impl KafkaSink {
         }
         self.encoder.release();
         for found in known {
-            let passed = self.pass(ticket, &found, now);
+            let passed = self.leave_out(ticket, &found, now);
             self.or_look(passed, now)?;
         }
         for new in refused {
-            let passed = self.pass_new(ticket, new, now);
+            let passed = self.leave_out_new(ticket, new, now);
             self.or_look(passed, now)?;
         }
         if let Some(transactions) = self.delivery.transactions_mut() {
@@ -115,7 +115,7 @@ impl KafkaSink {
                         let HeldRecord { lsn, ordinal, ticket, topic, key, value, .. } = held;
                         let (code, value_bytes) = (Code::MessageSizeTooLarge, value.map_or(0, |value| value.len()));
                         let failure = Failure { code, topic, key, value_bytes };
-                        self.pass_new(ticket, Refused { lsn, ordinal, failure }, now)?;
+                        self.leave_out_new(ticket, Refused { lsn, ordinal, failure }, now)?;
                         continue;
                     }
                     held
@@ -142,7 +142,7 @@ impl KafkaSink {
                     self.flight.give_back(number);
                     let value_bytes = value.map_or(0, <[u8]>::len);
                     let failure = Failure { code, topic: held.topic, key: held.key, value_bytes };
-                    self.pass_new(ticket, Refused { lsn, ordinal, failure }, now)?;
+                    self.leave_out_new(ticket, Refused { lsn, ordinal, failure }, now)?;
                 }
             }
         }

@@ -170,7 +170,7 @@ pub fn short_key(failure: &Failure) -> Option<&[u8]> {
 
 /// Whether the policy allows leaving out a record that was rejected with this code.
 #[must_use]
-pub fn is_passable(code: Code) -> bool {
+pub fn can_be_left_out(code: Code) -> bool {
     matches!(code, Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize | Code::InvalidMessage)
 }
 

@@ -17,7 +17,7 @@ use crate::sink::kafka::client::transaction_thread::Call;
 use crate::sink::kafka::error::is_missing_topic;
 use crate::sink::kafka::exactly_once::fence::Look;
 use crate::sink::kafka::flight::{InFlight, Ordinal};
-use crate::sink::kafka::refusals::dead_letters::{OnError, Refused, is_passable, short_key};
+use crate::sink::kafka::refusals::dead_letters::{OnError, Refused, can_be_left_out, short_key};
 use crate::sink::kafka::{Error, KafkaSink};
 
 /// How long to wait for the other reports of a failed Kafka transaction.
@@ -93,7 +93,7 @@ impl KafkaSink {
     ) -> Result<(), Error> {
         let refused = Refused { lsn, ordinal, failure };
         if !self.is_transactional() {
-            return self.pass_new(ticket, refused, now);
+            return self.leave_out_new(ticket, refused, now);
         }
         self.collect(refused, now);
         Ok(())
@@ -117,7 +117,7 @@ impl KafkaSink {
             let is_last_word = refused.failure.code == Code::UnknownTopicOrPartition;
             failing.missing.take_if(|_| is_last_word);
             failing.missing.get_or_insert(refused);
-        } else if refused.failure.is_permanent() || is_passable(refused.failure.code) {
+        } else if refused.failure.is_permanent() || can_be_left_out(refused.failure.code) {
             failing.refusals.push(refused);
         } else {
             failing.first.get_or_insert(refused);
@@ -138,7 +138,7 @@ impl KafkaSink {
         let (refusals, missing, first) =
             (std::mem::take(&mut failing.refusals), failing.missing.take(), failing.first.take());
         self.delivering = if self.is_transactional() { Delivering::Yes } else { Delivering::GivenUp };
-        if let Some(refused) = refusals.iter().find(|refused| !self.may_pass(&refused.failure)) {
+        if let Some(refused) = refusals.iter().find(|refused| !self.may_leave_out(&refused.failure)) {
             return self.fail_with(refused.clone(), now);
         }
         if let Some(missing) = missing {
@@ -156,7 +156,7 @@ impl KafkaSink {
         for refused in refusals {
             self.tell(&refused);
             if !self.dead_letters.remember(refused) {
-                return Err(Error::Passed { reason });
+                return Err(Error::TooManyRefused { reason });
             }
         }
         // Kafka aborts the whole transaction, or rejects the whole batch: it is repeated without these records.
@@ -189,7 +189,7 @@ impl KafkaSink {
         self.dead_letters.count()
     }
 
-    fn may_pass(&self, failure: &Failure) -> bool {
+    fn may_leave_out(&self, failure: &Failure) -> bool {
         let is_letter = matches!(&self.settings.on_error, OnError::DeadLetter { topic } if *topic == failure.topic);
         // A broker that rejects a batch as too large rejects all the small records in it, too.
         let key_bytes = failure.key.as_ref().map_or(0, Vec::len);
@@ -197,7 +197,7 @@ impl KafkaSink {
         let is_its_own = failure.code != Code::MessageSizeTooLarge || is_alone;
         // A transaction without its checkpoint is incomplete and would be repeated forever.
         let is_a_changes = !is_letter && !self.is_checkpoint(failure);
-        self.settings.on_error != OnError::Stop && is_passable(failure.code) && is_its_own && is_a_changes
+        self.settings.on_error != OnError::Stop && can_be_left_out(failure.code) && is_its_own && is_a_changes
     }
 
     /// Counts and logs a record that is left out.
@@ -217,28 +217,28 @@ impl KafkaSink {
     ///
     /// # Errors
     /// [`Error::Refused`] if the policy does not allow it.
-    pub(super) fn pass_new(&mut self, ticket: Ticket, refused: Refused, now: Instant) -> Result<(), Error> {
+    pub(super) fn leave_out_new(&mut self, ticket: Ticket, refused: Refused, now: Instant) -> Result<(), Error> {
         let is_repeated = self.is_gone(&refused.failure) || is_of_refused_batch(&refused.failure);
         if !matches!(self.delivering, Delivering::Yes) || is_repeated {
             self.collect(refused, now);
             return Ok(());
         }
-        if !self.may_pass(&refused.failure) {
+        if !self.may_leave_out(&refused.failure) {
             return self.fail_with(refused, now);
         }
-        self.pass(ticket, &refused, now)?;
+        self.leave_out(ticket, &refused, now)?;
         self.tell(&refused);
         let Failure { code, topic, .. } = refused.failure.clone();
         let is_remembered = self.dead_letters.remember(refused);
         // Without transactions the record is most likely not repeated.
         if self.is_transactional() && !is_remembered {
-            return Err(Error::Passed { reason: format!("Kafka rejected a record for topic {topic}: {code}") });
+            return Err(Error::TooManyRefused { reason: format!("Kafka rejected a record for topic {topic}: {code}") });
         }
         Ok(())
     }
 
     /// Leaves a record out: its ticket settles at once, or when the dead letter is delivered.
-    pub(super) fn pass(&mut self, ticket: Ticket, refused: &Refused, now: Instant) -> Result<(), Error> {
+    pub(super) fn leave_out(&mut self, ticket: Ticket, refused: &Refused, now: Instant) -> Result<(), Error> {
         let Refused { lsn, ordinal, failure } = refused;
         let OnError::DeadLetter { topic } = &self.settings.on_error else {
             // In a transaction it settles together with the other records.
@@ -255,7 +255,7 @@ impl KafkaSink {
         if let Err(code) = letters.produce(key, Some(&value), None, number) {
             self.flight.give_back(number);
             let failure = Failure { code, topic: topic.clone(), key: None, value_bytes: value.len() };
-            return self.pass_new(ticket, Refused { lsn: *lsn, ordinal: *ordinal, failure }, now);
+            return self.leave_out_new(ticket, Refused { lsn: *lsn, ordinal: *ordinal, failure }, now);
         }
         self.flight.add(record_size(key, Some(&value)));
         Ok(())
