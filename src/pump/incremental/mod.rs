@@ -423,19 +423,19 @@ impl Incremental {
 
     fn row(&mut self, row: &CopyData) -> Result<(), pg::Error> {
         match &mut self.stage {
-            Stage::Listing { first: first @ None, .. } => *first = Some(sql::parse(row)?),
+            Stage::Listing { first: first @ None, .. } => *first = Some(tables::json_cell(row)?),
             Stage::Listing { tables, .. } => tables.push(tables::listed(row)?),
             Stage::Answering { table, .. } => table.answer = tables::answered(row)?,
             Stage::Asking { view, waited_for } => {
-                let holders: Holders = sql::parse(row)?;
+                let holders: Holders = tables::json_cell(row)?;
                 self.job.are_open(view, &holders.idle);
                 let waited_for = std::mem::take(waited_for);
                 let view = view.clone();
                 self.tell_waiting(&view, &waited_for, &holders);
             }
-            Stage::Reading(Reading { seen: None, .. }) => self.take_view(sql::parse(row)?)?,
+            Stage::Reading(Reading { seen: None, .. }) => self.take_view(tables::json_cell(row)?)?,
             Stage::Reading(reading) if reading.is_past_rows => {
-                let after: After = sql::parse(row)?;
+                let after: After = tables::json_cell(row)?;
                 reading.until = reading.until.max(after.lsn.unwrap_or(Lsn::INVALID));
                 // A standby was promoted during the read.
                 self.was_standby = after.is_standby;
@@ -497,7 +497,9 @@ impl Incremental {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Listing { first, tables } => self.listed(first, tables)?,
             Stage::Answering { table, definition } => self.answered(*table, definition, relations, encoder),
-            Stage::Asking { .. } => self.retry_later(now),
+            Stage::Asking { .. } => {
+                self.retry_later(now);
+            }
             Stage::Reading(reading) => self.read(reading, now)?,
             stage => self.stage = stage,
         }
@@ -558,9 +560,12 @@ impl Incremental {
         Ok(())
     }
 
-    fn retry_later(&mut self, now: Instant) {
-        self.retry_at = Some(now + self.delay);
-        self.delay = (self.delay * 2).min(RETRY_MAX);
+    /// Returns the delay.
+    fn retry_later(&mut self, now: Instant) -> Duration {
+        let delay = self.delay;
+        self.retry_at = Some(now + delay);
+        self.delay = (delay * 2).min(RETRY_MAX);
+        delay
     }
 
     /// Logs that a chunk waits for transactions, and whose they are.
@@ -602,8 +607,7 @@ impl Incremental {
         match oid {
             Some(oid) if is_reading && !is_gone && !error.is_transient() => self.end_table(oid, &error.to_string()),
             _ => {
-                self.retry_later(now);
-                let retry_in_ms = u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX);
+                let retry_in_ms = u64::try_from(self.retry_later(now).as_millis()).unwrap_or(u64::MAX);
                 let slot = self.slot.as_str();
                 if is_gone {
                     debug!(slot, error:% = error; "the table has changed since it was looked up");

@@ -4,8 +4,7 @@ use serde::Deserialize;
 
 use crate::lsn::Lsn;
 use crate::pg::Error;
-use crate::pg::ffi::CopyData;
-use crate::pg::tables::{self, Part, Table, json_cell};
+use crate::pg::tables::{self, Part, Table};
 use crate::snapshot::View;
 use crate::snapshot::view::end_of_records;
 use crate::wire::replication::command::{quote_identifier, quote_literal};
@@ -192,14 +191,6 @@ fn after_key(key: &[String], after: &[String]) -> Option<String> {
 fn literal(value: &str) -> String {
     let prefix = if value.contains('\\') { "E" } else { "" };
     format!("{prefix}{}", quote_literal(&value.replace('\\', "\\\\")))
-}
-
-/// A row that is one JSON object.
-///
-/// # Errors
-/// [`Error::Answer`].
-pub fn parse<T: for<'de> Deserialize<'de>>(row: &CopyData) -> Result<T, Error> {
-    json_cell(row)
 }
 
 #[cfg(test)]
