@@ -44,9 +44,6 @@ pub enum Error {
     /// `verify` has no table to compare.
     #[error("no published table matches {}", if patterns.is_empty() { "the publication".to_owned() } else { patterns.join(", ") })]
     NoTable { patterns: Vec<String> },
-    /// `verify` has only tables that it cannot compare.
-    #[error("none of the {count} tables can be compared: their records have no key")]
-    Keyless { count: u64 },
     /// A request for a snapshot cannot be met.
     #[error("{reason}")]
     Snapshot { reason: String, hint: Option<String> },
@@ -65,11 +62,9 @@ impl Error {
             Error::Input { .. } => ExitCode::NoInput,
             Error::Recording { source, .. } => source.exit_code(),
             Error::Output(_) => ExitCode::Os,
-            Error::Checks { .. }
-            | Error::Slot { .. }
-            | Error::NoTable { .. }
-            | Error::Keyless { .. }
-            | Error::Snapshot { .. } => ExitCode::Setup,
+            Error::Checks { .. } | Error::Slot { .. } | Error::NoTable { .. } | Error::Snapshot { .. } => {
+                ExitCode::Setup
+            }
             Error::Differs { .. } => ExitCode::Data,
             Error::Behind { .. } => ExitCode::Unavailable,
             Error::Unasked { .. } => ExitCode::Usage,
@@ -96,7 +91,6 @@ impl Error {
             Error::NoTable { .. } => {
                 Some("a pattern is SCHEMA.TABLE; pg_publication_tables lists the tables of a publication".to_owned())
             }
-            Error::Keyless { .. } => Some("give the tables a primary key or REPLICA IDENTITY USING INDEX".to_owned()),
             Error::Differs { .. } => None,
             Error::Input { .. } | Error::Recording { .. } | Error::Output(_) | Error::Checks { .. } => None,
         }

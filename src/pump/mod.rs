@@ -7,7 +7,7 @@ mod asking;
 mod backlog;
 mod closing;
 pub mod copying;
-mod display;
+pub mod display;
 pub mod dumping;
 mod ending;
 pub mod error;

@@ -69,9 +69,21 @@ pub struct Range {
 }
 
 impl Range {
-    const ALL: Range = Range { from: 0, to: u64::MAX };
+    pub(super) const ALL: Range = Range { from: 0, to: u64::MAX };
 
-    fn has(self, key: KeyHash) -> bool {
+    /// The range after this one, as wide; none after the last one.
+    pub(super) fn next(self) -> Option<Range> {
+        let Range { from, to } = self;
+        let next = to.checked_add(1)?;
+        Some(Range { from: next, to: next.saturating_add(to - from) })
+    }
+
+    /// The lower half.
+    pub(super) fn lower_half(self) -> Range {
+        Range { from: self.from, to: self.from + (self.to - self.from) / 2 }
+    }
+
+    pub(super) fn has(self, key: KeyHash) -> bool {
         (self.from..=self.to).contains(&key.range)
     }
 
@@ -175,9 +187,8 @@ impl Fold {
 
     /// Begins the next pass; false if there is none.
     pub fn next_pass(&mut self) -> bool {
-        let Range { from, to } = self.range;
-        let Some(next) = to.checked_add(1) else { return false };
-        self.range = Range { from: next, to: next.saturating_add(to - from) };
+        let Some(next) = self.range.next() else { return false };
+        self.range = next;
         self.begin();
         true
     }

@@ -7,6 +7,7 @@
 //! What the snapshot does not show may not count: a record of a later transaction is only remembered as "changed since"
 //! ([`record`]). A record that does not contain the whole row is compared by the columns that it has ([`columns`]).
 
+pub mod bag;
 pub mod columns;
 pub mod entries;
 pub mod fold;

@@ -45,6 +45,8 @@ pub struct Seen<'a> {
     pub moment: Moment,
     /// What happened.
     pub content: Content<'a>,
+    /// The row before it, in JSON, if the record has it.
+    pub before: Option<&'a str>,
 }
 
 /// A record is not one that walcat writes to a table's topic.
@@ -53,6 +55,8 @@ pub struct Foreign;
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
+    #[serde(borrow, default)]
+    before: Option<&'a RawValue>,
     #[serde(borrow)]
     after: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -98,7 +102,7 @@ pub fn read(value: &[u8]) -> Result<Seen<'_>, Foreign> {
         ("t", None) => Content::Truncate,
         _ => return Err(Foreign),
     };
-    Ok(Seen { moment, content })
+    Ok(Seen { moment, content, before: envelope.before.map(RawValue::get) })
 }
 
 #[cfg(test)]

@@ -114,14 +114,13 @@ fn patterns_choose_tables_and_one_that_matches_none_is_an_error() {
         &[
             &format!("equal    public.t: 1 rows, topic {t}"),
             &format!("equal    public.u: 0 rows, topic {u}"),
-            "skipped  public.log: its records have no key",
+            &format!("equal    public.log: 1 rows, topic {}", world.topic("log")),
             &format!("equal    s.\"a.b\": 1 rows, topic {}.s.a.b", world.prefix),
         ],
     );
     let run = verify(&world).with(&["s.*", "*.u"]).run().expect_code(0);
     assert!(run.stdout.contains("as of ") && run.stdout.contains("2 equal, 0 different; 1 rows"), "{}", run.stdout);
     verify(&world).with(&["public.x*"]).run().expect_code(78).expect_log(&["no published table matches public.x*"]);
-    verify(&world).with(&["*.log"]).run().expect_code(78).expect_log(&["records have no key"]);
     verify(&world).with(&["t"]).run().expect_code(2).expect_log(&["write SCHEMA.TABLE"]);
 }
 
@@ -438,4 +437,54 @@ fn a_sigkill_leaves_nothing_behind() {
         ) == "0"
     });
     no_slot_is_left(&world);
+}
+
+#[test]
+fn a_table_without_a_key_has_to_have_each_row_as_often_as_its_topic() {
+    let world = World::new("CREATE TABLE log (v text, w text); ALTER TABLE log REPLICA IDENTITY FULL");
+    let topic = world.topic("log");
+    world.kafka.create_topic(&topic, &["--partitions", "3"]);
+    // One value is TOASTed, and the update leaves it unchanged.
+    let long = "SELECT string_agg(md5(i::text), '') FROM generate_series(1, 1000) i";
+    world.sql(&format!("INSERT INTO log SELECT i % 50, ({long}) FROM generate_series(1, 200) i"));
+    world.sql(
+        "UPDATE log SET v = 'new' WHERE v = '7'; DELETE FROM log WHERE v = '8'; INSERT INTO log VALUES (NULL, NULL)",
+    );
+    deliver(&world);
+    let run = verify(&world).run().expect_code(0);
+    expect_lines(&run, &[&format!("equal    public.log: 197 rows, topic {topic}")]);
+    assert!(run.stdout.contains("note: the records have no key"), "{}", run.stdout);
+
+    // A repeat.
+    let record = kafka::read_committed(&world.kafka.brokers, &topic).remove(0).value.expect("a value").to_string();
+    produce(&world, &topic, 1, "", Some(&record));
+    let run = verify(&world).run().expect_code(65);
+    expect_lines(&run, &[&format!("differs  public.log: 197 rows, topic {topic}: 0 missing, 1 surplus, 0 different")]);
+    assert!(run.stdout.contains("a surplus row may be a repeat"), "{}", run.stdout);
+
+    world.sql("TRUNCATE log; INSERT INTO log VALUES ('a', 'b'), ('a', 'b')");
+    deliver(&world);
+    expect_lines(&verify(&world).run().expect_code(0), &[&format!("equal    public.log: 2 rows, topic {topic}")]);
+}
+
+#[test]
+fn the_topics_of_a_snapshot_alone_equal_the_tables_without_a_slot() {
+    let world = World::without_slot(Postgres::shared(), Kafka::shared(), TABLE);
+    world.sql("CREATE TABLE log (v text); INSERT INTO log SELECT i % 9 FROM generate_series(1, 3000) i");
+    world.sql(
+        "INSERT INTO t SELECT i, repeat('x', i % 100) FROM generate_series(1, 20000) i; DELETE FROM t WHERE id % 7 = 0",
+    );
+    let run = |command: &str, more: &[&str]| {
+        Walcat::new(&[command, "--dsn", &world.dsn(), "--publication", &world.publication])
+            .with(&["--topic-prefix", &world.prefix, "--brokers", &world.kafka.brokers])
+            .with(more)
+            .run()
+            .expect_code(0)
+    };
+    run("stream", &["--snapshot", "only"]);
+    let verified = run("verify", &[]);
+    let (t, log) = (world.topic("t"), world.topic("log"));
+    let lines =
+        [format!("equal    public.log: 3000 rows, topic {log}"), format!("equal    public.t: 17143 rows, topic {t}")];
+    expect_lines(&verified, &[&lines[0], &lines[1]]);
 }

@@ -1,5 +1,7 @@
 //! Compares one table with its topic.
 
+mod keyless;
+
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,7 @@ use crate::pg;
 use crate::pg::copy_out::Copied;
 use crate::pg::ffi::CopyData;
 use crate::pg::tables::Part;
+use crate::pump::display::{Display, Pace, count};
 use crate::sink;
 use crate::sink::kafka;
 use crate::sink::kafka::client::topic_reader::{Partition, Progress, TopicReader};
@@ -77,6 +80,15 @@ pub(super) struct Example {
     pub topic: Option<String>,
 }
 
+/// What is said of a table without a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keyless {
+    /// Records that were recognized as repeats.
+    pub repeats: u64,
+    /// Records with other columns than the table.
+    pub reshaped: u64,
+}
+
 /// The result of a comparison.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Compared {
@@ -90,6 +102,8 @@ pub(super) struct Compared {
     /// Equal rows whose record has other columns than the table.
     pub older: u64,
     pub records: Records,
+    /// What is said of a table without a key; none for one with a key.
+    pub keyless: Option<Keyless>,
     pub examples: Vec<Example>,
     pub topic_exists: bool,
     /// The first partition whose oldest records were deleted.
@@ -100,6 +114,33 @@ impl Compared {
     /// Whether the topic is the table, as far as it can be judged.
     pub(super) fn is_equal(&self) -> bool {
         self.missing == 0 && self.surplus == 0 && self.different == 0 && self.records.foreign == 0
+    }
+
+    /// Counts the verdict on a row.
+    fn row(&mut self, verdict: Verdict, key: &[u8], after: &str, show_values: bool) {
+        let kind = match verdict {
+            Verdict::OtherPass => return,
+            Verdict::Equal { has_unsent, is_older } => {
+                self.unsent += u64::from(has_unsent);
+                self.older += u64::from(is_older);
+                return;
+            }
+            Verdict::ChangedSince => {
+                self.changed_since += 1;
+                return;
+            }
+            Verdict::Missing => {
+                self.missing += 1;
+                Kind::Missing
+            }
+            Verdict::Different => {
+                self.different += 1;
+                Kind::Different
+            }
+        };
+        let table = show_values.then(|| after.to_owned());
+        let key_text = Some(String::from_utf8_lossy(key).into_owned());
+        self.example(Example { kind, hash: KeyHash::of(key), key: key_text, table, topic: None });
     }
 
     fn example(&mut self, example: Example) {
@@ -159,7 +200,11 @@ impl<'c> Comparison<'c> {
                 info!(topic = self.pair.topic.as_str(), pass, passes, keys = fold.keys();
                     "the keys do not fit [memory] max: comparing a part of them in each pass");
             }
-            self.read_table(&mut fold)?;
+            let show_values = self.run.show_values;
+            self.read_table(|result, key, after| {
+                let key = key.expect("the table has a key");
+                result.row(fold.row(key, after), key, after, show_values);
+            })?;
             self.result.records = fold.records();
             let result = &mut self.result;
             let changed_since = fold.finish(|hash| {
@@ -206,8 +251,8 @@ impl<'c> Comparison<'c> {
             .map_err(sink::Error::from)?;
         let all: i64 = self.partitions.iter().map(|partition| partition.end - partition.low).sum();
         let mut records = 0_u64;
-        let mut last_at = Instant::now();
-        let (mut notice_at, mut signal_at) = (last_at + NOTICE_INTERVAL, last_at + SIGNAL_INTERVAL);
+        let (began, mut last_at) = (Instant::now(), Instant::now());
+        let (mut display, mut signal_at) = (Display::begin(Some(NOTICE_INTERVAL), began), last_at + SIGNAL_INTERVAL);
         loop {
             let progress = reader.poll(Duration::from_millis(100), &mut |record| {
                 let was_there = there.get(&record.partition).is_some_and(|end| record.offset < *end);
@@ -226,9 +271,11 @@ impl<'c> Comparison<'c> {
                 }
                 Progress::Nothing => {}
             }
-            if now >= notice_at {
-                info!(topic, records, of = all; "reading the topic");
-                notice_at = now + NOTICE_INTERVAL;
+            if display.is_due(now) {
+                let Pace { rate, per_cent, .. } = Pace::new(0, records, all as f64, now.duration_since(began));
+                let text = || format!("{topic}: {} records, {}/s", count(records), count(rate));
+                let log = || info!(topic, records, of = all, records_per_s = rate, per_cent; "reading the topic");
+                display.show(per_cent, text, log);
             }
             if now >= signal_at {
                 self.run.commands.waiter().sleep(Duration::from_millis(1))?;
@@ -237,16 +284,17 @@ impl<'c> Comparison<'c> {
         }
     }
 
-    fn read_table(&mut self, fold: &mut Fold) -> Result<(), Error> {
+    /// Gives each row of the table, as the stream would encode it: the key and the row.
+    fn read_table(&mut self, mut each: impl FnMut(&mut Compared, Option<&[u8]>, &str)) -> Result<(), Error> {
         let table = &self.pair.table;
         self.snapshot.reader.start(&table.copy(&Part::default()))?;
         let mut splitter = Splitter::default();
         let (mut rows, began) = (0_u64, Instant::now());
-        let (mut notice_at, mut signal_at) = (began + NOTICE_INTERVAL, began + SIGNAL_INTERVAL);
+        let (mut display, mut signal_at) = (Display::begin(Some(NOTICE_INTERVAL), began), began + SIGNAL_INTERVAL);
         loop {
             match self.snapshot.reader.receive()? {
                 Copied::Row(row) => {
-                    self.row(&row, &mut splitter, fold)?;
+                    self.row(&row, &mut splitter, &mut each)?;
                     rows += 1;
                 }
                 Copied::EndOfCopy => {}
@@ -259,10 +307,15 @@ impl<'c> Comparison<'c> {
             }
             if rows.is_multiple_of(1_024) {
                 let now = Instant::now();
-                if now >= notice_at {
+                if display.is_due(now) {
                     let (schema, name) = (table.relation.namespace.as_str(), table.relation.name.as_str());
-                    info!(schema, table = name, rows, of = table.size.rows; "reading the table");
-                    notice_at = now + NOTICE_INTERVAL;
+                    let Pace { rate, per_cent, .. } = Pace::new(0, rows, table.size.rows, now.duration_since(began));
+                    let text = || format!("{schema}.{name}: {} rows, {}/s", count(rows), count(rate));
+                    let log = || {
+                        info!(schema, table = name, rows, of = table.size.rows, rows_per_s = rate, per_cent;
+                            "reading the table");
+                    };
+                    display.show(per_cent, text, log);
                 }
                 if now >= signal_at {
                     self.run.commands.waiter().sleep(Duration::from_millis(1))?;
@@ -274,8 +327,13 @@ impl<'c> Comparison<'c> {
         Ok(())
     }
 
-    /// Encodes a row as the stream would, and looks it up.
-    fn row(&mut self, row: &CopyData, splitter: &mut Splitter, fold: &mut Fold) -> Result<(), Error> {
+    /// Encodes a row as the stream would.
+    fn row(
+        &mut self,
+        row: &CopyData,
+        splitter: &mut Splitter,
+        each: &mut impl FnMut(&mut Compared, Option<&[u8]>, &str),
+    ) -> Result<(), Error> {
         let columns = self.pair.table.relation.columns.len();
         let wrong = |reason: String| pg::Error::Answer { command: "COPY", reason };
         let row = splitter.split(row, columns).map_err(|error| wrong(error.to_string()))?;
@@ -293,36 +351,11 @@ impl<'c> Comparison<'c> {
         };
         let records = self.run.encoder.encode(&change).map_err(sink::Error::from)?;
         let record = records.iter().next().expect("a row is one record");
-        let (key, value) = (record.key.expect("the table has a key"), record.value.expect("a row has a value"));
+        let value = record.value.expect("a row has a value");
         let Ok(record::Seen { content: Content::Row { after, .. }, .. }) = record::read(value) else {
             unreachable!("a record of our own is one");
         };
-        let result = &mut self.result;
-        let kind = match fold.row(key, after) {
-            Verdict::OtherPass => None,
-            Verdict::Equal { has_unsent, is_older } => {
-                result.unsent += u64::from(has_unsent);
-                result.older += u64::from(is_older);
-                None
-            }
-            Verdict::ChangedSince => {
-                result.changed_since += 1;
-                None
-            }
-            Verdict::Missing => {
-                result.missing += 1;
-                Some(Kind::Missing)
-            }
-            Verdict::Different => {
-                result.different += 1;
-                Some(Kind::Different)
-            }
-        };
-        if let Some(kind) = kind {
-            let table = self.run.show_values.then(|| after.to_owned());
-            let key_text = Some(String::from_utf8_lossy(key).into_owned());
-            result.example(Example { kind, hash: KeyHash::of(key), key: key_text, table, topic: None });
-        }
+        each(&mut self.result, record.key, after);
         self.run.encoder.release();
         Ok(())
     }
@@ -341,7 +374,7 @@ impl<'c> Comparison<'c> {
         self.read_topic(|record| {
             let Some(key) = record.key.filter(|key| wanted.contains(&KeyHash::of(key))) else { return };
             let seen = record.value.map(record::read);
-            let Some(Ok(record::Seen { moment, content: Content::Row { after, .. } })) = seen else { return };
+            let Some(Ok(record::Seen { moment, content: Content::Row { after, .. }, .. })) = seen else { return };
             if moment.is_in(snapshot) {
                 let after = show_values.then(|| after.to_owned());
                 found.insert(KeyHash::of(key), (String::from_utf8_lossy(key).into_owned(), after));

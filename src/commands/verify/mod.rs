@@ -129,9 +129,10 @@ impl Run {
     fn compare(&mut self, mut snapshot: Snapshot, pairs: &[Pair]) -> Result<(), Error> {
         let mut summary = report::Summary::new(snapshot.lsn);
         for pair in pairs {
-            let result = if pair.has_key { Some(Comparison::new(self, &mut snapshot, pair)?.run()?) } else { None };
-            print(&report::lines(&pair.table.relation, &pair.topic, result.as_ref()))?;
-            summary.add(result.as_ref());
+            let comparison = Comparison::new(self, &mut snapshot, pair)?;
+            let result = if pair.has_key { comparison.run()? } else { comparison.run_without_key()? };
+            print(&report::lines(&pair.table.relation, &pair.topic, &result))?;
+            summary.add(&result);
         }
         print(&summary.line())?;
         summary.verdict()

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::comparison::{Compared, Kind};
+use super::comparison::{Compared, Keyless, Kind};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::relations::Relation;
@@ -15,56 +15,42 @@ pub(super) struct Summary {
     rows: u64,
     equal: u64,
     differing: u64,
-    skipped: u64,
 }
 
 impl Summary {
     pub(super) fn new(snapshot: Lsn) -> Self {
-        Summary { snapshot, rows: 0, equal: 0, differing: 0, skipped: 0 }
+        Summary { snapshot, rows: 0, equal: 0, differing: 0 }
     }
 
-    /// Adds a table; none if it was not compared.
-    pub(super) fn add(&mut self, result: Option<&Compared>) {
-        match result {
-            Some(result) => {
-                self.rows += result.rows;
-                *(if result.is_equal() { &mut self.equal } else { &mut self.differing }) += 1;
-            }
-            None => self.skipped += 1,
-        }
+    /// Adds a table.
+    pub(super) fn add(&mut self, result: &Compared) {
+        self.rows += result.rows;
+        *(if result.is_equal() { &mut self.equal } else { &mut self.differing }) += 1;
     }
 
     /// The last line.
     pub(super) fn line(&self) -> String {
-        let Summary { snapshot, rows, equal, differing, skipped } = self;
-        let skipped = if *skipped == 0 { String::new() } else { format!(", {skipped} not compared") };
-        format!("as of {snapshot}: {equal} equal, {differing} different{skipped}; {rows} rows\n")
+        let Summary { snapshot, rows, equal, differing } = self;
+        format!("as of {snapshot}: {equal} equal, {differing} different; {rows} rows\n")
     }
 
-    /// Success if every table that was compared is equal, and one was compared.
+    /// Success if every table is equal.
     pub(super) fn verdict(&self) -> Result<(), Error> {
-        let Summary { snapshot, equal, differing, skipped, .. } = *self;
+        let Summary { snapshot, equal, differing, .. } = *self;
         if differing > 0 {
             return Err(Error::Differs { differing, compared: equal + differing, snapshot });
-        }
-        if equal == 0 {
-            return Err(Error::Keyless { count: skipped });
         }
         Ok(())
     }
 }
 
 /// The lines of a table.
-pub(super) fn lines(relation: &Relation, topic: &str, result: Option<&Compared>) -> String {
+pub(super) fn lines(relation: &Relation, topic: &str, result: &Compared) -> String {
     let [schema, table] = [&relation.namespace, &relation.name].map(|name| quote_identifier_where_needed(name));
     let mut text = String::new();
     let note = |text: &mut String, words: String| {
         // Writing to a String does not fail.
         let _ = writeln!(text, "         {words}");
-    };
-    let Some(result) = result else {
-        let _ = writeln!(text, "skipped  {schema}.{table}: its records have no key");
-        return text;
     };
     let rows = result.rows;
     if result.is_equal() {
@@ -102,6 +88,22 @@ pub(super) fn lines(relation: &Relation, topic: &str, result: Option<&Compared>)
                 cut.low, cut.id
             ),
         );
+    }
+    if let Some(Keyless { repeats, reshaped }) = result.keyless {
+        note(&mut text, "note: the records have no key: equal rows were counted".to_owned());
+        if repeats > 0 {
+            note(&mut text, format!("note: {repeats} records are repeats and were not counted"));
+        }
+        if result.surplus > 0 {
+            let words = "note: a surplus row may be a repeat: at-least-once delivery repeats records after a crash, and a \
+                         snapshot that was interrupted reads a table without a key again";
+            note(&mut text, words.to_owned());
+        }
+        if reshaped > 0 {
+            let words = "records have other columns than the table: their rows count as surplus, and those of the table as \
+                         missing";
+            note(&mut text, format!("note: {reshaped} {words}"));
+        }
     }
     let records = &result.records;
     for (count, words) in [
