@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pg;
 use crate::pg::publications::PublishedTable;
+use crate::pg::server::System;
 use crate::position::{FullKeys, Stored};
 use crate::record::topic;
 use crate::sink;
@@ -169,47 +170,71 @@ pub(super) fn transaction_timeout(settings: &StreamSettings) -> Result<Duration,
     Ok(Duration::from_millis(timeout_ms))
 }
 
+/// What a delivery needs to know of the slot.
+struct SlotFacts {
+    at: Lsn,
+    /// The topics of the published tables.
+    topics: Vec<String>,
+    /// Whether PostgreSQL knows that it was read before.
+    was_read: bool,
+}
+
 /// At-least-once or exactly-once, for the stream that has started.
 pub(super) fn delivery(settings: &StreamSettings, started: &Started) -> Result<Delivery, Error> {
+    let topics = started.tables.iter().map(|table| topic_of(settings, table)).collect();
+    let slot = SlotFacts { at: started.facts.confirmed, topics, was_read: started.was_read };
+    delivery_of(settings, &started.system, slot)
+}
+
+/// At-least-once or exactly-once, for an initial snapshot whose slot does not exist.
+pub(super) fn delivery_before_slot(settings: &StreamSettings, system: &System) -> Result<Delivery, Error> {
+    delivery_of(settings, system, SlotFacts { at: Lsn::INVALID, topics: Vec::new(), was_read: false })
+}
+
+fn delivery_of(settings: &StreamSettings, system: &System, slot: SlotFacts) -> Result<Delivery, Error> {
     Ok(match settings.delivery {
         config::Delivery::AtLeastOnce => {
             let is_kept = settings.state.topic && !stream::is_look(settings);
-            Delivery::AtLeastOnce(is_kept.then(|| state_topic(settings, started)))
+            Delivery::AtLeastOnce(is_kept.then(|| state_topic(settings, system, slot)))
         }
-        config::Delivery::ExactlyOnce => Delivery::ExactlyOnce(Box::new(transactions(settings, started)?)),
+        config::Delivery::ExactlyOnce => Delivery::ExactlyOnce(Box::new(transactions(settings, system, slot)?)),
     })
 }
 
-fn transactions(settings: &StreamSettings, started: &Started) -> Result<kafka::exactly_once::Settings, Error> {
+fn transactions(
+    settings: &StreamSettings,
+    system: &System,
+    slot: SlotFacts,
+) -> Result<kafka::exactly_once::Settings, Error> {
     Ok(kafka::exactly_once::Settings {
         interval: settings.transaction.interval,
         records_max: u64::from(settings.transaction.records_max),
         timeout: transaction_timeout(settings)?,
         identity: Stored {
-            system_identifier: started.system.identifier.clone(),
-            timeline: started.system.timeline,
+            system_identifier: system.identifier.clone(),
+            timeline: system.timeline,
             slot: settings.slot.clone(),
             end_lsn: Lsn::INVALID,
             records: None,
             full_keys: FullKeys::new(),
             snapshot: None,
         },
-        database: started.system.database.clone(),
-        slot_at: started.facts.confirmed,
-        topics: started.tables.iter().map(|table| topic_of(settings, table)).collect(),
-        was_slot_read: started.was_read,
+        database: system.database.clone(),
+        slot_at: slot.at,
+        topics: slot.topics,
+        was_slot_read: slot.was_read,
     })
 }
 
-fn state_topic(settings: &StreamSettings, started: &Started) -> state_topic::Settings {
+fn state_topic(settings: &StreamSettings, system: &System, slot: SlotFacts) -> state_topic::Settings {
     state_topic::Settings {
         interval: settings.state.interval,
-        system_identifier: started.system.identifier.clone(),
-        database: started.system.database.clone(),
+        system_identifier: system.identifier.clone(),
+        database: system.database.clone(),
         slot: settings.slot.clone(),
-        slot_at: started.facts.confirmed,
-        topics: started.tables.iter().map(|table| topic_of(settings, table)).collect(),
-        was_slot_read: started.was_read,
+        slot_at: slot.at,
+        topics: slot.topics,
+        was_slot_read: slot.was_read,
     }
 }
 

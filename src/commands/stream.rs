@@ -50,7 +50,7 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     if settings.snapshot.mode == config::SnapshotMode::Only {
         return super::snapshot::only(settings, poller, signals);
     }
-    let source = source(settings);
+    let mut source = source(settings);
     let mut state_file = state_file(settings)?;
     // Check the output before creating or acquiring a slot.
     check_output(settings)?;
@@ -61,7 +61,8 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
         drop(kafka::reach(settings, &mut waiter)?);
     }
     if settings.snapshot.mode == config::SnapshotMode::Initial && settings.create_slot {
-        (poller, signals) = super::snapshot::initial(settings, &source, &mut state_file, poller, signals)?;
+        // The operator's consent was for the position of the slot before.
+        source.accept_gap &= !super::snapshot::initial(settings, &source, &mut state_file, &mut poller, &mut signals)?;
     }
     let mut waiter = Waiter::new(&mut poller, &mut signals);
     super::incremental::check(settings, &source, state_file.as_ref(), &mut waiter)?;

@@ -357,11 +357,6 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
             (Key::Record, settings.record.is_some(), "a recording keeps the stream alone"),
             (Key::TemporarySlot, settings.temporary_slot, "the slot has to outlive an interruption"),
             (Key::Engine, settings.engine == Engine::Polling, "only a replication connection exports a snapshot"),
-            (
-                Key::Delivery,
-                settings.delivery == Delivery::ExactlyOnce,
-                "an initial snapshot keeps its progress in [state] file",
-            ),
         ] {
             if is_set {
                 let places = Box::new([layers.place(Key::SnapshotMode), layers.place(other)]);
@@ -378,11 +373,6 @@ fn check(layers: &Layers, settings: &StreamSettings) -> Result<(), ConfigError> 
             (Key::Endpos, settings.endpos.is_some(), "this mode does not read the stream"),
             (Key::CreateSlot, settings.create_slot, "this mode leaves no slot behind"),
             (Key::Engine, settings.engine == Engine::Polling, "only a replication connection exports a snapshot"),
-            (
-                Key::Delivery,
-                settings.delivery == Delivery::ExactlyOnce && settings.sink == Sink::Kafka,
-                "this mode keeps no position, so a second run repeats the rows",
-            ),
         ] {
             if is_set {
                 let places = Box::new([layers.place(Key::SnapshotMode), layers.place(other)]);

@@ -120,12 +120,12 @@ pub enum Disagreement {
         if known.is_valid() { format!(" by this process up to {known}") } else { String::new() }
     )]
     NoCheckpoint { store: String, slot: String, confirmed: Lsn, known: Lsn },
-    /// The rows that were there before the slot are not all delivered.
+    /// Rows that were there before the slot are not delivered, and cannot be read in chunks.
     #[error(
-        "according to {store}, the initial snapshot of the slot {slot} is not finished: a part of the rows from before \
-         {confirmed} was not delivered"
+        "according to {store}, the initial snapshot of the slot {slot} is not finished: {tables} without a key cannot be \
+         read beside the stream"
     )]
-    Unfinished { store: String, slot: String, confirmed: Lsn },
+    Keyless { store: String, slot: String, tables: String },
     /// The slot of a stored position does not exist.
     #[error(
         "the slot {slot} does not exist, but according to {store}, everything up to {stored} was delivered from it: \
@@ -163,9 +163,9 @@ impl Disagreement {
                  continue from the slot's position; set synchronized_standby_slots on the primary so that a failover \
                  cannot lose changes"
             }
-            Disagreement::Unfinished { .. } => {
-                "the slot has every change since then: use --accept-gap to stream them, and send the rows with walcat \
-                 snapshot start (see SNAPSHOTS in walcat(1)); or drop the slot, delete the topics and start again"
+            Disagreement::Keyless { .. } => {
+                "use --accept-gap once to go on without the rest of these tables, and reload them (see RELOADING in \
+                 walcat(1)); or drop the slot, delete the topics, and start again with --snapshot initial and --accept-gap"
             }
             Disagreement::NoCheckpoint { .. } => {
                 "find out what happened to the topic; use --accept-gap to start at the slot's position and deliver \
@@ -196,10 +196,17 @@ pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Star
     }
     let Some(stored) = stored else { return Ok(Start::at_slot(facts)) };
     judge_identity(stored, store, &facts.system_identifier, &facts.slot)?;
-    let store = store.to_owned();
-    if !stored.end_lsn.is_valid() {
-        return Err(Disagreement::Unfinished { store, slot: facts.slot.clone(), confirmed });
+    let keyless = stored.snapshot.iter().flat_map(|snapshot| &snapshot.keyless);
+    let tables: Vec<_> = keyless.map(|table| format!("{}.{}", table.schema, table.table)).collect();
+    if !tables.is_empty() {
+        let (store, slot, tables) = (store.to_owned(), facts.slot.clone(), tables.join(", "));
+        return Err(Disagreement::Keyless { store, slot, tables });
     }
+    // An initial snapshot was on record before its slot was created, and no row of it was sent.
+    if !stored.end_lsn.is_valid() {
+        return Ok(Start::at_slot(facts));
+    }
+    let store = store.to_owned();
     let other_timeline = |at: Reached| {
         let (store, server) = (store.clone(), facts.timeline);
         Disagreement::OtherTimeline { store, stored: at.lsn, timeline: at.timeline, server }
@@ -234,7 +241,7 @@ pub fn judge(stored: Option<&Stored>, store: &str, facts: &Facts) -> Result<Star
 /// [`Disagreement`].
 pub fn judge_new_slot(stored: &Stored, store: &str, system_identifier: &str, slot: &str) -> Result<(), Disagreement> {
     judge_identity(stored, store, system_identifier, slot)?;
-    // The snapshot was on record, and nothing was delivered yet or the operator has dropped the slot.
+    // An initial snapshot was on record before its slot was to be created, and no row of it was sent.
     if !stored.end_lsn.is_valid() {
         return Ok(());
     }
@@ -319,6 +326,7 @@ mod tests {
         let failover = [(1, 150)];
         for (what, stored, facts, expected) in [
             ("nothing stored", None, facts(1, 200, 100, &[]), Ok(100)),
+            ("an initial snapshot before its slot", Some(stored(1, 0)), facts(1, 200, 100, &[]), Ok(100)),
             ("the slot forgot after a crash", Some(stored(1, 150)), facts(1, 200, 100, &[]), Ok(150)),
             ("in step", Some(stored(1, 200)), facts(1, 200, 200, &[]), Ok(200)),
             ("the slot was moved", Some(stored(1, 90)), facts(1, 200, 100, &[]), Err("and 0/64 were not delivered")),
@@ -489,5 +497,18 @@ mod tests {
         assert_eq!(switches.len(), 2);
         assert_eq!(switches[1], Switch { timeline: 2, lsn: "1/A0".parse().unwrap() });
         assert_eq!(parse_timeline_history("1\t0/3000060\n2\tgone\n"), None);
+    }
+
+    #[test]
+    fn an_initial_snapshot_with_a_table_that_cannot_be_read_in_chunks_is_refused() {
+        use crate::snapshot::progress::Progress;
+        let left = r#"{"is_initial":true,"tables":[{"oid":1,"schema":"a","table":"b"}],"keyless":[{"oid":2,"schema":"c","table":"d"}]}"#;
+        let left: Progress = serde_json::from_str(left).unwrap();
+        let unfinished = Stored { snapshot: Some(left), ..stored(1, 150) };
+        let error = judge(Some(&unfinished), "the state file", &facts(1, 200, 100, &[])).unwrap_err();
+        assert!(error.to_string().contains("c.d without a key"), "{error}");
+        let rest = unfinished.without_keyless();
+        assert_eq!(judge(Some(&rest), "the state file", &facts(1, 200, 100, &[])).map(|start| start.lsn), Ok(Lsn(150)));
+        assert_eq!(rest.snapshot.map(|left| left.tables.len()), Some(1), "the others are read");
     }
 }

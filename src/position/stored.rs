@@ -30,7 +30,8 @@ pub struct Stored {
     pub timeline: u32,
     /// The slot.
     pub slot: String,
-    /// Everything up to this position is delivered. 0/0 while the rows from before the slot are not all delivered.
+    /// Everything up to this position is delivered, but for the rows that `snapshot` still has to send. 0/0 before the slot
+    /// of an initial snapshot is created.
     pub end_lsn: Lsn,
     /// The end of the last records: the WAL between this and `end_lsn` had none. None in files of older versions, which did
     /// not distinguish them.
@@ -39,7 +40,7 @@ pub struct Stored {
     /// The key columns of tables with REPLICA IDENTITY FULL, by OID: once such a table is dropped, no other source has them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub full_keys: FullKeys,
-    /// What is left of the incremental snapshots, once there was one.
+    /// What is left of the initial snapshot and of incremental ones, once there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Progress>,
 }
@@ -49,6 +50,13 @@ pub struct Stored {
 pub type FullKeys = BTreeMap<String, Vec<String>>;
 
 impl Stored {
+    /// The same without the tables that cannot be read in chunks.
+    #[must_use]
+    pub fn without_keyless(mut self) -> Self {
+        self.snapshot = self.snapshot.map(Progress::in_chunks);
+        self
+    }
+
     /// The end of the last records; `end_lsn` if that is not known.
     #[must_use]
     pub fn records_end(&self) -> Reached {

@@ -185,7 +185,7 @@ impl Error {
                 Some("start walcat again: nothing is lost".to_owned())
             }
             Error::Incomplete { .. } => Some(
-                "start walcat again: with --snapshot only it reads all rows again, with initial it says how to go on"
+                "start walcat again: with --snapshot only it reads all rows again, with initial it reads what is left"
                     .to_owned(),
             ),
             Error::Record { .. } | Error::Loop(_) => None,

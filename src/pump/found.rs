@@ -11,6 +11,7 @@ use super::store::{Found, Store};
 use crate::limits::FINISH_TIMEOUT;
 use crate::lsn::Lsn;
 use crate::position::Known;
+use crate::snapshot::Progress;
 use crate::source;
 use crate::source::open;
 use crate::source::waiting::Waiter;
@@ -42,6 +43,7 @@ impl Pump {
         if is_first {
             snapshot = self.incremental.as_ref().and_then(Incremental::at_first).or(snapshot);
         }
+        let snapshot = snapshot.map(Progress::in_chunks);
         place.begin_at(start, self.facts.timeline, full_keys.clone());
         place.keep_snapshot(snapshot.clone());
         self.identity.snapshot.clone_from(&snapshot);
@@ -52,6 +54,7 @@ impl Pump {
         }
         if let Some(incremental) = &mut self.incremental {
             incremental.restart(snapshot.unwrap_or_default());
+            incremental.tell_what_is_left();
         }
         self.output.encoder().restore_full_keys(&full_keys);
         self.session.begin_at(start.lsn);

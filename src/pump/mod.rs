@@ -55,6 +55,7 @@ use crate::poller::Poller;
 use crate::position::{Facts, Identity};
 use crate::session::Session;
 use crate::signal::StopSignals;
+use crate::snapshot::Progress;
 use crate::source::open::Started;
 use crate::source::options::{Engine, Source};
 pub use crate::source::{Feed, Received};
@@ -140,7 +141,7 @@ impl Pump {
             slot: parts.source.slot.clone(),
             records: parts.started.records,
             full_keys: Store::on_disk(&mut parts.state_file).full_keys(),
-            snapshot: Store::on_disk(&mut parts.state_file).snapshot(),
+            snapshot: Store::on_disk(&mut parts.state_file).snapshot().map(Progress::in_chunks),
         };
         let is_first = parts.state_file.as_ref().is_some_and(|file| file.stored().is_none());
         if is_first || parts.started.new_slot.is_some() {
@@ -165,6 +166,9 @@ impl Pump {
             let (server, version) = (parts.started.server.clone(), parts.started.server_version);
             Incremental::new(settings, identity.slot.clone(), server, version, identity.snapshot.clone())
         });
+        if let Some(incremental) = &incremental {
+            incremental.tell_what_is_left();
+        }
         // A peek starts at the slot's position, which may be before the stored one.
         parts.session.pass_before(parts.started.start);
         Ok(Pump {

@@ -12,7 +12,6 @@ use crate::limits::STDOUT_BUFFER_BYTES;
 use crate::lsn::Lsn;
 use crate::record::Encoder;
 use crate::session::Session;
-use crate::sink::kafka::delivery::Delivery;
 use crate::sink::stdout::LineWriter;
 use crate::sink::{self, Settled, Sink};
 
@@ -33,14 +32,6 @@ pub struct Dump {
 }
 
 impl Output {
-    /// How Kafka's records are delivered, which says whether Kafka keeps the positions.
-    pub(super) fn kafka_delivery(&mut self) -> Option<&mut Delivery> {
-        match self {
-            Output::Records(Sink::Kafka(kafka)) => Some(kafka.delivery()),
-            _ => None,
-        }
-    }
-
     /// Starts to discard what only the end of a transaction would deliver, which ends after `limit` at the latest.
     pub(super) fn close(&mut self, limit: Duration, now: Instant) {
         if let Output::Records(Sink::Kafka(kafka)) = self {

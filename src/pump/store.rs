@@ -11,6 +11,7 @@ use super::output::Output;
 use crate::feedback::Feedback;
 use crate::lsn::Lsn;
 use crate::position::{FullKeys, Identity, Known, Start, Stored, Vouched};
+use crate::sink::Sink;
 use crate::sink::kafka::delivery::Delivery;
 use crate::sink::kafka::exactly_once::Transactions;
 use crate::sink::kafka::state_topic::StateTopic;
@@ -61,10 +62,19 @@ impl<'a> Store<'a> {
 
     /// The store of a run.
     pub(super) fn of(file: &'a mut Option<StateFile>, output: &'a mut Output) -> Self {
-        match output.kafka_delivery() {
-            Some(Delivery::ExactlyOnce(transactions)) => Store::Transactions(transactions),
-            Some(Delivery::AtLeastOnce(Some(state))) => Store::Topic(state),
-            Some(Delivery::AtLeastOnce(None)) | None => Store::on_disk(file),
+        match output {
+            Output::Records(sink) => Store::of_sink(file, sink),
+            Output::Dump(_) => Store::on_disk(file),
+        }
+    }
+
+    /// The store of a run into this sink.
+    pub(super) fn of_sink(file: &'a mut Option<StateFile>, sink: &'a mut Sink) -> Self {
+        let Sink::Kafka(kafka) = sink else { return Store::on_disk(file) };
+        match kafka.delivery() {
+            Delivery::ExactlyOnce(transactions) => Store::Transactions(transactions),
+            Delivery::AtLeastOnce(Some(state)) => Store::Topic(state),
+            Delivery::AtLeastOnce(None) => Store::on_disk(file),
         }
     }
 
@@ -172,6 +182,29 @@ impl<'a> Store<'a> {
         }
     }
 
+    /// Stores this position now, although nothing else is delivered; outside a stream.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub(super) fn keep_at_once(&mut self, position: Stored, now: Instant) -> Result<(), Error> {
+        match self {
+            Store::Transactions(transactions) => {
+                transactions.store(position);
+                Ok(())
+            }
+            Store::Slot | Store::File(_) | Store::Topic(_) => self.begin(position, now),
+        }
+    }
+
+    /// Whether what [`Store::keep_at_once`] was given is stored.
+    pub(super) fn has_kept(&self) -> bool {
+        match self {
+            Store::Slot | Store::File(_) => true,
+            Store::Topic(state) => state.has_written(),
+            Store::Transactions(transactions) => !transactions.owes(),
+        }
+    }
+
     /// Keeps these keys with each position from now on. [`Identity`] has them too, for the stores that it names.
     pub(super) fn keep_full_keys(&mut self, full_keys: &FullKeys) {
         if let Store::Transactions(transactions) = self {
@@ -214,8 +247,9 @@ impl<'a> Store<'a> {
                 }
             }
             Store::Topic(state) => {
-                if state.due_at(delivered, now).is_some_and(|due_at| at_once || now >= due_at) {
-                    state.offer(identity.at(delivered, records_end));
+                let is_due = state.due_at(delivered, now).is_some_and(|due_at| at_once || now >= due_at);
+                if is_due || state.lacks(identity.snapshot.as_ref()) {
+                    state.offer(identity.at(delivered.max(state.stored()), records_end));
                 }
             }
             Store::Transactions(transactions) => {

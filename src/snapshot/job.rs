@@ -102,10 +102,12 @@ impl Job {
     pub fn request(&mut self, change: impl FnOnce(&mut Progress)) {
         let before = self.progress.tables.clone();
         change(&mut self.progress);
-        let Progress { last_request, is_paused, ref patterns, ref tables, ref known } = self.progress;
+        let Progress { last_request, is_paused, ref patterns, ref tables, ref known, is_initial: _, ref keyless } =
+            self.progress;
         (self.delivered.last_request, self.delivered.is_paused) = (last_request, is_paused);
         self.delivered.patterns.clone_from(patterns);
         self.delivered.known.clone_from(known);
+        self.delivered.keyless.clone_from(keyless);
         // What is delivered may lag behind a table's last chunk: only what has changed is changed there.
         for gone in before.iter().filter(|table| !tables.contains(table)) {
             self.delivered.tables.retain(|table| (table.oid, table.request) != (gone.oid, gone.request));

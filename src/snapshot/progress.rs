@@ -25,6 +25,12 @@ pub struct Progress {
     /// The OIDs of the published tables that need no snapshot any more, in ascending order; none if new tables get none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<Vec<u32>>,
+    /// Whether what was first requested is an initial snapshot: no table of it is left out in silence.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_initial: bool,
+    /// The tables of an initial snapshot that are left and have no key: they cannot be read in chunks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keyless: Vec<TableProgress>,
 }
 
 /// The position of a request: of its commit record, or of a message outside a transaction, then of the message itself. It
@@ -58,7 +64,7 @@ pub struct TableProgress {
     /// Milliseconds since 1970 when it was requested.
     #[serde(default)]
     pub since_ms: i64,
-    /// The request.
+    /// The request; 0/0 for that of the configuration.
     #[serde(default)]
     pub request: RequestAt,
     /// Chunks are read once every transaction before this one has ended: the stream may lack changes of those.
@@ -91,10 +97,24 @@ impl Progress {
         Progress { patterns, ..Progress::default() }
     }
 
-    /// Whether nothing is left to do.
+    /// Whether nothing is left to read in chunks.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.patterns.is_empty() && self.tables.is_empty()
+    }
+
+    /// What can be read in chunks: the operator has given up the rest.
+    #[must_use]
+    pub fn in_chunks(self) -> Self {
+        Progress { keyless: Vec::new(), ..self }
+    }
+
+    /// Keeps a table of an initial snapshot on record that turned out to have no key. Returns whether it is one.
+    pub fn set_aside(&mut self, oid: u32) -> bool {
+        let of = |table: &TableProgress| table.oid == oid && table.request == RequestAt::default();
+        let Some(place) = self.tables.iter().position(of).filter(|_| self.is_initial) else { return false };
+        self.keyless.push(self.tables.remove(place));
+        true
     }
 
     /// Moves past a chunk. A table that was stopped meanwhile stays so.

@@ -264,6 +264,11 @@ pub fn accept(
     accept_gap: bool,
 ) -> Result<Start, Error> {
     match verdict {
+        Err(disagreement @ Disagreement::Keyless { .. }) if accept_gap => {
+            warn!(slot = facts.slot.as_str(), disagreement:% = disagreement; "--accept-gap: going on without these tables");
+            let rest = stored.cloned().map(Stored::without_keyless);
+            accept(position::judge(rest.as_ref(), "the stored position", facts), rest.as_ref(), facts, accept_gap)
+        }
         Err(disagreement) if accept_gap => {
             let end_lsn = stored.map_or(Lsn::INVALID, |stored| stored.end_lsn);
             warn!(slot = facts.slot.as_str(), lsn:% = facts.confirmed, stored:% = end_lsn,

@@ -18,6 +18,7 @@ pub const TABLE: &str = "CREATE SEQUENCE versions;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     File,
+    Topic,
     Checkpoint,
 }
 
@@ -31,6 +32,7 @@ pub struct Set {
 impl Set {
     pub fn new(world: World, place: Place) -> Set {
         let config = match place {
+            Place::Topic => file("snapshot.toml", "[state]\ntopic = true\n"),
             Place::Checkpoint => file("snapshot.toml", "delivery = \"exactly-once\"\n"),
             Place::File => {
                 let state = file("state.json", "");
@@ -67,7 +69,7 @@ impl Set {
     }
 
     /// What a consumer has that folds the topic: the rows by key, as JSON.
-    fn fold(&self, table: &str) -> BTreeMap<String, Value> {
+    pub fn fold(&self, table: &str) -> BTreeMap<String, Value> {
         let mut rows = BTreeMap::new();
         for record in self.records(table) {
             let key = record.key.as_ref().map(Value::to_string).unwrap_or_default();
@@ -81,7 +83,7 @@ impl Set {
         rows
     }
 
-    fn table(&self, table: &str) -> BTreeMap<String, Value> {
+    pub fn table(&self, table: &str) -> BTreeMap<String, Value> {
         let rows = self.world.sql(&format!("SELECT COALESCE(json_agg(x ORDER BY id), '[]') FROM {table} x"));
         let rows: Vec<Value> = serde_json::from_str(&rows).expect("JSON");
         rows.into_iter().map(|row| (format!("{{\"id\":{}}}", row["id"]), row)).collect()

@@ -27,6 +27,7 @@ mod half_open;
 mod hold;
 mod idle;
 mod incremental;
+mod initial;
 mod lost_topics;
 mod memory;
 mod once_and_endpos;

@@ -1,4 +1,4 @@
-//! `--snapshot only` and `initial`: the rows of the published tables as of one point.
+//! `--snapshot only`: the rows of the published tables as of one point.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 use crate::kafka;
 use crate::servers::{Kafka, Postgres, World, eventually, file};
 use crate::walcat::Walcat;
+
+/// 120 MB that TOAST does not compress.
+const WIDE_ROWS: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t ALTER v SET STORAGE PLAIN; \
+     INSERT INTO t SELECT i, repeat('x', 2000) FROM generate_series(1, 60000) i";
 
 /// A world without a slot.
 fn world(sql: &str) -> World {
@@ -43,7 +47,7 @@ fn rows(world: &World, records: &[Value]) -> Vec<(String, Value, Value)> {
 }
 
 /// No slot is there, and no session of walcat.
-fn expect_nothing_left(world: &World) {
+pub fn expect_nothing_left(world: &World) {
     let slots = format!("SELECT count(*) FROM pg_replication_slots WHERE database = '{}'", world.database);
     let sessions =
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walcat' AND datname = current_database()";
@@ -253,9 +257,7 @@ fn patterns_choose_the_tables() {
     assert_eq!(topics("[\"public.items\", \"/public\\\\.orders_[2-9]/\"]").0, ["public.items", "public.orders_2"]);
     let (none, log) = topics("\"public.Items\"");
     assert!(none.is_empty() && log.contains("no published table fits the pattern"), "{log}");
-    for (flag, value) in
-        [("--delivery", "exactly-once"), ("--engine", "polling"), ("--create-slot", ""), ("--endpos", "0/1")]
-    {
+    for (flag, value) in [("--engine", "polling"), ("--create-slot", ""), ("--endpos", "0/1")] {
         let value = [value].into_iter().filter(|value| !value.is_empty());
         let arguments: Vec<_> = std::iter::once(flag).chain(value).collect();
         only(&world).with(&arguments).run().expect_code(2).expect_log(&["--snapshot", flag]);
@@ -340,10 +342,7 @@ fn the_rows_arrive_in_kafka() {
 /// Two connections read a table of several parts; nothing is left after SIGKILL, and the reader's pause stops the COPYs.
 #[test]
 fn a_reader_that_pauses_stops_the_server_and_the_memory_and_a_kill_leaves_no_slot() {
-    let world = world(
-        "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t ALTER v SET STORAGE PLAIN; \
-         INSERT INTO t SELECT i, repeat('x', 2000) FROM generate_series(1, 60000) i",
-    );
+    let world = world(WIDE_ROWS);
     let mut child = Command::new(env!("CARGO_BIN_EXE_walcat"))
         .args(["stream", "--snapshot", "only", "--sink", "stdout", "--dsn", &world.dsn()])
         .args(["--publication", &world.publication])
@@ -398,16 +397,18 @@ fn a_signal_ends_a_snapshot_with_75_and_a_closed_pipe_with_0() {
     expect_nothing_left(&world);
 }
 
+/// 120 MB of rows, and a broker of its own that can be frozen.
+pub fn wide_rows_and_broker(name: &str) -> World {
+    let kafka = Kafka::start(name, &[]);
+    let world = World::without_slot(Postgres::shared(), &kafka, WIDE_ROWS);
+    kafka.create_topic(&world.topic("t"), &[]);
+    world
+}
+
 #[test]
 fn a_frozen_broker_stops_the_reading_and_it_goes_on() {
-    let kafka = Kafka::start("frozen-snapshot", &[]);
-    let world = World::without_slot(
-        Postgres::shared(),
-        &kafka,
-        "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t ALTER v SET STORAGE PLAIN; \
-         INSERT INTO t SELECT i, repeat('x', 2000) FROM generate_series(1, 60000) i",
-    );
-    kafka.create_topic(&world.topic("t"), &[]);
+    let world = wide_rows_and_broker("frozen-snapshot");
+    let kafka = &world.kafka;
     let mut running = only(&world).with(&["--brokers", &kafka.brokers, "--stall-timeout", "2s"]).deadline(180).spawn();
     running.wait_for_log("snapshot begins");
     kafka.signal(libc::SIGSTOP);
@@ -479,124 +480,4 @@ fn time_outs_of_the_role_do_not_end_a_snapshot_and_row_security_does() {
     world.sql(&format!("ALTER TABLE t DISABLE ROW LEVEL SECURITY; REVOKE SELECT ON t FROM {role}"));
     run().expect_code(77).expect_log(&["permission denied"]);
     world.sql(&format!("DROP ROLE {role}"));
-}
-
-/// `walcat stream --snapshot initial --create-slot` into Kafka, with a state file of its own.
-fn initial(world: &World, state: &str) -> Walcat {
-    let config = file("initial.toml", &format!("[state]\nfile = \"{state}\"\ninterval = \"0s\"\n"));
-    world.stream_to_kafka().with(&["--snapshot", "initial", "--create-slot", "--config", &config]).deadline(120)
-}
-
-/// A path without a file.
-fn new_path() -> String {
-    file("initial.state", "").replace(".state", ".new")
-}
-
-/// The newest value of each key of a topic; a tombstone ends a key. A read never follows another record of its key.
-fn fold(world: &World, table: &str) -> BTreeMap<i64, Value> {
-    let mut fold = BTreeMap::new();
-    for record in kafka::read(&world.kafka.brokers, &world.topic(table)) {
-        let id = record.key.as_ref().and_then(|key| key["id"].as_i64()).expect("a key");
-        match record.op() {
-            "tombstone" => drop(fold.remove(&id)),
-            "d" => {}
-            op => {
-                let value = record.value.as_ref().expect("a value")["after"].clone();
-                assert!(fold.insert(id, value).is_none() || op != "r", "a read after another record of {id}");
-            }
-        }
-    }
-    fold
-}
-
-fn table_as_fold(world: &World, table: &str) -> BTreeMap<i64, Value> {
-    let rows = world.sql(&format!("SELECT row_to_json({table}) FROM {table}"));
-    let row = |line: &str| {
-        let row: Value = serde_json::from_str(line).expect(line);
-        (row["id"].as_i64().expect("id"), row)
-    };
-    rows.lines().map(row).collect()
-}
-
-#[test]
-fn an_initial_snapshot_and_the_stream_after_it_are_the_table_while_writers_run() {
-    let world = world(
-        "CREATE TABLE t (id int PRIMARY KEY, v int, filler text); \
-         INSERT INTO t SELECT i, 0, repeat('x', 300) FROM generate_series(1, 40000) i",
-    );
-    let state = new_path();
-    let running = initial(&world, &state).spawn();
-    for round in 0..20 {
-        world.sql(&format!(
-            "UPDATE t SET v = v + 1 WHERE id % 400 = {round}; DELETE FROM t WHERE id % 1000 = {round} + 500; \
-             UPDATE t SET id = id + 100000 WHERE id % 2000 = {round} + 1500; INSERT INTO t VALUES (200000 + {round}, 1, '')"
-        ));
-    }
-    let mut running = running;
-    running.wait_for_log("snapshot ended");
-    running.wait_for_log("streaming started");
-    world.confirm_change("INSERT INTO t VALUES (300000, 1, '')", 60);
-    running.terminate().expect_code(0);
-    assert_eq!(fold(&world, "t"), table_as_fold(&world, "t"));
-    let reads =
-        || kafka::read(&world.kafka.brokers, &world.topic("t")).iter().filter(|record| record.op() == "r").count();
-    let before = reads();
-    world.sql("INSERT INTO t VALUES (300001, 1, '')");
-    initial(&world, &state).with(&["--once"]).run().expect_code(0);
-    assert_eq!(reads(), before, "a slot that is there has no initial snapshot");
-    assert_eq!(fold(&world, "t"), table_as_fold(&world, "t"));
-}
-
-#[test]
-fn an_initial_snapshot_that_is_not_finished_is_refused_and_nothing_is_confirmed() {
-    let kafka = Kafka::start("frozen-initial", &[]);
-    let world = World::without_slot(
-        Postgres::shared(),
-        &kafka,
-        "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t ALTER v SET STORAGE PLAIN; \
-         INSERT INTO t SELECT i, repeat('x', 2000) FROM generate_series(1, 40000) i",
-    );
-    kafka.create_topic(&world.topic("t"), &[]);
-    let state = new_path();
-    let mut running = initial(&world, &state).spawn();
-    running.wait_for_log("snapshot begins");
-    kafka.signal(libc::SIGSTOP);
-    let point = world.confirmed();
-    running.signal(libc::SIGKILL);
-    assert_eq!(running.wait().code, None);
-    kafka.signal(libc::SIGCONT);
-    world.sql("DELETE FROM t WHERE id = 7; INSERT INTO t VALUES (100000, 'new')");
-    let refused = initial(&world, &state).with(&["--once"]).run().expect_code(78);
-    refused.expect_log(&["the initial snapshot of the slot", "is not finished", "hint: ", "--accept-gap"]);
-    assert_eq!(world.confirmed(), point, "nothing is confirmed");
-    // All changes since are in the slot.
-    initial(&world, &state).with(&["--once", "--accept-gap"]).run().expect_code(0);
-    let records = kafka::read(&kafka.brokers, &world.topic("t"));
-    let has =
-        |op: &str, id: i64| records.iter().any(|record| record.op() == op && record.key == Some(json!({"id": id})));
-    assert!(has("d", 7) && has("c", 100_000));
-    kafka.stop();
-}
-
-#[test]
-fn an_initial_snapshot_that_cannot_begin_leaves_no_slot() {
-    let world = world("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
-    let without = world.stream_to_kafka().with(&["--snapshot", "initial", "--create-slot"]).run();
-    without.expect_code(78).expect_log(&["needs a place for its progress", "[state]"]);
-    let other = format!("{}_other", world.publication);
-    world.sql(&format!(
-        "CREATE TABLE u (id int PRIMARY KEY, a int); CREATE PUBLICATION {other} FOR TABLE u (id); \
-         CREATE PUBLICATION {other}_2 FOR TABLE u (id, a)"
-    ));
-    let state = new_path();
-    let two = [other.clone(), format!("{other}_2")];
-    initial(&world, &state)
-        .with(&["--publication", &two[0], "--publication", &two[1]])
-        .run()
-        .expect_code(78)
-        .expect_log(&["different column lists"]);
-    expect_nothing_left(&world);
-    world.sql(&format!("DROP PUBLICATION {other}_2"));
-    initial(&world, &state).with(&["--once"]).run().expect_code(0);
-    assert_eq!(kafka::read(&world.kafka.brokers, &world.topic("t")).len(), 1);
 }

@@ -22,8 +22,6 @@ pub struct Progress {
     began: Instant,
     display: Display,
     read: Vec<Read>,
-    rows: u64,
-    bytes: u64,
 }
 
 /// Where a snapshot is.
@@ -37,13 +35,7 @@ impl Progress {
     /// Begins; nothing is read.
     #[must_use]
     pub fn new(tables: &[Table], interval: Option<Duration>, now: Instant) -> Self {
-        Progress {
-            began: now,
-            display: Display::begin(interval, now),
-            read: vec![Read::default(); tables.len()],
-            rows: 0,
-            bytes: 0,
-        }
+        Progress { began: now, display: Display::begin(interval, now), read: vec![Read::default(); tables.len()] }
     }
 
     /// A row of this size was read.
@@ -51,8 +43,6 @@ impl Progress {
         let read = &mut self.read[table];
         read.rows += 1;
         read.bytes += bytes as u64;
-        self.rows += 1;
-        self.bytes += bytes as u64;
     }
 
     /// A table has ended.
@@ -66,7 +56,11 @@ impl Progress {
     /// All rows that were read.
     #[must_use]
     pub fn rows(&self) -> u64 {
-        self.rows
+        self.read.iter().map(|read| read.rows).sum()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.read.iter().map(|read| read.bytes).sum()
     }
 
     /// The time of the next line.
@@ -87,12 +81,12 @@ impl Progress {
         });
         let left = left.map_or("unknown".to_owned(), |left| humantime::format_duration(left).to_string());
         let text = || {
-            let (rows, bytes, rate) = (HumanCount(self.rows), HumanBytes(self.bytes), HumanCount(rows_per_s));
+            let (rows, bytes, rate) = (HumanCount(self.rows()), HumanBytes(self.bytes()), HumanCount(rows_per_s));
             format!("{name}: {rows} rows, {bytes}, {rate}/s, {left} left")
         };
         self.display.show(per_cent, text, || {
             info!(
-                table = name.as_str(), rows = self.rows, bytes = self.bytes, rows_per_s, per_cent, left = left.as_str();
+                table = name.as_str(), rows = self.rows(), bytes = self.bytes(), rows_per_s, per_cent, left = left.as_str();
                 "snapshot: reading; the server cannot remove dead rows until it ends"
             );
         });
@@ -102,14 +96,14 @@ impl Progress {
     pub fn ended(&self, tables: usize, now: Instant) {
         let seconds = now.saturating_duration_since(self.began).as_secs_f64();
         info!(
-            tables, rows = self.rows, bytes = self.bytes, rows_per_s = self.rate(now), seconds:% = format!("{seconds:.1}");
+            tables, rows = self.rows(), bytes = self.bytes(), rows_per_s = self.rate(now), seconds:% = format!("{seconds:.1}");
             "snapshot ended"
         );
     }
 
     fn rate(&self, now: Instant) -> u64 {
         let ms = now.saturating_duration_since(self.began).as_millis().max(1);
-        u64::try_from(u128::from(self.rows) * 1_000 / ms).unwrap_or(u64::MAX)
+        u64::try_from(u128::from(self.rows()) * 1_000 / ms).unwrap_or(u64::MAX)
     }
 
     /// Per cent of all bytes, where each table counts by its size in `pg_class`.

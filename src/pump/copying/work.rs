@@ -1,8 +1,8 @@
 //! What a snapshot still has to read: the parts of its tables, and the place of each row in the whole.
 //!
 //! A big table is read in parts, each a range of its pages, so that all connections stay busy. The last row of a table and
-//! of the snapshot is marked as such, which only the end shows: one row of each table is held back, and one of the
-//! snapshot.
+//! of the snapshot is marked as such, which only the end shows: one row of each table is held back, and the last row of a
+//! table that has ended until another row is read.
 
 use std::collections::VecDeque;
 
@@ -62,8 +62,10 @@ pub struct Work<R> {
     queue: VecDeque<Part>,
     tables: Vec<Progress<R>>,
     tables_left: usize,
-    /// The last row of a table that has ended.
+    /// The last row of a table that has ended, if no row of another table was read that is not emitted.
     held: Option<(usize, R)>,
+    /// The tables that have not ended, and of which a row was read.
+    begun: usize,
     has_emitted: bool,
 }
 
@@ -79,7 +81,7 @@ impl<R> Work<R> {
             progress
         };
         let tables: Vec<_> = pages.iter().enumerate().map(table).collect();
-        Work { queue, tables_left: tables.len(), tables, held: None, has_emitted: false }
+        Work { queue, tables_left: tables.len(), tables, held: None, begun: 0, has_emitted: false }
     }
 
     /// The next part to read.
@@ -87,10 +89,14 @@ impl<R> Work<R> {
         self.queue.pop_front()
     }
 
-    /// A row was read. Returns the row of the table that was read before it.
+    /// A row was read. Returns the row of the table that was read before it, or the last row of a table that has ended.
     pub fn row(&mut self, table: usize, row: R) -> Option<Emitted<R>> {
         let progress = &mut self.tables[table];
-        let before = progress.held.replace(row)?;
+        let Some(before) = progress.held.replace(row) else {
+            self.begun += 1;
+            let (table, row) = self.held.take()?;
+            return Some(self.last_of(table, row));
+        };
         let marker = match (self.has_emitted, std::mem::replace(&mut progress.has_emitted, true)) {
             (false, _) => Marker::First,
             (true, false) => Marker::FirstInDataCollection,
@@ -100,7 +106,7 @@ impl<R> Work<R> {
         Some(Emitted { table, row: before, marker })
     }
 
-    /// A part has ended. If its table has ended too, returns the last row of the table that ended before.
+    /// A part has ended. If its table has ended too, returns the last row of the table, unless it may be the last of all.
     pub fn part_ended(&mut self, table: usize) -> Option<Emitted<R>> {
         let progress = &mut self.tables[table];
         progress.parts_left -= 1;
@@ -109,10 +115,19 @@ impl<R> Work<R> {
         }
         self.tables_left -= 1;
         let last = progress.held.take()?;
-        let (table, row) = self.held.replace((table, last))?;
+        self.begun -= 1;
+        if self.begun > 0 {
+            return Some(self.last_of(table, last));
+        }
+        let held = self.held.replace((table, last));
+        assert!(held.is_none(), "a row was held although another one was read");
+        None
+    }
+
+    fn last_of(&mut self, table: usize, row: R) -> Emitted<R> {
         let marker =
             if std::mem::replace(&mut self.has_emitted, true) { Marker::LastInDataCollection } else { Marker::First };
-        Some(Emitted { table, row, marker })
+        Emitted { table, row, marker }
     }
 
     /// The last row of all, once every table has ended.
@@ -128,6 +143,19 @@ impl<R> Work<R> {
     #[must_use]
     pub fn is_read(&self) -> bool {
         self.tables_left == 0
+    }
+
+    /// Whether a table has ended and none of its rows is held back.
+    #[must_use]
+    pub fn is_emitted(&self, table: usize) -> bool {
+        let is_held = self.held.as_ref().is_some_and(|(held, _)| *held == table);
+        self.is_done(table) && self.tables[table].held.is_none() && !is_held
+    }
+
+    /// The row of a table that was read last, while the table is read in one part.
+    #[must_use]
+    pub fn last_read(&self, table: usize) -> Option<&R> {
+        self.tables[table].held.as_ref()
     }
 
     /// Whether a table has ended.
@@ -211,6 +239,21 @@ mod tests {
         assert_eq!(places.iter().filter(|marker| **marker == LastInDataCollection).count(), 2);
         assert_eq!(places.iter().filter(|marker| **marker == FirstInDataCollection).count(), 1);
         assert_eq!(places.iter().filter(|marker| **marker == True).count(), 2);
+    }
+
+    #[test]
+    fn the_last_row_of_a_table_is_emitted_as_soon_as_another_row_is_read() {
+        let mut work = Work::new(&[0, 0, 0], 2);
+        assert_eq!((work.row(0, 1), work.part_ended(0)), (None, None));
+        assert!(!work.is_emitted(0), "it may be the last of all");
+        assert_eq!(work.part_ended(1), None);
+        assert!(work.is_emitted(1), "a table without rows");
+        assert_eq!(work.row(2, 2), Some(Emitted { table: 0, row: 1, marker: Marker::First }));
+        assert!(work.is_emitted(0));
+        let mut work = Work::new(&[0, 0], 2);
+        assert_eq!((work.row(0, 1), work.row(1, 2)), (None, None));
+        assert_eq!(work.part_ended(0), Some(Emitted { table: 0, row: 1, marker: Marker::First }));
+        assert!(work.is_emitted(0) && !work.is_emitted(1));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use log::{debug, info, warn};
 use super::{Incremental, Stage};
 use crate::change::{Change, Marker, Operation, Position, Row};
 use crate::clock::{PgTimestamp, unix_now_ns};
+use crate::position::Disagreement;
 use crate::pump::store::Store;
 use crate::pump::{Error, Feed, Output, Pump, reading};
 use crate::session::Sealed;
@@ -42,6 +43,10 @@ impl Pump {
         let has_moved = incremental.job.settle(|ticket| ring.position(ticket).is_some());
         if has_moved || std::mem::take(&mut incremental.has_changed) {
             self.keep_snapshot();
+        }
+        if let Some(tables) = self.incremental.as_ref().and_then(Incremental::keyless) {
+            let store = "the stored progress".to_owned();
+            return Err(Disagreement::Keyless { store, slot: self.report.slot().to_owned(), tables }.into());
         }
         if has_read_all {
             self.ask_for_position();

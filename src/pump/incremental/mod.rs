@@ -9,6 +9,8 @@ mod progress;
 mod requests;
 mod sql;
 
+pub(super) use self::sql::after_key;
+
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
@@ -534,7 +536,7 @@ impl Incremental {
     fn answered(&mut self, table: Table, definition: Option<String>, relations: &mut Relations, encoder: &mut Encoder) {
         let oid = table.relation.oid;
         let key = match encoder.key_columns(&table.relation, &table.answer) {
-            Ok(key) if key.is_empty() => return self.end_table(oid, "it has no key"),
+            Ok(key) if key.is_empty() => return self.has_no_key(oid),
             Ok(key) => key,
             Err(error) => return self.end_table(oid, &error.to_string()),
         };
@@ -593,6 +595,36 @@ impl Incremental {
         let (slot, schema, table) = (self.slot.as_str(), ended.schema.as_str(), ended.table.as_str());
         warn!(slot, schema, table, rows = ended.rows, reason = why;
             "the snapshot of the table has ended before its end; the stream continues");
+    }
+
+    /// A table of an initial snapshot stays on record, and the run ends.
+    fn has_no_key(&mut self, oid: u32) {
+        let mut is_initial = false;
+        self.job.request(|progress| is_initial = progress.set_aside(oid));
+        if is_initial {
+            self.has_changed = true;
+        } else {
+            self.end_table(oid, "it has no key");
+        }
+    }
+
+    /// Tables without a key that an initial snapshot still has to send.
+    fn keyless(&self) -> Option<String> {
+        let names = self.job.delivered().keyless.iter().map(|table| format!("{}.{}", table.schema, table.table));
+        Some(names.collect::<Vec<_>>().join(", ")).filter(|names| !names.is_empty())
+    }
+
+    /// Logs what an earlier run has left to read.
+    pub fn tell_what_is_left(&self) {
+        let progress = self.job.progress();
+        if progress.is_idle() {
+            return;
+        }
+        let tables = progress.tables.iter().map(|table| format!("{}.{}", table.schema, table.table));
+        let tables: Vec<_> = tables.chain(progress.patterns.iter().cloned()).collect();
+        let (slot, rows) = (self.slot.as_str(), progress.tables.iter().map(|table| table.rows).sum::<u64>());
+        info!(slot, tables = tables.join(","), rows_before = rows;
+            "a snapshot is not finished: what is left is read in chunks beside the stream");
     }
 
     /// The connection has failed, or a command on it.

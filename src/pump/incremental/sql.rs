@@ -174,7 +174,7 @@ LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted) TO STDOUT";
 
 /// The condition of the rows after a key.
-fn after_key(key: &[String], after: &[String]) -> Option<String> {
+pub fn after_key(key: &[String], after: &[String]) -> Option<String> {
     if after.is_empty() {
         return None;
     }

@@ -26,6 +26,7 @@ use crate::sink::kafka::exactly_once::history::Found;
 use crate::sink::kafka::exactly_once::own_records::OwnRecords;
 use crate::sink::kafka::flight::Flight;
 use crate::sink::kafka::topics::Waiting;
+use crate::snapshot::Progress;
 
 /// The time between two checks of what must be polled: the reader, and the requests that create the topic.
 const LOOK_INTERVAL: Duration = Duration::from_millis(3);
@@ -84,6 +85,8 @@ pub struct StateTopic {
     /// What the topic had when it was read.
     found: Option<Stored>,
     stored: Lsn,
+    /// The progress of the snapshots in the last position that was offered.
+    snapshot: Option<Progress>,
     written_at: Option<Instant>,
     own_records: OwnRecords,
 }
@@ -104,6 +107,7 @@ impl StateTopic {
             under_way: None,
             found: None,
             stored: Lsn::INVALID,
+            snapshot: None,
             written_at: None,
             own_records: OwnRecords::new(),
         }
@@ -151,6 +155,7 @@ impl StateTopic {
         if !self.has_begun() {
             return;
         }
+        self.snapshot.clone_from(&position.snapshot);
         if self.found.take().as_ref() == Some(&position) {
             self.stored = position.end_lsn;
             return;
@@ -171,7 +176,14 @@ impl StateTopic {
 
     /// Stores this position with the next record.
     pub fn offer(&mut self, position: Stored) {
+        self.snapshot.clone_from(&position.snapshot);
         self.offered = Some(position);
+    }
+
+    /// Whether nothing is being written, and this progress of the snapshots differs from the last one.
+    #[must_use]
+    pub fn lacks(&self, snapshot: Option<&Progress>) -> bool {
+        self.has_begun() && self.has_written() && self.snapshot.as_ref() != snapshot
     }
 
     /// The position that the topic has; 0/0 for none.
@@ -184,6 +196,12 @@ impl StateTopic {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.offered.is_none()
+    }
+
+    /// Whether the last position that was offered is written.
+    #[must_use]
+    pub fn has_written(&self) -> bool {
+        self.is_drained() && self.under_way.is_none()
     }
 
     /// The record in flight has this offset.
@@ -204,6 +222,7 @@ impl StateTopic {
     pub fn lose(&mut self) {
         self.under_way = None;
         self.offered = None;
+        self.snapshot = None;
     }
 
     /// The error for a record of the topic that was refused; `is_denied` means that the topic may not be created.
@@ -461,6 +480,20 @@ mod tests {
         state.renew();
         assert_eq!((state.stored(), state.is_open), (Lsn(150), false));
         assert!(state.due_at(Lsn(300), now).is_some(), "it is offered again");
+    }
+
+    #[test]
+    fn the_progress_of_a_snapshot_is_offered_although_the_position_has_not_moved() {
+        let (mut state, now) = (running(Some(100), 100), Instant::now());
+        let chunk = Progress::of(Vec::new());
+        assert!(!state.lacks(None) && state.lacks(Some(&chunk)));
+        state.offer(Stored { snapshot: Some(chunk.clone()), ..position(100) });
+        assert!(!state.lacks(None), "a record is in flight");
+        write(&mut state, now);
+        state.delivered_own(5);
+        assert!(state.lacks(None) && !state.lacks(Some(&chunk)));
+        state.lose();
+        assert!(state.lacks(Some(&chunk)), "it is offered again");
     }
 
     #[test]

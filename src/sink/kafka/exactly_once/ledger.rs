@@ -128,6 +128,8 @@ pub struct Ledger {
     own_records: OwnRecords,
     /// A position after the stored one that no transaction carries yet.
     idle: Lsn,
+    /// Whether the position is to be stored although it has not moved.
+    owed: bool,
     /// Commit without waiting for the interval, because the run ends.
     hurry: bool,
     /// The stored position when a transaction was aborted because it was open for too long.
@@ -155,6 +157,7 @@ impl Ledger {
             has_announced: false,
             own_records: OwnRecords::new(),
             idle: Lsn::INVALID,
+            owed: false,
             hurry: false,
             expired_at: None,
         }
@@ -174,6 +177,7 @@ impl Ledger {
         self.committed.clear();
         self.stored = Lsn::INVALID;
         self.idle = Lsn::INVALID;
+        self.owed = false;
         self.hurry = false;
         self.own_records.renew();
         untouched.is_none()
@@ -282,6 +286,26 @@ impl Ledger {
         self.stored_at = None;
         self.identity.timeline = timeline;
         self.stage = Stage::Idle;
+    }
+
+    /// Stores this position in a transaction of its own, or with the records of the open one: the position, or what is kept
+    /// with it, is set from outside the stream.
+    ///
+    /// # Panics
+    /// Before the checkpoint was read and judged.
+    pub fn store(&mut self, position: Stored) {
+        assert!(self.has_begun(), "a position was stored before the checkpoint was read");
+        self.idle = position.end_lsn;
+        self.records = position.records_end();
+        self.identity.timeline = position.timeline;
+        self.identity.snapshot = position.snapshot;
+        self.owed = true;
+    }
+
+    /// Whether [`Ledger::store`] was called and its position is not committed.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.owed || matches!(self.stage, Stage::Committing { .. })
     }
 
     /// Opens a transaction unless one is open. Call it before taking a change.
@@ -442,6 +466,7 @@ impl Ledger {
         );
         assert!(!self.inside, "a checkpoint was written inside a PostgreSQL transaction");
         self.sealed = None;
+        self.owed = false;
         self.records = checkpoint.records_end();
         self.stage = Stage::Committing { checkpoint: checkpoint.end_lsn, call: Asking::NotAsked };
     }
@@ -550,6 +575,9 @@ impl Ledger {
     }
 
     fn idle_due_at(&self, now: Instant) -> Option<Instant> {
+        if self.owed {
+            return Some(now);
+        }
         if self.idle <= self.stored {
             return None;
         }

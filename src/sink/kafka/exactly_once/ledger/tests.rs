@@ -237,3 +237,21 @@ fn a_record_that_lies_before_the_last_one_is_in_another_topic() {
     ledger.delivered_own(0);
     assert!(ledger.next(QUIET, now).is_err(), "its commit would store nothing");
 }
+
+#[test]
+fn what_is_stored_from_outside_the_stream_is_committed_although_the_position_has_not_moved() {
+    let now = Instant::now();
+    let mut ledger = begun(Some(100), 100, now);
+    assert_eq!(ledger.next(QUIET, now).unwrap(), Task::Nothing);
+    let left = Some(Progress::of(Vec::new()));
+    for (end_lsn, snapshot) in [(0, left.clone()), (100, left), (100, None)] {
+        ledger.store(Stored { snapshot: snapshot.clone(), ..stored(end_lsn) });
+        assert!(ledger.owes());
+        let Task::Seal(checkpoint) = ledger.next(QUIET, now).unwrap() else { panic!("it is not stored") };
+        assert_eq!((checkpoint.stored.end_lsn, &checkpoint.stored.snapshot), (Lsn(end_lsn), &snapshot));
+        ledger.sealed_with(&checkpoint.stored);
+        assert!(ledger.owes(), "it is not committed");
+        commit(&mut ledger, now);
+        assert!(!ledger.owes());
+    }
+}
