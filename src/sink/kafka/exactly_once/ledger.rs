@@ -88,7 +88,7 @@ enum Stage {
     /// The checkpoint topic is being read up to the start record.
     Reading,
     /// The stored position is known, but not checked yet.
-    Found(Found),
+    Found(Box<Found>),
     /// The open transaction is empty: Kafka does not know it yet.
     Idle,
     /// A transaction is open; its first change opened it.
@@ -256,7 +256,7 @@ impl Ledger {
     #[must_use]
     pub fn found(&self) -> Option<Found> {
         match &self.stage {
-            Stage::Found(found) => Some(found.clone()),
+            Stage::Found(found) => Some(Found::clone(found)),
             _ => None,
         }
     }
@@ -503,7 +503,7 @@ impl Ledger {
     /// was read.
     pub fn handle_history(&mut self, history: &History) -> bool {
         let found = Found::of(history).filter(|_| matches!(self.stage, Stage::Reading));
-        found.map(|found| self.stage = Stage::Found(found)).is_some()
+        found.map(|found| self.stage = Stage::Found(Box::new(found))).is_some()
     }
 
     /// The time by which [`Ledger::next`] must be called again. `look` is the time for what must be polled.

@@ -217,7 +217,7 @@ fn a_position_that_differs_from_the_stored_one_is_stored_even_if_nothing_follows
         ("on another timeline", Some(stored(100)), 100, 2, true),
     ] {
         let mut ledger = ledger();
-        ledger.stage = Stage::Found(Found { stored, unread_slot_at: None });
+        ledger.stage = Stage::Found(Box::new(Found { stored, unread_slot_at: None }));
         ledger.begin_at(start(lsn), timeline);
         assert_eq!(ledger.idle_due_at(now), is_due.then_some(now), "{what}");
         assert_eq!(ledger.stored(), if is_due { Lsn::INVALID } else { Lsn(lsn) }, "{what}");
