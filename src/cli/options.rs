@@ -125,9 +125,9 @@ pub struct OutputOptions {
     on_error: Option<String>,
     #[arg(long, value_name = "TOPIC")]
     dead_letter_topic: Option<String>,
-    /// A row is a record with op r, like that of an insert. initial needs --create-slot and [state] file, and does nothing for
-    /// a slot that exists. incremental reads all tables in chunks beside the first stream of a slot; it needs [state] file,
-    /// [state] topic or exactly-once delivery. only reads all rows as of one point in time, needs no slot and leaves none behind. The server
+    /// A row is a record with op r, like that of an insert. initial needs --create-slot, and does nothing for a slot that
+    /// exists. incremental reads all tables in chunks beside the first stream of a slot. Both need [state] file, [state] topic
+    /// or exactly-once delivery. only reads all rows as of one point in time, needs no slot and leaves none behind. The server
     /// cannot remove dead rows while initial and only read.
     #[arg(long, value_name = "MODE")]
     snapshot: Option<String>,

@@ -36,8 +36,8 @@ const MEMORY_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=64 << 30;
 const PARTITIONS_BOUNDS: RangeInclusive<i32> = 1..=100_000;
 const REPLICATION_FACTOR_BOUNDS: RangeInclusive<i32> = 1..=10_000;
 
-/// Each connection is a backend of the server.
 const CHUNK_TIME_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+/// Each connection is a backend of the server.
 const SNAPSHOT_CONNECTIONS_BOUNDS: RangeInclusive<i32> = 1..=SNAPSHOT_CONNECTIONS_MAX;
 
 /// With `--once`, an unreachable broker ends the run, so that cron reports it.
