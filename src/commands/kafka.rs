@@ -21,7 +21,8 @@ use crate::sink::kafka::client::producer;
 use crate::sink::kafka::delivery::Settings as Delivery;
 use crate::sink::kafka::refusals::dead_letters::OnError;
 use crate::sink::kafka::{self, TopicTemplate, state_topic};
-use crate::source::open::Started;
+use crate::source::open::{self, Started};
+use crate::source::options::Source;
 use crate::source::waiting::Waiter;
 
 /// librdkafka's property, and its default.
@@ -179,10 +180,27 @@ struct SlotFacts {
     was_read: bool,
 }
 
+/// The topics of the published tables, if Kafka keeps the position: their records tell whether the slot was read before.
+pub(super) fn table_topics(
+    settings: &StreamSettings,
+    source: &Source,
+    waiter: &mut Waiter<'_>,
+) -> Result<Vec<String>, Error> {
+    let is_kept = settings.delivery == config::Delivery::ExactlyOnce || settings.state.topic;
+    if !is_kept || settings.dump.is_some() {
+        return Ok(Vec::new());
+    }
+    let tables = open::published_tables(source, waiter)?;
+    Ok(tables.iter().map(|table| topic_of(settings, table)).collect())
+}
+
 /// At-least-once or exactly-once, for the stream that has started.
-pub(super) fn delivery(settings: &StreamSettings, started: &Started) -> Result<Delivery, Error> {
-    let topics = started.tables.iter().map(|table| topic_of(settings, table)).collect();
-    let slot = SlotFacts { at: started.facts.confirmed, topics, was_read: started.was_read };
+pub(super) fn delivery(
+    settings: &StreamSettings,
+    started: &Started,
+    table_topics: Vec<String>,
+) -> Result<Delivery, Error> {
+    let slot = SlotFacts { at: started.facts.confirmed, topics: table_topics, was_read: started.was_read };
     delivery_of(settings, &started.system, slot)
 }
 

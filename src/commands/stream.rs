@@ -66,11 +66,12 @@ pub fn run(settings: &StreamSettings) -> Result<(), Error> {
     }
     let mut waiter = Waiter::new(&mut poller, &mut signals);
     super::incremental::check(settings, &source, state_file.as_ref(), &mut waiter)?;
+    let table_topics = kafka::table_topics(settings, &source, &mut waiter)?;
     let started = open::start(&source, &mut || Ok(Store::on_disk(&mut state_file).read()?), &mut waiter)?;
     let session = session(settings, &started);
     let encoder = Encoder::new(&encoding(settings, &started.system.database))?;
     let recorder = recording.map(|target| Recorder::begin(target, &header(settings, &started))).transpose()?;
-    let output = output(settings, &started, encoder)?;
+    let output = output(settings, &started, table_topics, encoder)?;
     let pump = Pump::new(Parts {
         started,
         session,
@@ -231,14 +232,19 @@ pub(super) fn check_output(settings: &StreamSettings) -> Result<(), Error> {
     }
 }
 
-fn output(settings: &StreamSettings, started: &Started, encoder: Encoder) -> Result<Output, Error> {
+fn output(
+    settings: &StreamSettings,
+    started: &Started,
+    table_topics: Vec<String>,
+    encoder: Encoder,
+) -> Result<Output, Error> {
     if settings.dump.is_some() {
         return Ok(Output::Dump(Box::new(Dump {
             dumping: Dumping::new(encoder, settings.dump_keepalives),
             lines: LineWriter::new(),
         })));
     }
-    let delivery = kafka::delivery(settings, started)?;
+    let delivery = kafka::delivery(settings, started, table_topics)?;
     Ok(Output::Records(sink(settings, delivery, encoder)?))
 }
 

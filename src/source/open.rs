@@ -43,8 +43,6 @@ pub struct Started {
     pub is_cut: bool,
     /// The facts against which a stored position is judged.
     pub facts: Facts,
-    /// The published tables, as far as the server knows them.
-    pub tables: Vec<PublishedTable>,
     /// Whether the server knows that the slot was read before. It forgets this in a crash.
     pub was_read: bool,
     /// Whether the server is a standby, whose timeline may change.
@@ -86,7 +84,7 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
         let known = store()?;
         // A standby that is promoted after this counts as a standby, and walcat asks for its timeline again.
         let is_standby = server::is_standby(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
-        let (tables, was_read) = tables(source, &name, &mut connection, waiter)?;
+        let was_read = was_read(&name, &mut connection, waiter)?;
         let (system, switches) = identify(&mut connection, waiter)?;
         let replayed = server::replayed(&mut connection, &mut |socket, way| waiter.wait(socket, way))?;
         let decodable = replayed.unwrap_or(system.flushed).min(system.flushed);
@@ -118,7 +116,6 @@ pub fn start(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<'_>
                     decodable,
                     is_cut,
                     facts,
-                    tables,
                     was_read,
                     is_standby,
                     new_slot,
@@ -161,11 +158,8 @@ pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<
     let confirmed = slot::rehearse(source, &mut connection, waiter)?;
     let known = store()?;
     let read_tables = match confirmed {
-        Some(_) => match tables(source, &source.slot, &mut connection, waiter)? {
-            (tables, true) => tables,
-            (_, false) => Vec::new(),
-        },
-        None => Vec::new(),
+        Some(_) if was_read(&source.slot, &mut connection, waiter)? => published_tables(source, waiter)?,
+        _ => Vec::new(),
     };
     let (system, switches) = identify(&mut connection, waiter)?;
     let has_slot = confirmed.is_some();
@@ -288,19 +282,26 @@ pub(crate) fn check_new_slot(source: &Source, system_identifier: &str, store: &m
     }
 }
 
-/// Returns the published tables, and whether the server knows that the slot was read before.
-fn tables(
-    source: &Source,
-    slot: &str,
-    connection: &mut Connection,
-    waiter: &mut Waiter<'_>,
-) -> Result<(Vec<PublishedTable>, bool), Error> {
+/// Whether the server knows that the slot was read before.
+fn was_read(slot: &str, connection: &mut Connection, waiter: &mut Waiter<'_>) -> Result<bool, Error> {
+    Ok(!slots::is_unread(connection, slot, &mut |socket, way| waiter.wait(socket, way))?)
+}
+
+/// Returns the published tables, as far as the server knows them, on a connection of its own.
+///
+/// A walsender that looks at publications and tables keeps their present definitions in its caches. If it starts to decode
+/// then, it uses these for older changes too, instead of the definitions of their time.
+///
+/// # Errors
+/// Those of [`connect`] and of the query.
+pub fn published_tables(source: &Source, waiter: &mut Waiter<'_>) -> Result<Vec<PublishedTable>, Error> {
+    let kind = match &source.engine {
+        Engine::Streaming => Kind::Ordinary,
+        Engine::Polling(_) => source.engine.kind(),
+    };
+    let mut connection = connect(source, kind, waiter)?;
     let wait = &mut |socket, way| waiter.wait(socket, way);
-    if source.publications.is_empty() {
-        return Ok((Vec::new(), false));
-    }
-    let was_read = !slots::is_unread(connection, slot, wait)?;
-    Ok((publications::published_tables(connection, &source.publications, wait)?, was_read))
+    Ok(publications::published_tables(&mut connection, &source.publications, wait)?)
 }
 
 /// Checks that walcat supports the server's version.

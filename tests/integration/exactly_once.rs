@@ -333,3 +333,33 @@ fn a_change_is_visible_soon_after_its_commit() {
     assert!(median < 150 && p99 < 400, "median {median} ms, p99 {p99} ms");
     running.terminate().expect_code(0);
 }
+
+/// walcat looks at the published tables before the stream begins. A walsender that has seen a table would decode older changes
+/// with its present definition.
+#[test]
+fn changes_before_a_change_of_the_table_are_decoded_with_the_definition_of_their_time() {
+    let streaming = [14, 15, 16, 17, 18].map(|version| (version, "streaming"));
+    for (version, engine) in streaming.into_iter().chain([(17, "polling")]) {
+        let pg = Postgres::start(&format!("definition-{version}-{engine}"), version, &[]);
+        let world = World::on(
+            &pg,
+            Kafka::shared(),
+            "CREATE TABLE t (id int PRIMARY KEY, gone text, v text NOT NULL DEFAULT 'v')",
+        );
+        world.sql("INSERT INTO t VALUES (1, 'first')");
+        let delivered = || stream(&world).with(&["--once", "--engine", engine]).run().expect_code(0);
+        delivered();
+        world.sql("INSERT INTO t VALUES (2, 'second', 'x')");
+        world.sql("ALTER TABLE t DROP COLUMN gone, ADD COLUMN n int");
+        world.sql("INSERT INTO t VALUES (3, 'y', 7)");
+        delivered();
+        let records = kafka::read_committed(&world.kafka.brokers, &world.topic("t"));
+        let mut rows: Vec<_> =
+            records.iter().map(|record| record.value.as_ref().expect("a value")["after"].to_string()).collect();
+        rows.sort();
+        let expected =
+            [r#"{"id":1,"gone":"first","v":"v"}"#, r#"{"id":2,"gone":"second","v":"x"}"#, r#"{"id":3,"v":"y","n":7}"#];
+        assert_eq!(rows, expected, "PostgreSQL {version}, {engine}");
+        pg.stop("fast");
+    }
+}
