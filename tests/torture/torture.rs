@@ -35,7 +35,7 @@ use checker::{Findings, Promise};
 use cluster::{Cluster, DATABASE, Result, SLOT};
 use live::Live;
 use nemesis::Nemesis;
-use options::Options;
+use options::{Delivery, Options};
 use report::Report;
 use seed::Seed;
 use snapshots::Snapshots;
@@ -124,7 +124,10 @@ fn torture(
         findings.add(Promise::Behaviour, || late);
     }
     report.step("walcat has confirmed the end");
-    if let Some(different) = verify(&recipe)? {
+    // In at-least-once, a process that was frozen or killed may send old records late.
+    if options.delivery == Delivery::ExactlyOnce
+        && let Some(different) = verify(&recipe)?
+    {
         findings.add(Promise::Lost, || different);
     }
     let ends = walcat.stop();
