@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
+use crate::relations::Relation;
 
 /// The pattern of all tables.
 pub const ALL: &str = "*.*";
@@ -70,6 +71,24 @@ pub struct TableProgress {
     /// Chunks are read once every transaction before this one has ended: the stream may lack changes of those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<u64>,
+}
+
+impl TableProgress {
+    /// A table of which nothing is read yet.
+    #[must_use]
+    pub fn of(relation: &Relation) -> Self {
+        TableProgress {
+            oid: relation.oid,
+            schema: relation.namespace.clone(),
+            table: relation.name.clone(),
+            key: Vec::new(),
+            after: Vec::new(),
+            rows: 0,
+            since_ms: 0,
+            request: RequestAt::default(),
+            waits_for: None,
+        }
+    }
 }
 
 /// What a chunk adds.

@@ -26,7 +26,7 @@ use crate::pump::store::{Found, Store};
 use crate::session::Sealed;
 use crate::sink::{Settled, Sink};
 use crate::snapshot::key;
-use crate::snapshot::progress::{Progress, RequestAt, TableProgress};
+use crate::snapshot::progress::{Progress, TableProgress};
 use crate::source::waiting::Waiter;
 use crate::state_file::StateFile;
 
@@ -135,17 +135,7 @@ impl<'a> Record<'a> {
         sink: &mut Sink,
     ) -> Result<(), Error> {
         let since_ms = unix_now_ns() / 1_000_000;
-        let left = |table: &Table| TableProgress {
-            oid: table.relation.oid,
-            schema: table.relation.namespace.clone(),
-            table: table.relation.name.clone(),
-            key: Vec::new(),
-            after: Vec::new(),
-            rows: 0,
-            since_ms,
-            request: RequestAt::default(),
-            waits_for: None,
-        };
+        let left = |table: &Table| TableProgress { since_ms, ..TableProgress::of(&table.relation) };
         let (with, without): (Vec<_>, Vec<_>) = tables.iter().zip(keys).partition(|(_, key)| !key.places.is_empty());
         let all = |tables: Vec<(&Table, &Keyed)>| tables.into_iter().map(|(table, _)| left(table)).collect();
         let (tables_left, keyless) = (all(with), all(without));

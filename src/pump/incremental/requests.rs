@@ -90,7 +90,7 @@ impl Incremental {
                 if progress.tables.iter().any(is_under_way) || found.iter().any(is_under_way) {
                     continue;
                 }
-                found.push(TableProgress { since_ms, request, ..begun(table) });
+                found.push(TableProgress { since_ms, request, ..TableProgress::of(&table.relation) });
             }
         }
         info!(slot, tables = found.len(); "snapshot started");
@@ -127,26 +127,17 @@ impl Incremental {
         for table in tables.iter().filter(is_new) {
             let (schema, name) = (table.relation.namespace.as_str(), table.relation.name.as_str());
             info!(slot, schema, table = name; "the table is new in the publication: its snapshot begins");
-            found.push(TableProgress { since_ms, request, waits_for: Some(next_xid), ..begun(table) });
+            found.push(TableProgress {
+                since_ms,
+                request,
+                waits_for: Some(next_xid),
+                ..TableProgress::of(&table.relation)
+            });
         }
         self.job.request(|progress| {
             progress.known = Some(published);
             progress.tables.extend(found);
         });
         self.has_changed = true;
-    }
-}
-
-fn begun(table: &Table) -> TableProgress {
-    TableProgress {
-        oid: table.relation.oid,
-        schema: table.relation.namespace.clone(),
-        table: table.relation.name.clone(),
-        key: Vec::new(),
-        after: Vec::new(),
-        rows: 0,
-        since_ms: 0,
-        request: RequestAt::default(),
-        waits_for: None,
     }
 }
