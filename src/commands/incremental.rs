@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::kafka::producer_properties;
+use super::kafka;
 use super::slot::{Commands, print};
 use super::stream;
 use crate::cli::StatusFormat;
@@ -16,8 +16,7 @@ use crate::pg::{Connection, slots};
 use crate::record::{self, Encoder};
 use crate::session::REQUEST_PREFIX;
 use crate::sink;
-use crate::sink::kafka::client::topic_reader;
-use crate::sink::kafka::exactly_once::{checkpoint, look};
+use crate::sink::kafka::exactly_once::checkpoint;
 use crate::snapshot::Progress;
 use crate::snapshot::request::{Kind, Request};
 use crate::source::open;
@@ -28,9 +27,6 @@ use crate::state_file::StateFile;
 use crate::wire::replication::command::quote_literal;
 
 const NAME: &str = "the request for a snapshot";
-
-/// The memory for records that librdkafka reads ahead.
-const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Requests something of the stream.
 ///
@@ -288,13 +284,7 @@ pub(super) fn stored(
     let result = connection.command("reading the system identifier", QUERY, wait)?;
     let identifier = result.value(0, 0).unwrap_or_default().to_owned();
     let topic = checkpoint::topic(&identifier, &connection.database(), &settings.slot);
-    let reading = topic_reader::Settings {
-        brokers: settings.brokers.clone().unwrap_or_default(),
-        properties: producer_properties(settings),
-        read_committed: true,
-        queue_bytes: QUEUE_BYTES,
-    };
-    let history = look::history(&reading, &topic).map_err(sink::Error::from)?;
+    let history = kafka::stored_history(settings, &topic).map_err(sink::Error::from)?;
     Ok(history.checkpoint.and_then(|checkpoint| checkpoint.stored.snapshot))
 }
 

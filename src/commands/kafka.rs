@@ -18,7 +18,10 @@ use crate::sink;
 use crate::sink::kafka::client::admin::AdminError;
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::kafka::client::producer;
+use crate::sink::kafka::client::topic_reader;
 use crate::sink::kafka::delivery::Settings as Delivery;
+use crate::sink::kafka::exactly_once::history::History;
+use crate::sink::kafka::exactly_once::look;
 use crate::sink::kafka::refusals::dead_letters::OnError;
 use crate::sink::kafka::{self, TopicTemplate, state_topic};
 use crate::source::open::{self, Started};
@@ -178,6 +181,22 @@ struct SlotFacts {
     topics: Vec<String>,
     /// Whether PostgreSQL knows that it was read before.
     was_read: bool,
+}
+
+/// What a checkpoint topic has. Reads only, and fences nobody.
+///
+/// # Errors
+/// Those of [`look::history`].
+pub(super) fn stored_history(settings: &StreamSettings, topic: &str) -> Result<History, kafka::Error> {
+    /// The memory for records that librdkafka reads ahead.
+    const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+    let reading = topic_reader::Settings {
+        brokers: settings.brokers.clone().unwrap_or_default(),
+        properties: producer_properties(settings),
+        read_committed: true,
+        queue_bytes: QUEUE_BYTES,
+    };
+    look::history(&reading, topic)
 }
 
 /// The topics of the published tables, if Kafka keeps the position: their records tell whether the slot was read before.

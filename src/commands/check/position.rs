@@ -11,14 +11,9 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::position::{Facts, Known};
 use crate::sink::kafka::client::inquiry::Inquiry;
-use crate::sink::kafka::client::topic_reader;
-use crate::sink::kafka::exactly_once::look;
 use crate::sink::{self, kafka as sink_kafka};
 use crate::source;
 use crate::source::open::{self, Rehearsed};
-
-/// The memory for records that librdkafka reads ahead.
-const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the position is not what a stream needs.
 enum Failure {
@@ -59,13 +54,7 @@ fn judge(
     commands: &mut Commands,
 ) -> Result<(Option<Lsn>, Lsn), Failure> {
     let source = stream::source(settings);
-    let reading = topic_reader::Settings {
-        brokers: settings.brokers.clone().unwrap_or_default(),
-        properties: kafka::producer_properties(settings),
-        read_committed: true,
-        queue_bytes: QUEUE_BYTES,
-    };
-    let history = look::history(&reading, topic).map_err(unread)?;
+    let history = kafka::stored_history(settings, topic).map_err(unread)?;
     let store = format!("the checkpoint in the topic {topic}");
     let stored = history.checkpoint.map(|checkpoint| checkpoint.stored);
     let known = stored.map(|stored| Known { stored, store: store.clone() });
