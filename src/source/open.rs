@@ -137,8 +137,8 @@ pub struct Rehearsed {
     pub facts: Facts,
     /// Whether the slot exists.
     pub has_slot: bool,
-    /// The published tables if the server knows that the slot was read before; otherwise none.
-    pub read_tables: Vec<PublishedTable>,
+    /// Whether the server knows that the slot was read before.
+    pub was_read: bool,
 }
 
 /// The checks of [`start`] before it creates or takes a slot, for `walcat check`. They change nothing and do not wait for a
@@ -157,10 +157,7 @@ pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<
     check_publications(&source.publications, &source.slot, &mut connection, waiter)?;
     let confirmed = slot::rehearse(source, &mut connection, waiter)?;
     let known = store()?;
-    let read_tables = match confirmed {
-        Some(_) if was_read(&source.slot, &mut connection, waiter)? => published_tables(source, waiter)?,
-        _ => Vec::new(),
-    };
+    let was_read = confirmed.is_some() && was_read(&source.slot, &mut connection, waiter)?;
     let (system, switches) = identify(&mut connection, waiter)?;
     let has_slot = confirmed.is_some();
     let confirmed = confirmed.unwrap_or(system.flushed);
@@ -178,7 +175,7 @@ pub fn rehearse(source: &Source, store: &mut ReadStore<'_>, waiter: &mut Waiter<
             None => check_stored(known.as_ref(), &facts, source.accept_gap)?,
         };
     }
-    Ok(Rehearsed { facts, has_slot, read_tables })
+    Ok(Rehearsed { facts, has_slot, was_read })
 }
 
 /// Returns the cluster, its position, and the history of its timeline.

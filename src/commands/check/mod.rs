@@ -278,7 +278,7 @@ fn kafka(settings: &StreamSettings, found: &Found, commands: &mut Commands, repo
         let verdict = checks::checkpoint_topic(&topic, &facts);
         report.line(&verdict)?;
         if let (Some(rehearsed), true) = (&found.rehearsed, verdict.severity != Severity::Error) {
-            position::check(settings, rehearsed, &topic, &inquiry, commands, report)?;
+            position::check(settings, (rehearsed, &found.tables), &topic, &inquiry, commands, report)?;
         }
     }
     if settings.delivery == config::Delivery::ExactlyOnce {

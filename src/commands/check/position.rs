@@ -9,6 +9,7 @@ use crate::commands::{kafka, stream};
 use crate::config::StreamSettings;
 use crate::error::Error;
 use crate::lsn::Lsn;
+use crate::pg::publications::PublishedTable;
 use crate::position::{Facts, Known};
 use crate::sink::kafka::client::inquiry::Inquiry;
 use crate::sink::{self, kafka as sink_kafka};
@@ -29,16 +30,16 @@ impl From<source::Error> for Failure {
     }
 }
 
-/// Judges the position in the topic as a stream does at its start.
+/// Judges the position in the topic as a stream does at its start. `tables` are the published ones.
 pub(super) fn check(
     settings: &StreamSettings,
-    rehearsed: &Rehearsed,
+    (rehearsed, tables): (&Rehearsed, &[PublishedTable]),
     topic: &str,
     inquiry: &Inquiry,
     commands: &mut Commands,
     report: &mut Report,
 ) -> Result<(), Error> {
-    match judge(settings, rehearsed, topic, inquiry, commands) {
+    match judge(settings, (rehearsed, tables), topic, inquiry, commands) {
         Ok((stored, start)) => report.line(&checks::stored_position(topic, stored, start)),
         Err(Failure::Stream(error)) => report.line(&checks::start(Some((error.to_string(), error.hint())))),
         Err(Failure::Unread(reason)) => report.line(&checks::unread_position(topic, &reason)),
@@ -48,7 +49,7 @@ pub(super) fn check(
 /// Returns the stored position, if there is one, and the start.
 fn judge(
     settings: &StreamSettings,
-    rehearsed: &Rehearsed,
+    (rehearsed, tables): (&Rehearsed, &[PublishedTable]),
     topic: &str,
     inquiry: &Inquiry,
     commands: &mut Commands,
@@ -74,7 +75,8 @@ fn judge(
         // The stream that starts now would write the first one.
         None if known.is_some() => None,
         None => {
-            let topics: Vec<_> = rehearsed.read_tables.iter().map(|table| kafka::topic_of(settings, table)).collect();
+            let read_tables = if rehearsed.was_read { tables } else { &[] };
+            let topics: Vec<_> = read_tables.iter().map(|table| kafka::topic_of(settings, table)).collect();
             let is_any_written = inquiry.is_any_written(&topics).map_err(|error| Failure::Unread(error.message))?;
             (!is_any_written).then_some(facts.confirmed)
         }
