@@ -49,8 +49,9 @@ pub(super) fn check(
         return report.line(&checks::snapshot_refused(&error.to_string(), error.hint()));
     }
     let mut unreadable = Vec::new();
+    let mut reader = None;
     for table in &tables {
-        if let Err(error) = read_nothing(settings, connection, table, commands) {
+        if let Err(error) = read_nothing(&mut reader, settings, connection, table, commands) {
             if !matches!(error, pg::Error::Command { .. }) {
                 return Err(error.into());
             }
@@ -61,21 +62,32 @@ pub(super) fn check(
     report.line(&checks::snapshot(&readable))
 }
 
-/// Performs the read of a table up to its first row.
+/// Performs the read of a table up to its first row, on the connection of the table before.
 fn read_nothing(
+    reader: &mut Option<CopyOut>,
     settings: &StreamSettings,
     connection: &Connection,
     table: &Table,
     commands: &mut Commands,
 ) -> Result<(), pg::Error> {
-    let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
-    let mut copy = CopyOut::connect("reading the table for a snapshot", dsn, &connection.server())?;
+    let copy = match reader {
+        Some(copy) => copy,
+        None => {
+            let dsn = settings.dsn.as_ref().map(|dsn| dsn.expose());
+            reader.insert(CopyOut::connect("reading the table for a snapshot", dsn, &connection.server())?)
+        }
+    };
     let mut waiter = commands.waiter();
     let wait = &mut |socket, way| waiter.wait(socket, way);
     let select = table.copy(&Part { limit: Some(0), ..Part::default() });
     let name = table.only();
     let read = format!("BEGIN READ ONLY; LOCK TABLE {name} IN ACCESS SHARE MODE NOWAIT; {select}; COMMIT");
-    match copy.rows(&read, wait) {
+    let result = copy.rows(&read, wait);
+    if result.is_err() {
+        // A failure closes the connection.
+        *reader = None;
+    }
+    match result {
         // Another session changes the table, and a snapshot would wait for it.
         Err(error) if error.sqlstate() == Some(sqlstate::LOCK_NOT_AVAILABLE) => Ok(()),
         result => result.map(drop),
