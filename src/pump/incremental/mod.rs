@@ -19,6 +19,7 @@ use log::{debug, info, warn};
 use self::progress::Sent;
 use self::sql::{After, Holders, Listing, Seen};
 use super::display::Display;
+use crate::backoff::{Backoff, Policy};
 use crate::change::{Change, OldRow, Operation, RelationIndex, Ticket};
 use crate::lsn::Lsn;
 use crate::patterns::Pattern;
@@ -40,8 +41,7 @@ const NAME: &str = "the incremental snapshot";
 const ROWS_PER_TURN_MAX: u32 = 512;
 
 /// The shortest and the longest time between two attempts to read.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(10);
+const RETRY: Policy = Policy { initial: Duration::from_millis(100), max: Duration::from_secs(10), budget: None };
 
 /// How often walcat looks for new tables.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ pub(super) struct Incremental {
     retry_at: Option<Instant>,
     /// When walcat looks for new tables; none if it does not.
     look_at: Option<Instant>,
-    delay: Duration,
+    backoff: Backoff,
     waiting_since: Option<Instant>,
     told_at: Option<Instant>,
     splitter: Splitter,
@@ -171,7 +171,7 @@ impl Incremental {
             facts: None,
             was_standby: false,
             retry_at: None,
-            delay: RETRY_MIN,
+            backoff: Backoff::new(RETRY),
             waiting_since: None,
             told_at: None,
             splitter: Splitter::default(),
@@ -557,16 +557,16 @@ impl Incremental {
         };
         chunk.complete(reading.rows, reading.until);
         self.job.took(now.saturating_duration_since(reading.began));
-        (self.waiting_since, self.told_at, self.delay) = (None, None, RETRY_MIN);
+        (self.waiting_since, self.told_at) = (None, None);
+        self.backoff.succeeded();
         self.stage = Stage::Held { time_us: seen.time_us };
         Ok(())
     }
 
     /// Returns the delay.
     fn retry_later(&mut self, now: Instant) -> Duration {
-        let delay = self.delay;
+        let delay = self.backoff.failed(now, 1.0).expect("the retries have no budget");
         self.retry_at = Some(now + delay);
-        self.delay = (delay * 2).min(RETRY_MAX);
         delay
     }
 
