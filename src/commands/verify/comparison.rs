@@ -178,15 +178,9 @@ impl<'c> Comparison<'c> {
     /// Runs all passes.
     pub(super) fn run(mut self) -> Result<Compared, Error> {
         self.wait_until_visible()?;
-        let settings = fold::Settings {
-            snapshot: self.snapshot.lsn,
-            has_one_partition: self.partitions.len() == 1,
-            is_complete: !self.is_compacted && self.result.cut.is_none(),
-        };
-        let names = self.pair.table.relation.columns.iter().map(|column| column.name.clone()).collect();
-        let layouts = Layouts::new(names, self.run.encoder.placeholders());
-        let records = self.partitions.iter().map(|partition| u64::try_from(partition.end - partition.low).unwrap_or(0));
-        let entries = Entries::new(self.run.memory.entries_bytes, records.sum());
+        let is_complete = !self.is_compacted && self.result.cut.is_none();
+        let (settings, layouts, records) = self.terms(is_complete);
+        let entries = Entries::new(self.run.memory.entries_bytes, records);
         let mut fold = Fold::new(settings, layouts, entries);
         let mut pass = 1_u64;
         loop {
@@ -220,6 +214,16 @@ impl<'c> Comparison<'c> {
         drop(fold);
         self.complete_examples()?;
         Ok(self.result)
+    }
+
+    /// How records are read, the columns of the table's rows, and the number of records.
+    fn terms(&self, is_complete: bool) -> (fold::Settings, Layouts, u64) {
+        let settings =
+            fold::Settings { snapshot: self.snapshot.lsn, has_one_partition: self.partitions.len() == 1, is_complete };
+        let names = self.pair.table.relation.columns.iter().map(|column| column.name.clone()).collect();
+        let layouts = Layouts::new(names, self.run.encoder.placeholders());
+        let records = self.partitions.iter().map(|partition| u64::try_from(partition.end - partition.low).unwrap_or(0));
+        (settings, layouts, records.sum())
     }
 
     /// An open transaction hides what comes after it from a reader of committed records.

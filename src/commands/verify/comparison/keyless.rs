@@ -5,23 +5,14 @@ use log::info;
 use super::{Compared, Comparison, Keyless};
 use crate::error::Error;
 use crate::verify::bag::Bag;
-use crate::verify::columns::Layouts;
-use crate::verify::fold;
 
 impl Comparison<'_> {
     /// Runs all passes.
     pub(in crate::commands::verify) fn run_without_key(mut self) -> Result<Compared, Error> {
         self.wait_until_visible()?;
-        let settings = fold::Settings {
-            snapshot: self.snapshot.lsn,
-            has_one_partition: self.partitions.len() == 1,
-            is_complete: self.result.cut.is_none(),
-        };
-        let names = self.pair.table.relation.columns.iter().map(|column| column.name.clone()).collect();
-        let layouts = Layouts::new(names, self.run.encoder.placeholders());
-        let records = self.partitions.iter().map(|partition| u64::try_from(partition.end - partition.low).unwrap_or(0));
+        let (settings, layouts, records) = self.terms(self.result.cut.is_none());
         // The statistics may be old: a table that is larger takes more passes.
-        let rows = records.sum::<u64>().saturating_add(self.pair.table.size.rows as u64);
+        let rows = records.saturating_add(self.pair.table.size.rows as u64);
         let mut bag = Bag::new(settings, layouts, self.run.memory.entries_bytes, rows);
         let mut pass = 1_u64;
         loop {
